@@ -1,0 +1,1 @@
+"""Processes: everything with a side effect."""

@@ -1,0 +1,1 @@
+"""Shared edges; knows no cron and no run."""

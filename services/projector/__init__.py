@@ -1,0 +1,1 @@
+"""Recorded events to read models."""

@@ -1,0 +1,1 @@
+"""Due instants to runs."""
