@@ -1,1 +1,102 @@
-"""The event log."""
+"""The event log: the only truth. The Protocol; implementations sit beside it by technology."""
+
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
+from typing import Protocol
+from uuid import UUID
+
+import msgspec
+
+from contracts.ledger import RawRecorded, Recorded, StoredTransaction, Transaction
+
+
+class WrongExpectedVersion(Exception):
+    """A stream is not at the version that the transaction rests on; nothing of it was stored."""
+
+    def __init__(self, stream_id: UUID, expected: int) -> None:
+        super().__init__(f"stream {stream_id} is not at version {expected}")
+        self.stream_id = stream_id
+        self.expected = expected
+
+
+class LogUnavailable(Exception):
+    """The log could not be reached; whether the transaction was stored is not known."""
+
+
+class LeaseRow(msgspec.Struct, frozen=True):
+    """Who holds a named lease and until when, on the store's clock."""
+
+    name: str
+    holder: str
+    until: datetime
+
+
+class EventLog(Protocol):
+    """Append-only streams of events with one global order.
+
+    Appends are asynchronous and durable when they return. Reads are synchronous: a point read of a short
+    stream costs less than a thread hop. Positions start at 1, only grow, and are in commit order.
+    """
+
+    async def append(self, tx: Transaction) -> int:
+        """Store a transaction; its last position. Raises WrongExpectedVersion, LogUnavailable."""
+        ...
+
+    async def append_many(self, txs: Sequence[Transaction]) -> list[int | WrongExpectedVersion]:
+        """Store many in one commit; a conflict fails its own transaction only. Same order as given."""
+        ...
+
+    async def append_stored(self, txs: Sequence[StoredTransaction]) -> list[int | WrongExpectedVersion]:
+        """The same for transactions that came in stored form, from a process that does not own the log."""
+        ...
+
+    def stream(self, stream_id: UUID, after_version: int = 0) -> list[Recorded]:
+        """The events of one stream, oldest first; empty when there is none."""
+        ...
+
+    def newest(self, stream_ids: Iterable[UUID]) -> dict[UUID, Recorded]:
+        """The newest event of each stream that has one."""
+        ...
+
+    def read(self, after: int, limit: int, until: int | None = None) -> list[Recorded]:
+        """Events of all streams with position > `after` (and <= `until`), in order."""
+        ...
+
+    def read_raw(self, after: int, limit: int, until: int | None = None) -> list[RawRecorded]:
+        """The same, undecoded."""
+        ...
+
+    def at_positions(self, positions: Sequence[int]) -> list[Recorded]:
+        """The events at these positions, in the order of the log; unknown ones are left out."""
+        ...
+
+    def head(self) -> int:
+        """The newest position, 0 when the log is empty."""
+        ...
+
+    def blob(self, sha256: str) -> bytes | None:
+        """The bytes of a large value, None when it was erased or never stored."""
+        ...
+
+    def on_commit(self, callback: Callable[[int], None]) -> Callable[[], None]:
+        """Call back with the newest position after each commit, in the event loop. Returns how to stop it.
+
+        A hint, never the truth: callbacks may be late, merged or missing (another process appended).
+        """
+        ...
+
+    async def renew_lease(self, name: str, holder: str, ttl_s: float) -> LeaseRow | None:
+        """Take or renew a lease; None when somebody else holds it. `ttl_s` <= 0 releases it."""
+        ...
+
+    def leases(self, prefix: str) -> list[LeaseRow]:
+        """Leases whose name starts so, expired ones too."""
+        ...
+
+    def clock(self) -> datetime:
+        """The store's clock, aware, UTC."""
+        ...
+
+    async def start(self) -> None: ...
+
+    async def close(self) -> None: ...

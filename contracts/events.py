@@ -1,0 +1,358 @@
+"""Everything that can have happened, one struct per topic; the registry of topics.
+
+A stored event is never edited. A new field gets a default; a new meaning gets a new topic version and an
+upcaster. `tests/contracts/golden` holds the bytes of every version ever written.
+"""
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, Literal, TypeVar
+from uuid import UUID
+
+import msgspec
+
+from contracts.ledger import Body, Payload, Upcast
+
+BODIES: dict[str, type[Body]] = {}
+UPCASTS: dict[str, tuple[str, Upcast]] = {}
+"""old topic -> (newer topic, body of the old -> body of the newer)"""
+
+BodyClass = TypeVar("BodyClass", bound=type[Body])
+
+
+def event(topic: str) -> Callable[[BodyClass], BodyClass]:
+    """Register a body under its topic: `aggregate.event.vN`."""
+
+    def register(cls: BodyClass) -> BodyClass:
+        if topic in BODIES:
+            raise TypeError(f"topic {topic} is taken by {BODIES[topic].__name__}")
+        cls.TOPIC = topic
+        BODIES[topic] = cls
+        return cls
+
+    return register
+
+
+# --- shared parts -------------------------------------------------------------------------------------
+
+OnRunCompleted = Literal["delete", "keep"]
+FiringKind = Literal["", "first", "schedule", "catch_up"]
+MissedReason = Literal["coalesced", "window", "paused", "grace", "error"]
+SkippedReason = Literal["overlap", "buffer_full", "refused"]
+
+
+class CheckpointRef(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Where LangGraph keeps a state: the key of its checkpoint store."""
+
+    thread_id: str
+    checkpoint_id: str
+    checkpoint_ns: str = ""
+
+
+class LaneRun(msgspec.Struct, frozen=True):
+    """A run in a lane's line; the first of the line is the one that may run."""
+
+    run_id: UUID
+
+
+class CronEvent(Body, frozen=True, kw_only=True):
+    """An event on a cron's own stream (stream id = cron id): edits and life, never firings."""
+
+
+class RunEvent(Body, frozen=True, kw_only=True):
+    """An event on a run's own stream (stream id = run id).
+
+    Thread and cron are repeated on each, so that any of them can be filtered without a look-up.
+    """
+
+    thread_id: UUID
+    cron_id: UUID | None = None
+
+
+class LaneEvent(Body, frozen=True, kw_only=True):
+    """An event on a thread's lane (stream id derived from the thread's)."""
+
+    thread_id: UUID
+
+
+class ThreadEvent(Body, frozen=True, kw_only=True):
+    """An event on a thread's own stream (stream id = thread id)."""
+
+
+class AssistantEvent(Body, frozen=True, kw_only=True):
+    """An event on an assistant's own stream (stream id = assistant id)."""
+
+
+# --- cron ---------------------------------------------------------------------------------------------
+
+
+@event("cron.created.v1")
+class CronCreated(CronEvent, frozen=True, kw_only=True):
+    """A schedule exists. Its cursor starts at the event's time: strictly later occurrences fire."""
+
+    assistant_id: UUID
+    graph_id: str
+    user_id: str
+    schedule: str  # as the client wrote it
+    canonical: str  # what decides when; equal text = equal instants
+    thread_id: UUID | None = None  # None: stateless, each firing has a thread of its own
+    timezone: str | None = None  # IANA name; None = UTC
+    end_time: datetime | None = None  # inclusive
+    enabled: bool = True
+    on_run_completed: OnRunCompleted | None = None
+    metadata: dict[str, Any] = {}
+    payload: Payload  # JSON object: the create body, assistant resolved, `cron_id` in the configurable
+    next_at: datetime | None = None
+    tzdata: str
+
+
+@event("cron.updated.v1")
+class CronUpdated(CronEvent, frozen=True, kw_only=True):
+    """Fields were changed; an absent field kept its value, a null one was cleared.
+
+    With `moves_cursor` the schedule or zone changed: the new revision starts at the event's time.
+    """
+
+    schedule: str | msgspec.UnsetType = msgspec.UNSET
+    canonical: str | msgspec.UnsetType = msgspec.UNSET
+    timezone: str | None | msgspec.UnsetType = msgspec.UNSET
+    end_time: datetime | None | msgspec.UnsetType = msgspec.UNSET
+    on_run_completed: OnRunCompleted | None | msgspec.UnsetType = msgspec.UNSET
+    metadata: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET  # the whole new value
+    payload: Payload | msgspec.UnsetType = msgspec.UNSET  # the whole new value
+    moves_cursor: bool = False
+    next_at: datetime | None = None
+    tzdata: str = ""
+
+
+@event("cron.paused.v1")
+class CronPaused(CronEvent, frozen=True, kw_only=True):
+    """Nothing is decided from the event's time on, until it is resumed."""
+
+
+@event("cron.resumed.v1")
+class CronResumed(CronEvent, frozen=True, kw_only=True):
+    """Decided again from the event's time on; what the pause covered is one `OccurrencesMissed`."""
+
+    next_at: datetime | None = None
+    tzdata: str = ""
+
+
+@event("cron.rescheduled.v1")
+class CronRescheduled(CronEvent, frozen=True, kw_only=True):
+    """The same schedule now means another instant, because the zone's rules changed (new tzdata)."""
+
+    next_at: datetime | None
+    tzdata: str
+
+
+@event("cron.expired.v1")
+class CronExpired(CronEvent, frozen=True, kw_only=True):
+    """No occurrence lies at or before its `end_time` any more; it is disabled."""
+
+
+@event("cron.deleted.v1")
+class CronDeleted(CronEvent, frozen=True, kw_only=True):
+    """The end of the stream. Runs already created are not touched."""
+
+    reason: Literal["request", "thread_deleted", "assistant_deleted"] = "request"
+
+
+@event("cron.occurrences_missed.v1")
+class OccurrencesMissed(CronEvent, frozen=True, kw_only=True):
+    """`count` occurrences in [`first`, `last`] did not fire, and why.
+
+    `counted_all` is false when there were more than the count says (it stops at 10,000).
+    """
+
+    first: datetime
+    last: datetime
+    count: int
+    reason: MissedReason
+    counted_all: bool = True
+    next_at: datetime | None = None
+
+
+# --- run ----------------------------------------------------------------------------------------------
+
+
+@event("run.requested.v1")
+class RunRequested(RunEvent, frozen=True, kw_only=True):
+    """Version 1 of a run. For an occurrence of a cron the id is derived from both, so that this version
+    is the unique key which makes a second firing impossible.
+    """
+
+    assistant_id: UUID
+    graph_id: str
+    user_id: str
+    metadata: dict[str, Any] = {}
+    kwargs: Payload  # JSON object: input, config, context, ... (`contracts.api.RunKwargs`)
+    multitask_strategy: str = "enqueue"
+    waits: bool = False  # true: queued in its lane, a RunDispatched follows
+    temporary: bool = False  # its thread lives only while it runs, no checkpoint is kept
+    kind: FiringKind = ""
+    scheduled_for: datetime | None = None  # the nominal instant, whole seconds
+    local: str = ""  # the same on the cron's wall clock, with offset
+    revision: int = 0  # version of the cron that was in force
+    tzdata: str = ""
+    next_at: datetime | None = None  # the cron's next occurrence as seen at this firing
+
+
+@event("run.occurrence_skipped.v1")
+class OccurrenceSkipped(RunEvent, frozen=True, kw_only=True):
+    """Version 1 of an occurrence that was due and was not run, by rule."""
+
+    scheduled_for: datetime
+    reason: SkippedReason
+    detail: str = ""
+    next_at: datetime | None = None
+
+
+@event("run.occurrence_missed.v1")
+class OccurrenceMissed(RunEvent, frozen=True, kw_only=True):
+    """Version 1 of an occurrence that was due and could not be run."""
+
+    scheduled_for: datetime
+    reason: MissedReason
+    detail: str = ""
+    next_at: datetime | None = None
+
+
+@event("run.dispatched.v1")
+class RunDispatched(RunEvent, frozen=True, kw_only=True):
+    """It came to the head of its lane and may be claimed."""
+
+
+@event("run.started.v1")
+class RunStarted(RunEvent, frozen=True, kw_only=True):
+    """A worker claimed it. Appended at the expected version: this is the claim."""
+
+    attempt: int  # from 1
+    worker: str
+    lost: str = ""  # attempt > 1: why the former attempt is void
+
+
+@event("run.cancel_requested.v1")
+class RunCancelRequested(RunEvent, frozen=True, kw_only=True):
+    """Somebody asked that it stops."""
+
+    action: Literal["interrupt", "rollback"] = "interrupt"
+    reason: str = ""
+
+
+class Settled(RunEvent, frozen=True, kw_only=True):
+    """What every outcome tells: the graph's state as the run left it."""
+
+    attempt: int = 0
+    output: Payload | None = None  # JSON: the state's values; None: unknown, the thread keeps its own
+    next: tuple[str, ...] = ()
+    interrupts: dict[str, Any] = {}  # task id -> [{id, value}]
+    checkpoint: CheckpointRef | None = None
+    parent_checkpoint: CheckpointRef | None = None
+    tasks: Payload | None = None  # JSON array as in a ThreadState
+    checkpoint_metadata: dict[str, Any] = {}
+    checkpoint_at: str | None = None
+
+
+@event("run.succeeded.v1")
+class RunSucceeded(Settled, frozen=True, kw_only=True):
+    """The graph finished, or paused at an interrupt (`next` is then not empty)."""
+
+
+@event("run.failed.v1")
+class RunFailed(Settled, frozen=True, kw_only=True):
+    """The graph raised, or its infrastructure failed three times."""
+
+    error: str  # class name
+    message: str
+
+
+@event("run.interrupted.v1")
+class RunInterrupted(Settled, frozen=True, kw_only=True):
+    """It was cancelled."""
+
+    reason: str = ""
+
+
+@event("run.timed_out.v1")
+class RunTimedOut(Settled, frozen=True, kw_only=True):
+    """It ran longer than a run may."""
+
+    limit_s: float
+
+
+@event("run.rolled_back.v1")
+class RunRolledBack(RunEvent, frozen=True, kw_only=True):
+    """It was undone: its checkpoints are gone and it is no longer shown."""
+
+
+@event("run.deleted.v1")
+class RunDeleted(RunEvent, frozen=True, kw_only=True):
+    """It is no longer shown. The ledger keeps what happened."""
+
+
+# --- lane ---------------------------------------------------------------------------------------------
+
+
+@event("lane.changed.v1")
+class LaneChanged(LaneEvent, frozen=True, kw_only=True):
+    """The whole line of a thread's runs after a change, so that the newest row is all that is read."""
+
+    change: Literal["joined", "left", "closed"]
+    run_id: UUID | None = None
+    in_flight: tuple[LaneRun, ...] = ()
+    closed: bool = False  # the thread is deleted: nothing joins any more
+
+
+# --- thread -------------------------------------------------------------------------------------------
+
+
+@event("thread.created.v1")
+class ThreadCreated(ThreadEvent, frozen=True, kw_only=True):
+    """A conversation exists."""
+
+    user_id: str
+    metadata: dict[str, Any] = {}
+    cron_id: UUID | None = None  # made by a firing of a stateless cron that keeps its threads
+
+
+@event("thread.updated.v1")
+class ThreadUpdated(ThreadEvent, frozen=True, kw_only=True):
+    """Keys were merged into the metadata (shallow)."""
+
+    metadata: dict[str, Any] = {}
+
+
+@event("thread.deleted.v1")
+class ThreadDeleted(ThreadEvent, frozen=True, kw_only=True):
+    """It is gone, with its runs and crons; its checkpoints follow."""
+
+
+# --- assistant ----------------------------------------------------------------------------------------
+
+
+@event("assistant.created.v1")
+class AssistantCreated(AssistantEvent, frozen=True, kw_only=True):
+    """Version 1 of an assistant; `system` ones stand for the graphs of the project."""
+
+    graph_id: str
+    name: str
+    description: str | None = None
+    config: dict[str, Any] = {}
+    context: dict[str, Any] = {}
+    metadata: dict[str, Any] = {}
+    user_id: str = ""
+    system: bool = False
+
+
+@event("assistant.updated.v1")
+class AssistantUpdated(AssistantEvent, frozen=True, kw_only=True):
+    """Name or description were brought in step with the project; absent ones kept their value."""
+
+    name: str | msgspec.UnsetType = msgspec.UNSET
+    description: str | None | msgspec.UnsetType = msgspec.UNSET
+
+
+@event("assistant.deleted.v1")
+class AssistantDeleted(AssistantEvent, frozen=True, kw_only=True):
+    """It is gone, with its crons."""
