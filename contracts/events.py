@@ -41,6 +41,10 @@ MissedReason = Literal["coalesced", "window", "paused", "grace", "error"]
 SkippedReason = Literal["overlap", "buffer_full", "refused"]
 
 
+NextAt = datetime | None | msgspec.UnsetType
+"""The cron's next occurrence as seen when the event happened; None = there is none, absent = not moved."""
+
+
 class CheckpointRef(msgspec.Struct, frozen=True, omit_defaults=True):
     """Where LangGraph keeps a state: the key of its checkpoint store."""
 
@@ -102,7 +106,7 @@ class CronCreated(CronEvent, frozen=True, kw_only=True):
     on_run_completed: OnRunCompleted | None = None
     metadata: dict[str, Any] = {}
     payload: Payload  # JSON object: the create body, assistant resolved, `cron_id` in the configurable
-    next_at: datetime | None = None
+    next_at: NextAt = msgspec.UNSET
     tzdata: str
 
 
@@ -121,7 +125,7 @@ class CronUpdated(CronEvent, frozen=True, kw_only=True):
     metadata: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET  # the whole new value
     payload: Payload | msgspec.UnsetType = msgspec.UNSET  # the whole new value
     moves_cursor: bool = False
-    next_at: datetime | None = None
+    next_at: NextAt = msgspec.UNSET
     tzdata: str = ""
 
 
@@ -134,7 +138,7 @@ class CronPaused(CronEvent, frozen=True, kw_only=True):
 class CronResumed(CronEvent, frozen=True, kw_only=True):
     """Decided again from the event's time on; what the pause covered is one `OccurrencesMissed`."""
 
-    next_at: datetime | None = None
+    next_at: NextAt = msgspec.UNSET
     tzdata: str = ""
 
 
@@ -170,7 +174,7 @@ class OccurrencesMissed(CronEvent, frozen=True, kw_only=True):
     count: int
     reason: MissedReason
     counted_all: bool = True
-    next_at: datetime | None = None
+    next_at: NextAt = msgspec.UNSET
 
 
 # --- run ----------------------------------------------------------------------------------------------
@@ -195,7 +199,7 @@ class RunRequested(RunEvent, frozen=True, kw_only=True):
     local: str = ""  # the same on the cron's wall clock, with offset
     revision: int = 0  # version of the cron that was in force
     tzdata: str = ""
-    next_at: datetime | None = None  # the cron's next occurrence as seen at this firing
+    next_at: NextAt = msgspec.UNSET
 
 
 @event("run.occurrence_skipped.v1")
@@ -205,7 +209,7 @@ class OccurrenceSkipped(RunEvent, frozen=True, kw_only=True):
     scheduled_for: datetime
     reason: SkippedReason
     detail: str = ""
-    next_at: datetime | None = None
+    next_at: NextAt = msgspec.UNSET
 
 
 @event("run.occurrence_missed.v1")
@@ -215,7 +219,7 @@ class OccurrenceMissed(RunEvent, frozen=True, kw_only=True):
     scheduled_for: datetime
     reason: MissedReason
     detail: str = ""
-    next_at: datetime | None = None
+    next_at: NextAt = msgspec.UNSET
 
 
 @event("run.dispatched.v1")

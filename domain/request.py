@@ -1,0 +1,175 @@
+"""What a run is asked to do: the client's fields, checked and brought into one form."""
+
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from contracts.api import RunConfig, RunFields, RunKwargs
+from domain.assistant import Assistant
+from domain.errors import ContradictoryRequest, InvalidField, NotSupported
+
+RESERVED_CONFIGURABLE = frozenset(
+    {
+        "langgraph_auth_user",
+        "langgraph_auth_user_id",
+        "langgraph_auth_permissions",
+        "langgraph_request_id",
+    }
+)
+RESERVED_METADATA = frozenset(
+    {"thread_id", "assistant_id", "run_id", "cron_id", "counters_since_delta_snapshot"}
+)
+NOT_HONOURED = ("webhook", "command", "checkpoint", "checkpoint_id", "after_seconds")
+SPEC_FIELDS = (
+    "input",
+    "metadata",
+    "config",
+    "context",
+    "interrupt_before",
+    "interrupt_after",
+    "multitask_strategy",
+    "stream_mode",
+    "stream_subgraphs",
+    "durability",
+    "checkpoint_during",
+)
+"""Fields of a create body that describe the run; a cron keeps them in its payload."""
+
+
+def check_fields(body: RunFields) -> None:
+    """Refuse what is known and not honoured, and what contradicts itself. Raises Refused."""
+    for name in NOT_HONOURED:
+        if getattr(body, name) is not None:
+            raise NotSupported(f"{name}: not supported yet")
+    if body.stream_resumable:
+        raise NotSupported("stream_resumable: true is not supported yet")
+    check_strategy(body.multitask_strategy)
+    check_config(body.config, body.context)
+
+
+def check_strategy(strategy: str | None) -> None:
+    """Refuse a strategy that lanes do not know yet. Raises NotSupported."""
+    if strategy in ("interrupt", "rollback"):
+        raise NotSupported(f"multitask_strategy: '{strategy}' is not supported yet")
+
+
+def check_config(config: dict[str, Any] | None, context: dict[str, Any] | None) -> None:
+    """Refuse a config of the wrong shape, and configurable together with context. Raises Refused."""
+    if config is None:
+        return
+    try:
+        known = msgspec.convert(config, RunConfig)
+    except msgspec.ValidationError as exc:
+        raise InvalidField(f"config: {exc}") from None
+    if context and client_keys(known.configurable or {}):
+        raise ContradictoryRequest(
+            "Cannot specify both configurable and context. Prefer setting context alone."
+        )
+
+
+def client_keys(configurable: dict[str, Any]) -> dict[str, Any]:
+    """The part of a configurable that the client may set; the server's own keys are removed silently."""
+    return {
+        key: value
+        for key, value in configurable.items()
+        if key not in RESERVED_CONFIGURABLE and not key.startswith("__") and key != "cron_id"
+    }
+
+
+def spec_of(body: RunFields) -> dict[str, Any]:
+    """The fields of a create body that describe the run, absent ones left out, reserved keys removed."""
+    spec = {name: value for name in SPEC_FIELDS if (value := getattr(body, name, None)) is not None}
+    return clean_spec(spec)
+
+
+def clean_spec(spec: dict[str, Any]) -> dict[str, Any]:
+    """The same without keys that only the server sets."""
+    spec = dict(spec)
+    if "metadata" in spec:
+        spec["metadata"] = clean_metadata(spec["metadata"])
+    if "context" in spec:
+        spec["context"] = client_keys(spec["context"])
+    if "config" in spec:
+        spec["config"] = _clean_config(spec["config"])
+    return spec
+
+
+def clean_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
+    """Run metadata without the keys that only the server sets."""
+    return {key: value for key, value in metadata.items() if key not in RESERVED_METADATA}
+
+
+def kwargs_of(spec: dict[str, Any], assistant: Assistant, cron_id: UUID | None, temporary: bool) -> RunKwargs:
+    """What the run will do: the spec over the assistant's own config and context."""
+    return RunKwargs(
+        input=spec.get("input"),
+        config=_merged_config(assistant.config, spec.get("config") or {}, spec.get("context"), cron_id),
+        context=_merged_context(assistant, spec),
+        stream_mode=stream_modes(spec.get("stream_mode")),
+        interrupt_before=spec.get("interrupt_before"),
+        interrupt_after=spec.get("interrupt_after"),
+        temporary=temporary,
+        subgraphs=bool(spec.get("stream_subgraphs")),
+        checkpoint_during=spec.get("checkpoint_during"),
+        durability=_durability(spec),
+    )
+
+
+def stream_modes(value: str | list[str] | None) -> list[str]:
+    """The modes as a list without doubles, `values` when none is named."""
+    modes = [value] if isinstance(value, str) else list(value or ["values"])
+    return list(dict.fromkeys(modes))
+
+
+def run_metadata(
+    assistant: Assistant, thread: dict[str, Any], spec: dict[str, Any], *more: dict[str, Any]
+) -> dict[str, Any]:
+    """Metadata of a run: the assistant's, the thread's, the config's and the spec's, later ones winning."""
+    merged = {**assistant.metadata, **thread, **(spec.get("config") or {}).get("metadata", {})}
+    for part in (spec.get("metadata") or {}, *more):
+        merged.update(part)
+    merged["assistant_id"] = str(assistant.assistant_id)
+    return merged
+
+
+def _clean_config(config: dict[str, Any]) -> dict[str, Any]:
+    cleaned = {key: value for key, value in config.items() if value is not None}
+    if "configurable" in cleaned:
+        cleaned["configurable"] = client_keys(cleaned["configurable"])
+    if "metadata" in cleaned:
+        cleaned["metadata"] = clean_metadata(cleaned["metadata"])
+    return cleaned
+
+
+def _merged_config(
+    own: dict[str, Any], asked: dict[str, Any], context: dict[str, Any] | None, cron_id: UUID | None
+) -> dict[str, Any]:
+    merged = {**own, **asked}
+    # A context is mirrored into the configurable, as in the reference server.
+    configurable = {
+        **own.get("configurable", {}),
+        **asked.get("configurable", {}),
+        **(context or {}),
+    }
+    if cron_id is not None:
+        configurable["cron_id"] = str(cron_id)
+    if tags := [*own.get("tags", ()), *asked.get("tags", ())]:
+        merged["tags"] = tags
+    return {**merged, "configurable": configurable}
+
+
+def _merged_context(assistant: Assistant, spec: dict[str, Any]) -> dict[str, Any] | None:
+    asked = spec.get("context")
+    if asked is None:
+        # A configurable alone is the context too, as in the reference server.
+        asked = (spec.get("config") or {}).get("configurable")
+    merged = {**assistant.context, **(asked or {})}
+    return merged or None
+
+
+def _durability(spec: dict[str, Any]) -> str | None:
+    if spec.get("durability") is not None:
+        return str(spec["durability"])
+    during = spec.get("checkpoint_during")
+    return None if during is None else ("async" if during else "exit")

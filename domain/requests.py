@@ -1,0 +1,270 @@
+"""Decisions over several aggregates: a run asked for, fired, settled, cancelled; a thread deleted.
+
+Each gives the changes of one transaction. Nothing here looks at a clock or at a store.
+"""
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from contracts.codec import pack
+from contracts.events import (
+    FiringKind,
+    NextAt,
+    OccurrenceMissed,
+    OccurrenceSkipped,
+    RunEvent,
+    RunInterrupted,
+    RunRequested,
+)
+from contracts.ledger import Append, Blob, Expect, Payload
+from domain import lane as lanes
+from domain import run as runs
+from domain import thread as threads
+from domain.assistant import Assistant
+from domain.changes import Changes
+from domain.errors import LaneFull, Refused, ThreadBusy
+from domain.lane import Lane, MultitaskStrategy
+from domain.request import kwargs_of, run_metadata
+from domain.run import Run
+from domain.thread import Thread
+
+MAX_WAITING = 100
+"""Runs of a cron's thread that may wait; a firing beyond is skipped and says so."""
+
+
+class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """What every run of one cron revision, or one direct request, has in common."""
+
+    assistant: Assistant
+    user_id: str
+    kwargs: Payload
+    blobs: tuple[Blob, ...] = ()
+    spec: dict[str, Any] = {}
+    strategy: MultitaskStrategy = "enqueue"
+    temporary: bool = False
+    cron_id: UUID | None = None
+    cron_version: int = 0  # the stream version that a firing rests on
+    revision: int = 0
+    cron_metadata: dict[str, Any] = {}
+
+
+class Occurrence(msgspec.Struct, frozen=True, kw_only=True):
+    """One due instant of a cron, and what it becomes."""
+
+    run_id: UUID
+    thread_id: UUID
+    scheduled_for: datetime | None = None
+    kind: FiringKind = "schedule"
+    local: str = ""
+    tzdata: str = ""
+    next_at: NextAt = msgspec.UNSET
+
+
+def plan_of(
+    spec: dict[str, Any],
+    assistant: Assistant,
+    user_id: str,
+    *,
+    cron_id: UUID | None = None,
+    cron_version: int = 0,
+    revision: int = 0,
+    cron_metadata: dict[str, Any] | None = None,
+    temporary: bool = False,
+) -> RunPlan:
+    """The plan for runs that `spec` describes."""
+    kwargs, blobs = pack(kwargs_of(spec, assistant, cron_id, temporary))
+    return RunPlan(
+        assistant=assistant,
+        user_id=user_id,
+        kwargs=kwargs,
+        blobs=blobs,
+        spec=spec,
+        strategy=spec.get("multitask_strategy") or "enqueue",
+        temporary=temporary,
+        cron_id=cron_id,
+        cron_version=cron_version,
+        revision=revision,
+        cron_metadata=cron_metadata or {},
+    )
+
+
+def request_on_thread(
+    plan: RunPlan,
+    occurrence: Occurrence,
+    lane: Lane,
+    thread_metadata: dict[str, Any],
+    limit: int | None = None,
+) -> Changes:
+    """A run that takes its place in the thread's lane. Raises ThreadBusy, LaneFull, ThreadNotFound."""
+    join = lanes.JoinLane(run_id=occurrence.run_id, strategy=plan.strategy, limit=limit)
+    joined = lanes.decide(lane, join)
+    requested = _requested(plan, occurrence, thread_metadata, waits=bool(lane.in_flight))
+    appends = (Append(occurrence.run_id, 0, (requested,)), *lanes.appends(lane, joined))
+    return Changes(appends=appends, expects=_expects(plan), blobs=plan.blobs)
+
+
+def request_stateless(plan: RunPlan, occurrence: Occurrence) -> Changes:
+    """A run with a thread of its own: kept with its cron's metadata, or gone when the run has ended."""
+    if plan.temporary:
+        requested = _requested(plan, occurrence, {}, waits=False)
+        appends: tuple[Append, ...] = (Append(occurrence.run_id, 0, (requested,)),)
+        return Changes(appends=appends, expects=_expects(plan), blobs=plan.blobs)
+    thread = threads.CreateThread(
+        thread_id=occurrence.thread_id,
+        user_id=plan.user_id,
+        metadata={
+            **plan.cron_metadata,
+            "graph_id": plan.assistant.graph_id,
+            "assistant_id": str(plan.assistant.assistant_id),
+        },
+        cron_id=plan.cron_id,
+    )
+    created = threads.appends(occurrence.thread_id, None, threads.decide(None, thread))
+    lane = Lane(thread_id=occurrence.thread_id)
+    return Changes(appends=created) + request_on_thread(plan, occurrence, lane, {})
+
+
+def fire_on_thread(
+    plan: RunPlan, occurrence: Occurrence, lane: Lane, thread_metadata: dict[str, Any]
+) -> Changes:
+    """The firing of a thread cron; when the lane refuses it, the occurrence is recorded as skipped."""
+    try:
+        return request_on_thread(plan, occurrence, lane, thread_metadata, MAX_WAITING)
+    except ThreadBusy as exc:
+        return skip(plan, occurrence, "overlap", str(exc))
+    except LaneFull as exc:
+        return skip(plan, occurrence, "buffer_full", str(exc))
+    except Refused as exc:
+        return skip(plan, occurrence, "refused", str(exc))
+
+
+def skip(plan: RunPlan, occurrence: Occurrence, reason: Any, detail: str) -> Changes:
+    """The occurrence was due and is not run, by rule."""
+    assert occurrence.scheduled_for is not None
+    skipped = OccurrenceSkipped(
+        thread_id=occurrence.thread_id,
+        cron_id=plan.cron_id,
+        scheduled_for=occurrence.scheduled_for,
+        reason=reason,
+        detail=detail,
+        next_at=occurrence.next_at,
+    )
+    return Changes(appends=(Append(occurrence.run_id, 0, (skipped,)),), expects=_expects(plan))
+
+
+def miss(plan: RunPlan, occurrence: Occurrence, detail: str) -> Changes:
+    """The occurrence was due and could not be run."""
+    assert occurrence.scheduled_for is not None
+    missed = OccurrenceMissed(
+        thread_id=occurrence.thread_id,
+        cron_id=plan.cron_id,
+        scheduled_for=occurrence.scheduled_for,
+        reason="error",
+        detail=detail,
+        next_at=occurrence.next_at,
+    )
+    return Changes(appends=(Append(occurrence.run_id, 0, (missed,)),), expects=_expects(plan))
+
+
+def settle(run: Run, command: runs.SettleRun, lane: Lane, following: Run | None) -> Changes:
+    """The outcome of a run, its leaving the lane, and the next run's dispatch."""
+    return _ended(run, runs.decide(run, command), lane, following)
+
+
+def claim(run: Run, command: runs.ClaimRun, lane: Lane, following: Run | None) -> Changes:
+    """A worker's claim; the attempt after the last one is an outcome instead."""
+    events = runs.decide(run, command)
+    if any(runs.is_outcome(event) for event in events):
+        return _ended(run, events, lane, following)
+    return Changes(appends=runs.appends(run, events))
+
+
+def cancel(run: Run, command: runs.CancelRun, lane: Lane, following: Run | None) -> Changes:
+    """A stop that was asked for: an outcome at once while the run has not started."""
+    events = runs.decide(run, command)
+    if any(runs.is_outcome(event) for event in events):
+        return _ended(run, events, lane, following)
+    return Changes(appends=runs.appends(run, events))
+
+
+def following_of(lane: Lane, run_id: UUID) -> UUID | None:
+    """The run that comes to the head when `run_id` leaves; None when the head stays or nobody waits."""
+    if lane.head != run_id or len(lane.in_flight) < 2:
+        return None
+    return lane.in_flight[1].run_id
+
+
+def delete_thread(
+    thread: Thread, lane: Lane, in_flight: Iterable[Run], cron_appends: tuple[Append, ...]
+) -> Changes:
+    """The end of a thread: its lane closes, what waits ends, what runs is asked to stop, its crons end."""
+    reason = "thread deleted"
+    stopped: tuple[Append, ...] = ()
+    for run in in_flight:
+        events = runs.decide(run, runs.CancelRun(reason=reason)) if run.is_active else []
+        stopped += runs.appends(run, events)
+    closed = lanes.appends(lane, lanes.decide(lane, lanes.CloseLane()))
+    deleted = threads.appends(thread.thread_id, thread, threads.decide(thread, threads.DeleteThread()))
+    return Changes(appends=(*stopped, *closed, *deleted, *cron_appends))
+
+
+def _expects(plan: RunPlan) -> tuple[Expect, ...]:
+    if plan.cron_id is None or not plan.cron_version:
+        return ()
+    return (Expect(plan.cron_id, plan.cron_version),)
+
+
+def _requested(
+    plan: RunPlan, occurrence: Occurrence, thread_metadata: dict[str, Any], *, waits: bool
+) -> RunRequested:
+    return RunRequested(
+        thread_id=occurrence.thread_id,
+        cron_id=plan.cron_id,
+        assistant_id=plan.assistant.assistant_id,
+        graph_id=plan.assistant.graph_id,
+        user_id=plan.user_id,
+        metadata=run_metadata(
+            plan.assistant, thread_metadata, plan.spec, plan.cron_metadata, _origin(plan, occurrence)
+        ),
+        kwargs=plan.kwargs,
+        multitask_strategy=plan.strategy,
+        waits=waits,
+        temporary=plan.temporary,
+        kind=occurrence.kind if plan.cron_id else "",
+        scheduled_for=occurrence.scheduled_for,
+        local=occurrence.local,
+        revision=plan.revision,
+        tzdata=occurrence.tzdata,
+        next_at=occurrence.next_at,
+    )
+
+
+def _origin(plan: RunPlan, occurrence: Occurrence) -> dict[str, Any]:
+    if plan.cron_id is None:
+        return {}
+    origin: dict[str, Any] = {"cron_id": str(plan.cron_id)}
+    if occurrence.scheduled_for is not None:
+        origin["scheduled_for"] = occurrence.scheduled_for.isoformat()
+    return origin
+
+
+def _ended(run: Run, events: list[RunEvent], lane: Lane, following: Run | None) -> Changes:
+    appends = runs.appends(run, events)
+    if run.request.temporary:
+        return Changes(appends=appends)
+    left = lanes.decide(lane, lanes.LeaveLane(run_id=run.run_id))
+    appends += lanes.appends(lane, left)
+    if following is not None:
+        appends += runs.appends(following, runs.decide(following, runs.DispatchRun()))
+    return Changes(appends=appends)
+
+
+def interrupted(run: Run, attempt: int, reason: str) -> RunInterrupted:
+    """The outcome of a cancelled run whose state is not known."""
+    return RunInterrupted(
+        thread_id=run.request.thread_id, cron_id=run.request.cron_id, attempt=attempt, reason=reason
+    )

@@ -1,0 +1,209 @@
+"""A run: its status machine. Order between runs is the lane's affair."""
+
+from collections.abc import Iterable
+from typing import Literal, assert_never
+from uuid import UUID
+
+import msgspec
+
+from contracts.events import (
+    OccurrenceMissed,
+    OccurrenceSkipped,
+    RunCancelRequested,
+    RunDeleted,
+    RunDispatched,
+    RunEvent,
+    RunFailed,
+    RunInterrupted,
+    RunRequested,
+    RunRolledBack,
+    RunStarted,
+    RunSucceeded,
+    RunTimedOut,
+    Settled,
+)
+from contracts.ledger import Append, Body, Recorded
+from domain.errors import RunNotActive, RunNotFound
+
+RunStatus = Literal["pending", "running", "success", "error", "timeout", "interrupted"]
+Outcome = RunSucceeded | RunFailed | RunInterrupted | RunTimedOut
+MAX_ATTEMPTS = 3
+"""Tries at a run whose worker or child was lost; an error of the graph is an outcome at once."""
+
+
+class Run(msgspec.Struct, frozen=True, kw_only=True):
+    """A run as its events left it."""
+
+    run_id: UUID
+    version: int
+    request: RunRequested
+    status: RunStatus = "pending"
+    dispatched: bool = False
+    attempt: int = 0
+    worker: str = ""
+    cancel: Literal["", "interrupt", "rollback"] = ""
+    cancel_reason: str = ""
+    gone: bool = False
+
+    @property
+    def is_active(self) -> bool:
+        """True until it has an outcome."""
+        return self.status in ("pending", "running") and not self.gone
+
+
+class DispatchRun(msgspec.Struct, frozen=True, kw_only=True, tag="run.dispatch"):
+    """Say that it came to the head of its lane."""
+
+
+class ClaimRun(msgspec.Struct, frozen=True, kw_only=True, tag="run.claim"):
+    """Claim it for a worker. `lost` says why a former claim is void; without it a claimed run is refused."""
+
+    worker: str
+    lost: str = ""
+
+
+class SettleRun(msgspec.Struct, frozen=True, kw_only=True, tag="run.settle"):
+    """Give it its outcome, if `attempt` is still the newest one (0: it never started)."""
+
+    attempt: int
+    outcome: Outcome
+
+
+class CancelRun(msgspec.Struct, frozen=True, kw_only=True, tag="run.cancel"):
+    """Stop it: at once when it has not started, by its worker when it runs."""
+
+    action: Literal["interrupt", "rollback"] = "interrupt"
+    reason: str = ""
+
+
+class DeleteRun(msgspec.Struct, frozen=True, kw_only=True, tag="run.delete"):
+    """Show it no longer. It must have ended."""
+
+
+RunCommand = DispatchRun | ClaimRun | SettleRun | CancelRun | DeleteRun
+
+
+def run_of(run_id: UUID, events: Iterable[Recorded]) -> Run | None:
+    """The run that the events of its stream tell of; None when there is none, or it was skipped."""
+    run: Run | None = None
+    for recorded in events:
+        run = evolve(run, run_id, recorded.body)
+    return run
+
+
+def decide(run: Run | None, command: RunCommand) -> list[RunEvent]:
+    """The events that the command leads to; none when it changes nothing. Raises Refused."""
+    if run is None or run.gone:
+        raise RunNotFound("Run not found")
+    match command:
+        case DispatchRun():
+            return _dispatch(run)
+        case ClaimRun():
+            return _claim(run, command)
+        case SettleRun():
+            return _settle(run, command)
+        case CancelRun():
+            return _cancel(run, command)
+        case DeleteRun():
+            return _delete(run)
+        case _:
+            assert_never(command)
+
+
+def evolve(run: Run | None, run_id: UUID, event: Body) -> Run | None:
+    """The run after the event."""
+    if isinstance(event, RunRequested):
+        return Run(run_id=run_id, version=1, request=event, dispatched=not event.waits)
+    if run is None or isinstance(event, OccurrenceSkipped | OccurrenceMissed):
+        return None
+    changes = _changes(event)
+    return msgspec.structs.replace(run, version=run.version + 1, **changes)
+
+
+def appends(run: Run, events: Iterable[Body]) -> tuple[Append, ...]:
+    """The append that stores the events, if there are any."""
+    bodies = tuple(events)
+    return (Append(run.run_id, run.version, bodies),) if bodies else ()
+
+
+def _changes(event: Body) -> dict[str, object]:
+    match event:
+        case RunDispatched():
+            return {"dispatched": True}
+        case RunStarted():
+            return {"status": "running", "attempt": event.attempt, "worker": event.worker}
+        case RunCancelRequested():
+            return {"cancel": event.action, "cancel_reason": event.reason}
+        case RunSucceeded():
+            return {"status": "success"}
+        case RunFailed():
+            return {"status": "error"}
+        case RunInterrupted():
+            return {"status": "interrupted"}
+        case RunTimedOut():
+            return {"status": "timeout"}
+        case RunDeleted() | RunRolledBack():
+            return {"gone": True}
+        case _:
+            return {}
+
+
+def _dispatch(run: Run) -> list[RunEvent]:
+    if run.dispatched or not run.is_active:
+        return []
+    return [RunDispatched(thread_id=run.request.thread_id, cron_id=run.request.cron_id)]
+
+
+def _claim(run: Run, command: ClaimRun) -> list[RunEvent]:
+    if not run.is_active or not run.dispatched:
+        raise RunNotActive(f"run {run.run_id} is not to be claimed")
+    if run.status == "running" and not command.lost:
+        raise RunNotActive(f"run {run.run_id} is claimed by {run.worker}")
+    if run.attempt >= MAX_ATTEMPTS:
+        return [_given_up(run, command.lost)]
+    return [
+        RunStarted(
+            thread_id=run.request.thread_id,
+            cron_id=run.request.cron_id,
+            attempt=run.attempt + 1,
+            worker=command.worker,
+            lost=command.lost,
+        )
+    ]
+
+
+def _given_up(run: Run, lost: str) -> RunFailed:
+    return RunFailed(
+        thread_id=run.request.thread_id,
+        cron_id=run.request.cron_id,
+        attempt=run.attempt,
+        error="WorkerLost",
+        message=f"the run was lost {run.attempt} times, lastly: {lost or 'unknown'}",
+    )
+
+
+def _settle(run: Run, command: SettleRun) -> list[RunEvent]:
+    if not run.is_active or command.attempt != run.attempt:
+        raise RunNotActive(f"run {run.run_id} is settled, or attempt {command.attempt} is void")
+    return [command.outcome]
+
+
+def _cancel(run: Run, command: CancelRun) -> list[RunEvent]:
+    if not run.is_active:
+        raise RunNotActive("Run is not active")
+    where = {"thread_id": run.request.thread_id, "cron_id": run.request.cron_id}
+    requested = RunCancelRequested(action=command.action, reason=command.reason, **where)
+    if run.status == "running":
+        return [] if run.cancel else [requested]
+    return [requested, RunInterrupted(reason=command.reason, **where)]
+
+
+def _delete(run: Run) -> list[RunEvent]:
+    if run.is_active:
+        raise RunNotActive("Run must end before it is deleted")
+    return [RunDeleted(thread_id=run.request.thread_id, cron_id=run.request.cron_id)]
+
+
+def is_outcome(event: Body) -> bool:
+    """True for the one event that ends a run."""
+    return isinstance(event, Settled | RunRolledBack)

@@ -1,0 +1,120 @@
+"""A thread: metadata and life. Its runs are the lane's affair, its state LangGraph's."""
+
+from collections.abc import Iterable
+from typing import Any, assert_never
+from uuid import UUID
+
+import msgspec
+
+from contracts.events import ThreadCreated, ThreadDeleted, ThreadEvent, ThreadUpdated
+from contracts.ledger import Append, Body, Recorded
+from domain.errors import AlreadyExists, InvalidField, ThreadNotFound
+
+RESERVED_METADATA = frozenset({"thread_id", "run_id", "cron_id"})
+
+
+class Thread(msgspec.Struct, frozen=True, kw_only=True):
+    """A thread as its events left it."""
+
+    thread_id: UUID
+    version: int
+    user_id: str
+    metadata: dict[str, Any] = {}
+    deleted: bool = False
+
+
+class CreateThread(msgspec.Struct, frozen=True, kw_only=True, tag="thread.create"):
+    """Begin a conversation. `chosen` = the client chose the id."""
+
+    thread_id: UUID
+    user_id: str
+    metadata: dict[str, Any] = {}
+    cron_id: UUID | None = None
+    chosen: bool = False
+
+
+class UpdateThread(msgspec.Struct, frozen=True, kw_only=True, tag="thread.update"):
+    """Merge keys into the metadata (shallow)."""
+
+    metadata: dict[str, Any]
+
+
+class DeleteThread(msgspec.Struct, frozen=True, kw_only=True, tag="thread.delete"):
+    """End the conversation."""
+
+
+ThreadCommand = CreateThread | UpdateThread | DeleteThread
+
+
+def thread_of(thread_id: UUID, events: Iterable[Recorded]) -> Thread | None:
+    """The thread that the events of its stream tell of; None when there is none or it is deleted."""
+    thread: Thread | None = None
+    for recorded in events:
+        thread = evolve(thread, thread_id, recorded.body)
+    return None if thread is None or thread.deleted else thread
+
+
+def decide(thread: Thread | None, command: ThreadCommand) -> list[ThreadEvent]:
+    """The events that the command leads to. Raises Refused."""
+    match command:
+        case CreateThread():
+            return _create(thread, command)
+        case UpdateThread():
+            return _update(_present(thread), command)
+        case DeleteThread():
+            _present(thread)
+            return [ThreadDeleted()]
+        case _:
+            assert_never(command)
+
+
+def evolve(thread: Thread | None, thread_id: UUID, event: Body) -> Thread | None:
+    """The thread after the event."""
+    match event:
+        case ThreadCreated():
+            return Thread(thread_id=thread_id, version=1, user_id=event.user_id, metadata=event.metadata)
+        case ThreadUpdated() if thread is not None:
+            merged = {**thread.metadata, **event.metadata}
+            return msgspec.structs.replace(thread, version=thread.version + 1, metadata=merged)
+        case ThreadDeleted() if thread is not None:
+            return msgspec.structs.replace(thread, version=thread.version + 1, deleted=True)
+        case _:
+            return thread
+
+
+def appends(thread_id: UUID, thread: Thread | None, events: Iterable[Body]) -> tuple[Append, ...]:
+    """The append that stores the events, if there are any."""
+    bodies = tuple(events)
+    return (Append(thread_id, thread.version if thread else 0, bodies),) if bodies else ()
+
+
+def clean_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
+    """The metadata without the keys that only the server sets."""
+    return {key: value for key, value in metadata.items() if key not in RESERVED_METADATA}
+
+
+def _present(thread: Thread | None) -> Thread:
+    if thread is None or thread.deleted:
+        raise ThreadNotFound("Thread not found")
+    return thread
+
+
+def _create(thread: Thread | None, command: CreateThread) -> list[ThreadEvent]:
+    if thread is not None:
+        raise AlreadyExists(f"thread_id: thread {command.thread_id} already exists")
+    if command.chosen and command.thread_id.version == 8:
+        # Version 8 is what the server derives occurrences from: a chosen one could block a firing.
+        raise InvalidField("thread_id: UUIDs of version 8 are made by the server only")
+    created = ThreadCreated(
+        user_id=command.user_id, metadata=clean_metadata(command.metadata), cron_id=command.cron_id
+    )
+    return [created]
+
+
+def _update(thread: Thread, command: UpdateThread) -> list[ThreadEvent]:
+    changed = {
+        key: value
+        for key, value in clean_metadata(command.metadata).items()
+        if key not in thread.metadata or thread.metadata[key] != value
+    }
+    return [ThreadUpdated(metadata=changed)] if changed else []
