@@ -191,11 +191,13 @@ def _settle(run: Run, command: SettleRun) -> list[RunEvent]:
 def _cancel(run: Run, command: CancelRun) -> list[RunEvent]:
     if not run.is_active:
         raise RunNotActive("Run is not active")
-    where = {"thread_id": run.request.thread_id, "cron_id": run.request.cron_id}
-    requested = RunCancelRequested(action=command.action, reason=command.reason, **where)
+    thread_id, cron_id = run.request.thread_id, run.request.cron_id
+    requested = RunCancelRequested(
+        thread_id=thread_id, cron_id=cron_id, action=command.action, reason=command.reason
+    )
     if run.status == "running":
         return [] if run.cancel else [requested]
-    return [requested, RunInterrupted(reason=command.reason, **where)]
+    return [requested, RunInterrupted(thread_id=thread_id, cron_id=cron_id, reason=command.reason)]
 
 
 def _delete(run: Run) -> list[RunEvent]:

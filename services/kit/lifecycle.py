@@ -1,0 +1,66 @@
+"""Parts that live long: started and stopped in order, their loops supervised."""
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+
+class Part(Protocol):
+    """Something with a life. Both methods are safe twice, and `stop` is safe unstarted."""
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+
+class Supervised:
+    """One endless loop of a service: an error of an edge is logged once, and tried again with a back-off.
+
+    This is the one place that catches every exception. `step` is called again and again; it waits by itself.
+    """
+
+    def __init__(self, name: str, step: Callable[[], Awaitable[None]], most_s: float = 5.0) -> None:
+        self._log = logging.getLogger(f"cronledger.{name}")
+        self._name = name
+        self._step = step
+        self._most_s = most_s
+        self._task: asyncio.Task[None] | None = None
+        self.failing = ""
+
+    async def start(self) -> None:
+        """Begin; twice is harmless."""
+        if self._task is None:
+            self._task = asyncio.create_task(self._run(), name=self._name)
+
+    async def stop(self) -> None:
+        """End it and wait until it has ended; safe unstarted."""
+        task, self._task = self._task, None
+        if task is None:
+            return
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        failures = 0
+        while True:
+            try:
+                await self._step()
+                failures, self.failing = 0, ""
+            except asyncio.CancelledError:
+                raise
+            except Exception as exc:
+                failures += 1
+                self._report(exc, failures)
+                await asyncio.sleep(self._back_off_s(failures))
+
+    def _report(self, exc: Exception, failures: int) -> None:
+        self.failing = f"{type(exc).__name__}: {exc}"
+        if failures == 1:
+            self._log.exception("%s.failed", self._name)
+        else:
+            self._log.warning("%s.failed_again failures=%d error=%s", self._name, failures, self.failing)
+
+    def _back_off_s(self, failures: int) -> float:
+        return min(self._most_s, 0.05 * 2 ** min(failures, 10)) * random.uniform(0.5, 1.0)  # noqa: S311
