@@ -63,4 +63,5 @@ class Supervised:
             self._log.warning("%s.failed_again failures=%d error=%s", self._name, failures, self.failing)
 
     def _back_off_s(self, failures: int) -> float:
-        return min(self._most_s, 0.05 * 2 ** min(failures, 10)) * random.uniform(0.5, 1.0)  # noqa: S311
+        longest_s = min(self._most_s, 0.05 * 2.0 ** min(failures, 10))
+        return longest_s * random.uniform(0.5, 1.0)  # noqa: S311
