@@ -61,9 +61,29 @@ class RunCreate(RunFields, frozen=True, kw_only=True):
     input: Any = None
 
 
-class CronFields(msgspec.Struct, frozen=True, kw_only=True):
-    """Extensions of the schedule that are known and not honoured yet."""
+CRON_EXTENSIONS = (
+    "catch_up",
+    "catch_up_window_seconds",
+    "jitter_seconds",
+    "overlap",
+    "start_time",
+    "max_runs",
+    "pause_after_failures",
+    "note",
+)
+"""Fields of a schedule that are known and not honoured yet, in a body as in a query."""
 
+
+class CronCreate(RunFields, frozen=True, kw_only=True):
+    """POST /threads/{thread_id}/runs/crons and POST /runs/crons."""
+
+    schedule: Annotated[str, Meta(max_length=256)]
+    input: Json | list[Json] | None = None
+    on_run_completed: Literal["delete", "keep"] | None = None
+    end_time: datetime | None = None
+    enabled: bool | None = None
+    timezone: Annotated[str, Meta(max_length=64)] | None = None
+    # Known, not honoured yet.
     catch_up: Any = None
     catch_up_window_seconds: Any = None
     jitter_seconds: Any = None
@@ -74,21 +94,7 @@ class CronFields(msgspec.Struct, frozen=True, kw_only=True):
     note: Any = None
 
 
-CRON_EXTENSIONS = CronFields.__struct_fields__
-
-
-class CronCreate(RunFields, CronFields, frozen=True, kw_only=True):
-    """POST /threads/{thread_id}/runs/crons and POST /runs/crons."""
-
-    schedule: Annotated[str, Meta(max_length=256)]
-    input: Json | list[Json] | None = None
-    on_run_completed: Literal["delete", "keep"] | None = None
-    end_time: datetime | None = None
-    enabled: bool | None = None
-    timezone: Annotated[str, Meta(max_length=64)] | None = None
-
-
-class CronPatch(CronFields, frozen=True, kw_only=True):
+class CronPatch(msgspec.Struct, frozen=True, kw_only=True):
     """PATCH /runs/crons/{cron_id}. Absent = unchanged; null clears `end_time` and `timezone`."""
 
     schedule: Annotated[str, Meta(max_length=256)] | UnsetType = UNSET
@@ -107,6 +113,15 @@ class CronPatch(CronFields, frozen=True, kw_only=True):
     stream_subgraphs: bool | UnsetType = UNSET
     durability: Durability | UnsetType = UNSET
     checkpoint_during: bool | UnsetType = UNSET
+    # Known, not honoured yet.
+    catch_up: Any = None
+    catch_up_window_seconds: Any = None
+    jitter_seconds: Any = None
+    overlap: Any = None
+    start_time: Any = None
+    max_runs: Any = None
+    pause_after_failures: Any = None
+    note: Any = None
     webhook: Any = None
     stream_resumable: bool | None = None
 
@@ -254,7 +269,7 @@ class RunKwargs(msgspec.Struct, frozen=True, kw_only=True):
     command: Any = None
     config: Json = {}
     context: Json | None = None
-    stream_mode: list[str] = ["values"]
+    stream_mode: list[str] = msgspec.field(default_factory=lambda: ["values"])
     interrupt_before: Breakpoints | None = None
     interrupt_after: Breakpoints | None = None
     webhook: str | None = None

@@ -1,0 +1,159 @@
+"""Runs: the status machine, and what each command may do in each status."""
+
+from datetime import UTC, datetime
+from uuid import UUID
+
+import msgspec
+import pytest
+
+from contracts.events import (
+    OccurrenceSkipped,
+    RunCancelRequested,
+    RunDeleted,
+    RunDispatched,
+    RunFailed,
+    RunInterrupted,
+    RunRequested,
+    RunStarted,
+    RunSucceeded,
+    RunTimedOut,
+)
+from contracts.ledger import Body, Meta, Payload, Recorded
+from domain.errors import RunNotActive, RunNotFound
+from domain.run import (
+    MAX_ATTEMPTS,
+    CancelRun,
+    ClaimRun,
+    DeleteRun,
+    DispatchRun,
+    Outcome,
+    Run,
+    RunCommand,
+    SettleRun,
+    decide,
+    run_of,
+)
+
+RUN, THREAD, CRON = UUID(int=1), UUID(int=2), UUID(int=3)
+META = Meta(at=datetime(2026, 11, 24, tzinfo=UTC), actor="test")
+REQUESTED = RunRequested(
+    thread_id=THREAD,
+    cron_id=CRON,
+    assistant_id=UUID(int=4),
+    graph_id="agent",
+    user_id="anonymous",
+    kwargs=Payload(inline=msgspec.Raw(b"{}")),
+)
+WAITING = msgspec.structs.replace(REQUESTED, waits=True)
+STARTED = RunStarted(thread_id=THREAD, cron_id=CRON, attempt=1, worker="w1")
+SUCCEEDED = RunSucceeded(thread_id=THREAD, cron_id=CRON, attempt=1)
+OUTCOMES: list[Outcome] = [
+    SUCCEEDED,
+    RunFailed(thread_id=THREAD, cron_id=CRON, error="ValueError", message="boom"),
+    RunInterrupted(thread_id=THREAD, cron_id=CRON),
+    RunTimedOut(thread_id=THREAD, cron_id=CRON, limit_s=1.0),
+]
+
+
+def given(*bodies: Body) -> Run | None:
+    return run_of(
+        RUN,
+        [Recorded(n, RUN, n, body.TOPIC, META, body) for n, body in enumerate(bodies, start=1)],
+    )
+
+
+def test_dispatched_at_once_unless_it_waits() -> None:
+    run, waiting = given(REQUESTED), given(WAITING)
+    assert run is not None
+    assert waiting is not None
+    assert (run.dispatched, waiting.dispatched) == (True, False)
+
+
+def test_waiting_run_is_dispatched_once() -> None:
+    dispatched = RunDispatched(thread_id=THREAD, cron_id=CRON)
+    assert decide(given(WAITING), DispatchRun()) == [dispatched]
+    assert decide(given(WAITING, dispatched), DispatchRun()) == []
+
+
+def test_claim_is_the_start_of_an_attempt() -> None:
+    assert decide(given(REQUESTED), ClaimRun(worker="w1")) == [STARTED]
+
+
+@pytest.mark.parametrize("bodies", [(WAITING,), (REQUESTED, STARTED), (REQUESTED, STARTED, SUCCEEDED)])
+def test_claim_refused(bodies: tuple[Body, ...]) -> None:
+    with pytest.raises(RunNotActive):
+        decide(given(*bodies), ClaimRun(worker="w2"))
+
+
+def test_lost_attempt_is_claimed_again() -> None:
+    [started] = decide(given(REQUESTED, STARTED), ClaimRun(worker="w2", lost="lease expired"))
+    assert started == RunStarted(thread_id=THREAD, cron_id=CRON, attempt=2, worker="w2", lost="lease expired")
+
+
+def test_after_the_last_attempt_it_fails_with_the_reason() -> None:
+    tries = [msgspec.structs.replace(STARTED, attempt=n) for n in range(1, MAX_ATTEMPTS + 1)]
+    [failed] = decide(given(REQUESTED, *tries), ClaimRun(worker="w2", lost="child died"))
+    assert isinstance(failed, RunFailed)
+    assert "child died" in failed.message
+
+
+@pytest.mark.parametrize("outcome", OUTCOMES, ids=lambda outcome: type(outcome).__name__)
+def test_settles_once(outcome: Outcome) -> None:
+    command = SettleRun(attempt=1, outcome=outcome)
+    assert decide(given(REQUESTED, STARTED), command) == [outcome]
+    with pytest.raises(RunNotActive):
+        decide(given(REQUESTED, STARTED, outcome), command)
+
+
+def test_void_attempt_is_fenced() -> None:
+    second = msgspec.structs.replace(STARTED, attempt=2)
+    with pytest.raises(RunNotActive, match="attempt 1 is void"):
+        decide(given(REQUESTED, STARTED, second), SettleRun(attempt=1, outcome=SUCCEEDED))
+
+
+def test_statuses() -> None:
+    statuses = []
+    for outcome in OUTCOMES:
+        run = given(REQUESTED, STARTED, outcome)
+        assert run is not None
+        statuses.append(run.status)
+    assert statuses == ["success", "error", "interrupted", "timeout"]
+
+
+def test_pending_run_is_cancelled_at_once() -> None:
+    events = decide(given(REQUESTED), CancelRun(reason="enough"))
+    assert events == [
+        RunCancelRequested(thread_id=THREAD, cron_id=CRON, reason="enough"),
+        RunInterrupted(thread_id=THREAD, cron_id=CRON, reason="enough"),
+    ]
+
+
+def test_running_run_is_asked_to_stop_once() -> None:
+    asked = RunCancelRequested(thread_id=THREAD, cron_id=CRON, reason="enough")
+    assert decide(given(REQUESTED, STARTED), CancelRun(reason="enough")) == [asked]
+    assert decide(given(REQUESTED, STARTED, asked), CancelRun(reason="again")) == []
+
+
+def test_ended_run_is_not_cancelled() -> None:
+    with pytest.raises(RunNotActive):
+        decide(given(REQUESTED, STARTED, SUCCEEDED), CancelRun())
+
+
+def test_only_an_ended_run_is_deleted_and_then_unknown() -> None:
+    deleted = RunDeleted(thread_id=THREAD, cron_id=CRON)
+    assert decide(given(REQUESTED, STARTED, SUCCEEDED), DeleteRun()) == [deleted]
+    with pytest.raises(RunNotActive):
+        decide(given(REQUESTED, STARTED), DeleteRun())
+    with pytest.raises(RunNotFound):
+        decide(given(REQUESTED, STARTED, SUCCEEDED, deleted), DeleteRun())
+
+
+@pytest.mark.parametrize("command", [DispatchRun(), ClaimRun(worker="w"), CancelRun(), DeleteRun()])
+def test_unknown_run(command: RunCommand) -> None:
+    with pytest.raises(RunNotFound):
+        decide(None, command)
+
+
+def test_skipped_occurrence_is_no_run() -> None:
+    skipped = OccurrenceSkipped(thread_id=THREAD, cron_id=CRON, scheduled_for=META.at, reason="overlap")
+    assert given(skipped) is None
