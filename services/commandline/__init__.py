@@ -1,0 +1,1 @@
+"""Commands that read the data folder: crons, audit, replay. They work beside a running server and without."""

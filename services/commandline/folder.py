@@ -1,0 +1,51 @@
+"""The data folder as a command sees it: read, never written."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from contracts.codec import EventCodec
+from services.kit.eventlog.remote import RemoteLog
+from services.kit.views import Views
+
+
+class CommandFailed(Exception):
+    """A command can't do what was asked; the text is for the person who asked."""
+
+
+async def _refuse(_: bytes) -> bytes:
+    raise ConnectionError("this command only reads")
+
+
+class Folder:
+    """Ledger and read models of a data folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.ledger = path / "ledger.db"
+        self.views_path = path / "views.db"
+        if not self.ledger.exists():
+            raise CommandFailed(f"{path}: no ledger here; give the folder of the server with --data")
+
+    def log(self) -> RemoteLog:
+        """The log, for reading."""
+        return RemoteLog(self.ledger, EventCodec(), _refuse)
+
+    def views(self) -> Views:
+        """The read models. Raises CommandFailed when they were never built."""
+        if not self.views_path.exists():
+            raise CommandFailed("no read models yet; start the server once, or run `cronledger replay`")
+        return Views(self.views_path)
+
+
+def out(line: str) -> None:
+    """One line to standard output."""
+    sys.stdout.write(line + "\n")
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Rows in columns as wide as they need; an empty list prints its head alone."""
+    cells = [[str(cell) for cell in row] for row in [head, *rows]]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
+    for row in cells:
+        out("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

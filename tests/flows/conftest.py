@@ -1,0 +1,155 @@
+"""A real server per test: `cronledger up` as a process, on a free port, in a temporary folder."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+GRAPHS = '''
+    """Graphs for the tests: they count, wait, raise and pause."""
+    import asyncio
+    import operator
+    from typing import Annotated, Any, TypedDict
+
+    from langchain_core.runnables import RunnableConfig
+    from langgraph.graph import END, START, StateGraph
+    from langgraph.types import interrupt
+
+
+    class State(TypedDict, total=False):
+        count: Annotated[int, operator.add]
+        asked: dict[str, Any]
+        seen: dict[str, Any]
+        wait_s: float
+
+
+    async def add(state: State, config: RunnableConfig) -> State:
+        await asyncio.sleep(state.get("wait_s") or 0)
+        configurable = config["configurable"]
+        names = ("cron_id", "graph_id", "run_id", "thread_id", "assistant_id", "user_id", "k")
+        return {"count": 1, "seen": {name: configurable.get(name) for name in names}}
+
+
+    def boom(state: State) -> State:
+        raise ValueError("boom")
+
+
+    def ask(state: State) -> State:
+        return {"asked": {"answer": interrupt("may I?")}}
+
+
+    def one(node) -> StateGraph:
+        builder = StateGraph(State)
+        builder.add_node("node", node)
+        builder.add_edge(START, "node")
+        builder.add_edge("node", END)
+        return builder
+
+
+    counter = one(add).compile()
+    failing = one(boom).compile()
+    asking = one(ask).compile()
+
+    steps = StateGraph(State)
+    steps.add_node("first", add)
+    steps.add_node("second", add)
+    steps.add_edge(START, "first")
+    steps.add_edge("first", "second")
+    two_steps = steps.compile()
+'''
+CONFIG = """
+    {"dependencies": ["."], "graphs": {
+        "counter": "./graphs.py:counter", "failing": "./graphs.py:failing",
+        "asking": "./graphs.py:asking", "two_steps": "./graphs.py:two_steps"}}
+"""
+
+
+class Server:
+    """A `cronledger up` that can be killed and started again on the same folder."""
+
+    def __init__(self, folder: Path, environment: dict[str, str]) -> None:
+        self.folder = folder
+        self.data = folder / "data"
+        self.environment = {"CRONLEDGER_SECONDS": "first", "CRONLEDGER_LOG_LEVEL": "warning"} | environment
+        self.url = ""
+        self.process: subprocess.Popen[str] | None = None
+        project = folder / "project"
+        project.mkdir()
+        (project / "graphs.py").write_text(dedent(GRAPHS))
+        (project / "langgraph.json").write_text(dedent(CONFIG))
+
+    def start(self) -> "Server":
+        """Start it and wait until it is ready."""
+        config = self.folder / "project" / "langgraph.json"
+        arguments = ["up", "--config", str(config), "--data", str(self.data), "--port", "0"]
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "services", *arguments],
+            cwd=REPOSITORY,
+            env={**os.environ, **self.environment},
+            stdout=subprocess.PIPE,
+            stderr=(self.folder / "server.log").open("a"),
+            text=True,
+        )
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if " is ready on " in line:
+                self.url = line.rsplit(" ", 1)[1].strip()
+                return self
+        log = (self.folder / "server.log").read_text()
+        raise AssertionError(f"the server did not start: {log[-4000:]}")
+
+    def kill(self) -> None:
+        """SIGKILL, no goodbye."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> None:
+        """SIGTERM, and wait until it is gone."""
+        self._end(signal.SIGTERM)
+
+    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run another command of the command line on the same folder."""
+        return subprocess.run(
+            [sys.executable, "-m", "services", *arguments, "--data", str(self.data)],
+            cwd=REPOSITORY,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    def _end(self, number: signal.Signals) -> None:
+        process, self.process = self.process, None
+        if process is not None:
+            process.send_signal(number)
+            process.wait(timeout=60)
+            assert process.stdout is not None
+            process.stdout.close()
+
+
+@pytest.fixture
+def make_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    """Start a server with extra environment; it is stopped after the test."""
+    servers: list[Server] = []
+
+    def make(**environment: str) -> Server:
+        folder = tmp_path / f"server{len(servers)}"
+        folder.mkdir()
+        server = Server(folder, environment)
+        servers.append(server)
+        return server.start()
+
+    yield make
+    for server in servers:
+        server.stop()
+
+
+@pytest.fixture
+def server(make_server: Callable[..., Server]) -> Server:
+    """A server with the defaults (and schedules with seconds)."""
+    return make_server()
