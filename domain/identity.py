@@ -1,0 +1,28 @@
+"""Ids that follow from what they stand for: two schedulers that mean the same occurrence name it alike."""
+
+import hashlib
+from datetime import UTC, datetime
+from uuid import UUID
+
+CLEAR = ~((0xF << 76) | (0x3 << 62))
+VERSION_8 = (8 << 76) | (2 << 62)
+
+
+def run_id_of(cron_id: UUID, scheduled_for: int) -> UUID:
+    """The run of an occurrence (`scheduled_for` in seconds, UTC): a time-ordered UUIDv8."""
+    return _derived(f"{cron_id}/{_text(scheduled_for)}", scheduled_for)
+
+
+def thread_id_of(cron_id: UUID, scheduled_for: int) -> UUID:
+    """The thread of a stateless cron's occurrence."""
+    return _derived(f"{cron_id}/{_text(scheduled_for)}/thread", scheduled_for)
+
+
+def _text(epoch: int) -> str:
+    return datetime.fromtimestamp(epoch, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _derived(name: str, epoch: int) -> UUID:
+    digest = hashlib.blake2b(name.encode(), digest_size=10).digest()
+    value = ((epoch * 1000) & 0xFFFF_FFFF_FFFF) << 80 | int.from_bytes(digest, "big")
+    return UUID(int=value & CLEAR | VERSION_8)
