@@ -1,1 +1,76 @@
-"""The bus."""
+"""The bus: it carries, it does not remember. The Protocol; implementations sit beside it by technology."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Protocol
+
+import msgspec
+
+
+class NoResponders(ConnectionError):
+    """Nobody listens on the subject of a request."""
+
+
+class RequestTimeout(TimeoutError):
+    """Nobody answered a request in time."""
+
+
+class Endpoint(msgspec.Struct, frozen=True):
+    """Where a nats-server listens, and the token that it asks for ('' = none)."""
+
+    url: str
+    token: str = ""
+
+
+class Msg(Protocol):
+    """A message that came."""
+
+    @property
+    def subject(self) -> str: ...
+
+    @property
+    def data(self) -> bytes: ...
+
+    @property
+    def headers(self) -> Mapping[str, str]: ...
+
+    async def respond(self, data: bytes) -> None:
+        """Answer a request; harmless when nobody asked."""
+        ...
+
+
+class Subscription(Protocol):
+    """Messages that keep coming until it ends."""
+
+    async def unsubscribe(self) -> None: ...
+
+
+Handler = Callable[[Msg], Awaitable[None]]
+
+
+class Bus(Protocol):
+    """Publish and subscribe, at most once. What must not be lost is in the log."""
+
+    @property
+    def connected(self) -> bool: ...
+
+    async def publish(
+        self, subject: str, data: bytes, headers: Mapping[str, str] | None = None, reply: str = ""
+    ) -> None:
+        """Send; nobody needs to listen. Raises ConnectionError when the outgoing buffer is full."""
+        ...
+
+    async def subscribe(self, subject: str, handler: Handler, queue: str = "") -> Subscription:
+        """Call the handler with each message; with a queue name, one of its members gets each."""
+        ...
+
+    async def request(self, subject: str, data: bytes, timeout_s: float) -> bytes:
+        """The first answer. Raises NoResponders, RequestTimeout."""
+        ...
+
+    def on_reconnect(self, callback: Callable[[], None]) -> None:
+        """Call back after each reconnect."""
+        ...
+
+    async def close(self) -> None:
+        """Send what is buffered, then end; safe twice."""
+        ...

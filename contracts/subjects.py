@@ -1,0 +1,98 @@
+"""Names on NATS: streams, subjects, and what may stand in one."""
+
+import re
+from typing import Literal
+from uuid import UUID
+
+import msgspec
+
+TOKEN = re.compile(r"[A-Za-z0-9_-]+")
+
+
+class StreamSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """A JetStream stream as it must be. Retention and storage can't be changed later."""
+
+    name: str
+    subjects: tuple[str, ...]
+    retention: Literal["limits", "workqueue"] = "limits"
+    storage: Literal["file", "memory"] = "file"
+    discard: Literal["old", "new"] = "old"
+    max_age_s: float = 0
+    max_bytes: int = -1
+    max_msgs: int = -1
+    max_msgs_per_subject: int = -1
+    allow_direct: bool = True
+    allow_atomic: bool = False
+    deny_delete: bool = False
+    deny_purge: bool = False
+    no_ack: bool = False
+
+
+LEDGER = StreamSpec(
+    name="LEDGER",
+    subjects=("ledger.>",),
+    max_age_s=30 * 86_400,
+    max_bytes=2 << 30,
+    allow_atomic=True,
+    deny_delete=True,
+    deny_purge=True,
+)
+RUNS = StreamSpec(
+    name="RUNS", subjects=("runq.*.*",), retention="workqueue", discard="new", max_msgs=1_000_000
+)
+RUNEV = StreamSpec(
+    name="RUNEV",
+    subjects=("runs.*.ev",),
+    storage="memory",
+    max_age_s=600,
+    max_bytes=128 << 20,
+    max_msgs_per_subject=10_000,
+    no_ack=True,
+)
+STREAMS = (LEDGER, RUNS, RUNEV)
+DEFAULT_POOL = "default"
+NORMAL = "normal"
+CHORES = "chores"
+
+
+def token(text: str) -> str:
+    """The text, if it may stand between dots. Raises ValueError."""
+    if TOKEN.fullmatch(text) is None:
+        raise ValueError(f"{text!r} may not stand in a subject")
+    return text
+
+
+def ledger_subject(topic: str, stream_id: UUID) -> str:
+    """Where an event is published: `run.requested.v1` -> `ledger.run.requested.<id>`."""
+    aggregate, event, _ = topic.split(".")
+    return f"ledger.{token(aggregate)}.{token(event)}.{stream_id}"
+
+
+def run_queue_subject(pool: str = DEFAULT_POOL, class_: str = NORMAL) -> str:
+    """Where work for a pool of workers waits."""
+    return f"runq.{token(pool)}.{token(class_)}"
+
+
+def run_events_subject(run_id: UUID) -> str:
+    """What a run's graph emits while it runs."""
+    return f"runs.{run_id}.ev"
+
+
+def run_cancel_subject(run_id: UUID | None = None) -> str:
+    """The signal to stop a run; without an id, of any run."""
+    return f"runs.{run_id or '*'}.cancel"
+
+
+def log_nudge_subject() -> str:
+    """The newest position of the log, told after each commit. A hint."""
+    return "nudge.log"
+
+
+def view_position_subject() -> str:
+    """The position that the read models have reached. A hint."""
+    return "nudge.views"
+
+
+def log_append_subject() -> str:
+    """Requests to append, for processes beside the owner of an SQLite ledger."""
+    return "log.append"

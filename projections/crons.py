@@ -1,0 +1,201 @@
+"""Crons as they are now: what is shown, and what the scheduler starts from."""
+
+from typing import Any
+
+import msgspec
+
+from contracts.events import (
+    CronCreated,
+    CronDeleted,
+    CronExpired,
+    CronPaused,
+    CronRescheduled,
+    CronResumed,
+    CronUpdated,
+    OccurrenceMissed,
+    OccurrenceSkipped,
+    OccurrencesMissed,
+    RunRequested,
+)
+from contracts.ledger import Recorded
+from projections.rows import Row, Rows, Table, blob, maybe_micros, micros, seconds, text
+
+NAME = "crons"
+VERSION = 1
+TABLES = (
+    Table(
+        "crons",
+        {
+            "cron_id": "BLOB",
+            "assistant_id": "BLOB NOT NULL",
+            "graph_id": "TEXT NOT NULL",
+            "thread_id": "BLOB",
+            "user_id": "TEXT NOT NULL",
+            "schedule": "TEXT NOT NULL",
+            "canonical": "TEXT NOT NULL",
+            "timezone": "TEXT",
+            "end_at": "INTEGER",
+            "enabled": "INTEGER NOT NULL",
+            "state": "TEXT NOT NULL",  # active, paused, expired
+            "on_run_completed": "TEXT",
+            "metadata": "TEXT NOT NULL",
+            "payload": "TEXT NOT NULL",
+            "cursor": "INTEGER NOT NULL",  # seconds: the newest decided instant
+            "next_at": "INTEGER",
+            "revision": "INTEGER NOT NULL",
+            "version": "INTEGER NOT NULL",  # of the stream
+            "created_at": "INTEGER NOT NULL",
+            "updated_at": "INTEGER NOT NULL",
+            "tzdata": "TEXT NOT NULL",
+            "fired": "INTEGER NOT NULL",
+            "skipped": "INTEGER NOT NULL",
+            "missed": "INTEGER NOT NULL",
+            "last_scheduled_for": "INTEGER",
+            "position": "INTEGER NOT NULL",
+        },
+        "cron_id",
+        (
+            "(created_at, cron_id)",
+            "(thread_id) WHERE thread_id IS NOT NULL",
+            "(assistant_id, created_at)",
+            "(user_id)",
+            "(next_at)",
+        ),
+    ),
+)
+
+
+def apply(rows: Rows, recorded: Recorded) -> None:
+    """Change the row of the cron that the event is about."""
+    body = recorded.body
+    if isinstance(body, RunRequested | OccurrenceSkipped | OccurrenceMissed):
+        if body.cron_id is not None:
+            _decided(rows, recorded, body)
+    elif isinstance(body, CronCreated):
+        _created(rows, recorded, body)
+    elif recorded.topic.startswith("cron."):
+        _edited(rows, recorded)
+
+
+def _created(rows: Rows, recorded: Recorded, body: CronCreated) -> None:
+    known = rows.get("crons", recorded.stream_id.bytes)
+    if known is not None:
+        return
+    at = micros(recorded.meta.at)
+    row: Row = {
+        "cron_id": recorded.stream_id.bytes,
+        "assistant_id": body.assistant_id.bytes,
+        "graph_id": body.graph_id,
+        "thread_id": blob(body.thread_id),
+        "user_id": body.user_id,
+        "schedule": body.schedule,
+        "canonical": body.canonical,
+        "timezone": body.timezone,
+        "end_at": maybe_micros(body.end_time),
+        "enabled": int(body.enabled),
+        "state": "active" if body.enabled else "paused",
+        "on_run_completed": body.on_run_completed,
+        "metadata": text(body.metadata),
+        "payload": text(body.payload),
+        "cursor": seconds(recorded.meta.at),
+        "next_at": None,
+        "revision": recorded.version,
+        "version": recorded.version,
+        "created_at": at,
+        "updated_at": at,
+        "tzdata": body.tzdata,
+        "fired": 0,
+        "skipped": 0,
+        "missed": 0,
+        "last_scheduled_for": None,
+        "position": recorded.position,
+    }
+    _move(row, body.next_at)
+    rows.put("crons", row)
+
+
+def _decided(
+    rows: Rows, recorded: Recorded, body: RunRequested | OccurrenceSkipped | OccurrenceMissed
+) -> None:
+    assert body.cron_id is not None
+    row = _fresh(rows, body.cron_id.bytes, recorded)
+    if row is None:
+        return
+    if isinstance(body, RunRequested):
+        row["fired"] += 1
+    else:
+        row["skipped" if isinstance(body, OccurrenceSkipped) else "missed"] += 1
+    if body.scheduled_for is not None:
+        due = seconds(body.scheduled_for)
+        row["last_scheduled_for"] = max(due, row["last_scheduled_for"] or due)
+        if due >= row["cursor"]:
+            row["cursor"] = due
+            _move(row, body.next_at)
+    rows.put("crons", row)
+
+
+def _edited(rows: Rows, recorded: Recorded) -> None:
+    key = recorded.stream_id.bytes
+    if isinstance(recorded.body, CronDeleted):
+        rows.delete("crons", key)
+        return
+    row = _fresh(rows, key, recorded)
+    if row is None:
+        return
+    row["version"] = recorded.version
+    match recorded.body:
+        case CronUpdated() as body:
+            _updated(row, recorded, body)
+        case CronPaused():
+            _live(row, recorded, "paused")
+        case CronResumed() as body:
+            _live(row, recorded, "active")
+            row["cursor"] = max(row["cursor"], seconds(recorded.meta.at))
+            row["tzdata"] = body.tzdata or row["tzdata"]
+            _move(row, body.next_at)
+        case CronExpired():
+            row |= {"state": "expired", "enabled": 0, "next_at": None}
+        case CronRescheduled() as body:
+            row["tzdata"] = body.tzdata
+            _move(row, body.next_at)
+        case OccurrencesMissed() as body:
+            row["missed"] += body.count
+            row["cursor"] = max(row["cursor"], seconds(body.last))
+            _move(row, body.next_at)
+    rows.put("crons", row)
+
+
+def _updated(row: Row, recorded: Recorded, body: CronUpdated) -> None:
+    plain = ("schedule", "canonical", "timezone", "on_run_completed")
+    row |= {name: value for name in plain if (value := getattr(body, name)) is not msgspec.UNSET}
+    if body.end_time is not msgspec.UNSET:
+        row["end_at"] = maybe_micros(body.end_time)
+    if body.metadata is not msgspec.UNSET:
+        row["metadata"] = text(body.metadata)
+    if body.payload is not msgspec.UNSET:
+        row["payload"] = text(body.payload)
+    if body.moves_cursor:
+        row["cursor"] = max(row["cursor"], seconds(recorded.meta.at))
+    row["tzdata"] = body.tzdata or row["tzdata"]
+    row["revision"] = recorded.version
+    row["updated_at"] = micros(recorded.meta.at)
+    _move(row, body.next_at)
+
+
+def _live(row: Row, recorded: Recorded, state: str) -> None:
+    row |= {"state": state, "enabled": int(state == "active"), "revision": recorded.version}
+    row["updated_at"] = micros(recorded.meta.at)
+
+
+def _move(row: Row, next_at: Any) -> None:
+    if next_at is not msgspec.UNSET:
+        row["next_at"] = maybe_micros(next_at)
+
+
+def _fresh(rows: Rows, key: bytes, recorded: Recorded) -> Row | None:
+    """The row, unless it is gone or has seen the event already."""
+    row = rows.get("crons", key)
+    if row is None or row["position"] >= recorded.position:
+        return None
+    row["position"] = recorded.position
+    return row

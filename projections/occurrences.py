@@ -1,0 +1,91 @@
+"""Every occurrence of every cron, fired or not, and why. It stays when the cron is deleted."""
+
+from contracts.events import OccurrenceMissed, OccurrenceSkipped, OccurrencesMissed, RunRequested
+from contracts.ledger import Recorded
+from projections.rows import Row, Rows, Table, micros, seconds
+
+NAME = "occurrences"
+VERSION = 1
+TABLES = (
+    Table(
+        "occurrences",
+        {
+            "position": "INTEGER",
+            "cron_id": "BLOB NOT NULL",
+            "scheduled_for": "INTEGER NOT NULL",  # seconds; of a stretch: its first
+            "until": "INTEGER",  # seconds; of a stretch: its last
+            "count": "INTEGER NOT NULL",
+            "status": "TEXT NOT NULL",  # fired, skipped, missed
+            "reason": "TEXT NOT NULL",
+            "kind": "TEXT NOT NULL",
+            "fired_at": "INTEGER NOT NULL",
+            "run_id": "BLOB",
+            "thread_id": "BLOB",
+            "revision": "INTEGER NOT NULL",
+            "tzdata": "TEXT NOT NULL",
+            "local": "TEXT NOT NULL",
+        },
+        "position",
+        ("(cron_id, scheduled_for)",),
+    ),
+)
+
+
+def apply(rows: Rows, recorded: Recorded) -> None:
+    """Add the row of the occurrence, or of the stretch, that the event tells of."""
+    body = recorded.body
+    if isinstance(body, RunRequested):
+        if body.cron_id is not None:
+            _fired(rows, recorded, body)
+    elif isinstance(body, OccurrenceSkipped | OccurrenceMissed):
+        _not_fired(rows, recorded, body)
+    elif isinstance(body, OccurrencesMissed):
+        _stretch(rows, recorded, body)
+
+
+def _fired(rows: Rows, recorded: Recorded, body: RunRequested) -> None:
+    assert body.cron_id is not None
+    due = body.scheduled_for or recorded.meta.at
+    row = _row(recorded, body.cron_id.bytes, seconds(due), "fired")
+    row |= {
+        "kind": body.kind,
+        "run_id": recorded.stream_id.bytes,
+        "thread_id": body.thread_id.bytes,
+        "revision": body.revision,
+        "tzdata": body.tzdata,
+        "local": body.local,
+    }
+    rows.put("occurrences", row)
+
+
+def _not_fired(rows: Rows, recorded: Recorded, body: OccurrenceSkipped | OccurrenceMissed) -> None:
+    assert body.cron_id is not None
+    status = "skipped" if isinstance(body, OccurrenceSkipped) else "missed"
+    row = _row(recorded, body.cron_id.bytes, seconds(body.scheduled_for), status)
+    row |= {"reason": body.reason, "kind": "schedule", "thread_id": body.thread_id.bytes}
+    rows.put("occurrences", row)
+
+
+def _stretch(rows: Rows, recorded: Recorded, body: OccurrencesMissed) -> None:
+    row = _row(recorded, recorded.stream_id.bytes, seconds(body.first), "missed")
+    row |= {"until": seconds(body.last), "count": body.count, "reason": body.reason}
+    rows.put("occurrences", row)
+
+
+def _row(recorded: Recorded, cron_id: bytes, scheduled_for: int, status: str) -> Row:
+    return {
+        "position": recorded.position,
+        "cron_id": cron_id,
+        "scheduled_for": scheduled_for,
+        "until": None,
+        "count": 1,
+        "status": status,
+        "reason": "",
+        "kind": "",
+        "fired_at": micros(recorded.meta.at),
+        "run_id": None,
+        "thread_id": None,
+        "revision": 0,
+        "tzdata": "",
+        "local": "",
+    }

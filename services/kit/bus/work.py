@@ -1,0 +1,185 @@
+"""A work queue on JetStream: put work in, pull no more of it than there are free slots."""
+
+import asyncio
+import json
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from nats.aio.msg import Msg as NatsMsg
+
+from services.kit.bus.nats import NatsBus
+
+HEARTBEAT_S = 2.0
+EXPIRES_S = 30.0
+
+
+async def put_work(bus: NatsBus, subject: str, data: bytes, msg_id: str) -> None:
+    """Put work on its stream, durable when this returns; the same id within two minutes is put once.
+
+    Raises ConnectionError when the stream does not take it.
+    """
+    answer = await bus.request_msg(subject, data, 5.0, {"Nats-Msg-Id": msg_id})
+    told: dict[str, Any] = json.loads(answer.data)
+    if "error" in told:
+        raise ConnectionError(f"{subject}: {told['error'].get('description')}")
+
+
+class Delivery:
+    """One message that was handed to us. Exactly one of its endings must be called, and it frees the slot."""
+
+    def __init__(self, msg: NatsMsg, loop: "PullLoop") -> None:
+        self._msg = msg
+        self._loop = loop
+        self._open = True
+        self.data: bytes = msg.data
+        self.headers: Mapping[str, str] = msg.headers or {}
+
+    async def ack(self) -> None:
+        """It is done; never again."""
+        await self._end(b"+ACK")
+
+    async def nak(self, delay_s: float = 0.0) -> None:
+        """Not now: give it to anybody after the delay."""
+        delay = json.dumps({"delay": int(delay_s * 1e9)}).encode()
+        await self._end(b"-NAK " + delay if delay_s > 0 else b"-NAK")
+
+    async def in_progress(self) -> None:
+        """Still at it: start the waiting time anew."""
+        await self._loop.bus.publish(self._msg.reply, b"+WPI")
+
+    async def _end(self, word: bytes) -> None:
+        if self._open:
+            self._open = False
+            self._loop.free()
+            await self._loop.bus.publish(self._msg.reply, word)
+
+
+class PullLoop:
+    """Messages of a durable consumer, as many at a time as there are slots; survives restarts of the server.
+
+    Own, because the client library's fetch stalls after a reconnect and after an empty answer.
+    """
+
+    def __init__(
+        self, bus: NatsBus, stream: str, durable: str, subject: str, slots: int, ack_wait_s: float = 30.0
+    ) -> None:
+        self.bus = bus
+        self._stream, self._durable, self._subject = stream, durable, subject
+        self._slots = slots
+        self._ack_wait_s = ack_wait_s
+        self._next = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{durable}"
+        self._queue: asyncio.Queue[Delivery] = asyncio.Queue()
+        self._kick = asyncio.Event()
+        self._in_use = self._wanted = self._request = 0
+        self._heard = 0.0
+        self._inbox = ""
+        self._subscription: Any = None
+        self._fresh = True
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Make the consumer if it is missing, and begin to pull. Raises ConnectionError."""
+        if self._task is None:
+            await self._ensure_consumer()
+            self.bus.on_reconnect(self._reconnected)
+            self._task = asyncio.create_task(self._run())
+
+    async def stop(self) -> None:
+        """End it; what was delivered and not taken goes back at once."""
+        task, self._task = self._task, None
+        if task is None:
+            return
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        try:
+            if self._subscription is not None:
+                await self._subscription.unsubscribe()
+            while not self._queue.empty():
+                await self._queue.get_nowait().nak()
+        except ConnectionError:
+            pass  # without a connection they come again by themselves
+        self._subscription = None
+
+    async def next(self) -> Delivery:
+        """The next message."""
+        return await self._queue.get()
+
+    def free(self) -> None:
+        """A slot is free again."""
+        self._in_use -= 1
+        self._kick.set()
+
+    def _reconnected(self) -> None:
+        self._fresh = True
+        self._kick.set()
+
+    async def _ensure_consumer(self) -> None:
+        config = {
+            "durable_name": self._durable,
+            "filter_subject": self._subject,
+            "ack_policy": "explicit",
+            "ack_wait": int(self._ack_wait_s * 1e9),
+            "max_deliver": -1,
+            "max_ack_pending": 1000,
+            "max_waiting": 512,
+        }
+        body = {"stream_name": self._stream, "config": config}
+        answer = await self.bus.api(f"CONSUMER.DURABLE.CREATE.{self._stream}.{self._durable}", body)
+        if "error" in answer:
+            raise ConnectionError(f"consumer {self._durable}: {answer['error'].get('description')}")
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self._ask()
+            except ConnectionError:
+                self._fresh = True
+                await asyncio.sleep(0.1)
+            try:
+                async with asyncio.timeout(HEARTBEAT_S):
+                    await self._kick.wait()
+            except TimeoutError:
+                pass
+            self._kick.clear()
+            if self._wanted > 0 and time.monotonic() - self._heard > 2 * HEARTBEAT_S + 0.5:
+                self._fresh = True  # its heartbeats stopped: the server has forgotten the request
+
+    async def _ask(self) -> None:
+        if self._fresh:
+            await self._new_inbox()
+        if self._wanted > 0 or self._in_use >= self._slots or not self.bus.connected:
+            return
+        self._request += 1
+        self._wanted = self._slots - self._in_use
+        self._heard = time.monotonic()
+        body = {
+            "batch": self._wanted,
+            "expires": int(EXPIRES_S * 1e9),
+            "idle_heartbeat": int(HEARTBEAT_S * 1e9),
+        }
+        await self.bus.publish(self._next, json.dumps(body).encode(), reply=f"{self._inbox}.{self._request}")
+
+    async def _new_inbox(self) -> None:
+        # The server drops requests whose inbox nobody listens to, so the old ones end with the old inbox.
+        if self._subscription is not None:
+            await self._subscription.unsubscribe()
+        if not self.bus.connected:
+            raise ConnectionError("not connected")
+        await self._ensure_consumer()
+        self._inbox = self.bus.client.new_inbox()
+        self._subscription = await self.bus.client.subscribe(self._inbox + ".*", cb=self._on_msg)
+        self._wanted = 0
+        self._fresh = False
+
+    async def _on_msg(self, msg: NatsMsg) -> None:
+        self._heard = time.monotonic()
+        status = msg.headers.get("Status") if msg.headers and not msg.data else None
+        if status is None:
+            self._in_use += 1
+            self._wanted -= 1
+            self._queue.put_nowait(Delivery(msg, self))
+        elif status != "100" and msg.subject == f"{self._inbox}.{self._request}":
+            self._wanted = 0  # this request is over: expired, or the consumer went away
+        if self._wanted <= 0:
+            self._kick.set()

@@ -1,0 +1,54 @@
+"""Load, decide, append; and once more when somebody was quicker."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable, Hashable
+from contextlib import asynccontextmanager
+
+from contracts.ledger import Transaction
+from services.kit.eventlog import EventLog, WrongExpectedVersion
+
+
+class Conflict(Exception):
+    """Others changed the same object again and again; the command was not carried out."""
+
+
+async def execute(
+    log: EventLog, decide: Callable[[], Transaction | None], *, attempts: int = 5
+) -> int | None:
+    """The position of what was decided; None when there was nothing to do.
+
+    `decide` reads the state that it needs by itself, each time anew. Raises Conflict, LogUnavailable and
+    whatever `decide` refuses.
+    """
+    for attempt in range(attempts):
+        tx = decide()
+        if tx is None or not tx.appends:
+            return None
+        try:
+            return await log.append(tx)
+        except WrongExpectedVersion:
+            if attempt:
+                await asyncio.sleep(random.uniform(0, 0.002 * 2**attempt))  # noqa: S311
+    raise Conflict("The object was changed by others at the same time; try again.")
+
+
+class KeyedLocks:
+    """A lock per key, so that commands on one object queue here instead of colliding in the log."""
+
+    def __init__(self) -> None:
+        self._locks: dict[Hashable, asyncio.Lock] = {}
+        self._users: dict[Hashable, int] = {}
+
+    @asynccontextmanager
+    async def hold(self, key: Hashable) -> AsyncIterator[None]:
+        """Hold the key's lock; the entry is dropped when nobody uses it."""
+        lock = self._locks.setdefault(key, asyncio.Lock())
+        self._users[key] = self._users.get(key, 0) + 1
+        try:
+            async with lock:
+                yield
+        finally:
+            self._users[key] -= 1
+            if not self._users[key]:
+                del self._users[key], self._locks[key]

@@ -1,0 +1,8 @@
+"""The read models that exist."""
+
+from collections.abc import Sequence
+
+from projections import assistants, audit, crons, occurrences, runs, threads
+from projections.rows import Projection
+
+ALL: Sequence[Projection] = (crons, occurrences, runs, threads, assistants, audit)
