@@ -11,9 +11,8 @@ from importlib.metadata import version
 from pathlib import Path
 from uuid import uuid4
 
-from contracts.subjects import STREAMS, log_append_subject, log_nudge_subject, view_position_subject
-
 from contracts.codec import EventCodec
+from contracts.subjects import STREAMS, log_append_subject, log_nudge_subject, view_position_subject
 from services.gateway.app import GatewayParts, build_app
 from services.gateway.server import GatewayServer
 from services.kit.bus.embedded import EmbeddedNats

@@ -7,8 +7,8 @@ from typing import Any
 from uuid import UUID
 
 import msgspec
-from domain.schedule import dst_kind, local_time, next_after, parse, zone
 
+from domain.schedule import dst_kind, local_time, next_after, parse, zone
 from services.commandline.folder import CommandFailed, Folder, out, table
 from services.kit.ids import parse_uuid
 

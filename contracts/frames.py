@@ -1,0 +1,131 @@
+"""Frames between a worker and its graph child: four bytes of length (big-endian), then JSON.
+
+The child speaks the same form with plain dicts, because it holds none of our packages.
+"""
+
+from typing import Any
+
+import msgspec
+
+LENGTH = 4
+MOST_BYTES = 1 << 30
+
+
+class Frame(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type"):
+    """One message in either direction."""
+
+
+class GraphSource(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a graph is: a file (absolute) or a module, and the name in it."""
+
+    variable: str
+    path: str = ""
+    module: str = ""
+
+
+class Hello(Frame, frozen=True, kw_only=True, tag="hello"):
+    """The first frame to the child: what to load."""
+
+    graphs: dict[str, GraphSource]
+    roots: list[str]  # folders whose modules are importable, first wins
+    checkpoints: str  # path of the checkpoint database
+    threads: int  # how many blocking nodes may run at a time
+
+
+class StartRun(Frame, frozen=True, kw_only=True, tag="start"):
+    """Run a graph. With `attempt` > 1 it continues from the run's own checkpoint, if there is one."""
+
+    run_id: str
+    thread_id: str
+    graph_id: str
+    attempt: int = 1
+    input: msgspec.Raw = msgspec.Raw(b"null")
+    config: dict[str, Any] = {}
+    context: dict[str, Any] | None = None
+    interrupt_before: str | list[str] | None = None
+    interrupt_after: str | list[str] | None = None
+    stream_modes: list[str] = []
+    stream_subgraphs: bool = False
+    durability: str | None = None
+    temporary: bool = False
+
+
+class CancelRun(Frame, frozen=True, kw_only=True, tag="cancel"):
+    """Stop a run at its next await point."""
+
+    run_id: str
+
+
+class ForgetThread(Frame, frozen=True, kw_only=True, tag="forget"):
+    """Remove a thread's checkpoints."""
+
+    thread_id: str
+
+
+class Ready(Frame, frozen=True, kw_only=True, tag="ready"):
+    """Everything is loaded: graph id -> the compiled graph's own name."""
+
+    graphs: dict[str, str]
+
+
+class LoadFailed(Frame, frozen=True, kw_only=True, tag="load_failed"):
+    """A graph can't be loaded; the text is for its author."""
+
+    graph_id: str
+    error: str
+
+
+class Emitted(Frame, frozen=True, kw_only=True, tag="event"):
+    """Something that the graph streams while it runs. `seq` counts from 1 within an attempt."""
+
+    run_id: str
+    seq: int
+    event: str
+    data: msgspec.Raw
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """An exception of the graph as it is shown."""
+
+    error: str
+    message: str
+
+
+class RunEnded(Frame, frozen=True, kw_only=True, tag="ended"):
+    """How a run ended, and the state that it left; without `values` the state is not known."""
+
+    run_id: str
+    status: str  # success, error, cancelled
+    values: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    next: list[str] = []
+    interrupts: dict[str, Any] = {}
+    tasks: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    checkpoint: dict[str, str] | None = None
+    parent_checkpoint: dict[str, str] | None = None
+    metadata: dict[str, Any] = {}
+    created_at: str | None = None
+    failure: Failure | None = None
+
+
+class Forgotten(Frame, frozen=True, kw_only=True, tag="forgotten"):
+    """A thread's checkpoints are gone."""
+
+    thread_id: str
+
+
+FromChild = Ready | LoadFailed | Emitted | RunEnded | Forgotten
+ToChild = Hello | StartRun | CancelRun | ForgetThread
+
+_encode = msgspec.json.Encoder().encode
+_decoder: msgspec.json.Decoder[FromChild] = msgspec.json.Decoder(FromChild)
+
+
+def packed(frame: ToChild) -> bytes:
+    """A frame's bytes on the socket."""
+    data = _encode(frame)
+    return len(data).to_bytes(LENGTH, "big") + data
+
+
+def unpacked(data: bytes) -> FromChild:
+    """The frame of the bytes behind a length. Raises msgspec.DecodeError."""
+    return _decoder.decode(data)
