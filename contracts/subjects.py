@@ -62,10 +62,9 @@ def token(text: str) -> str:
     return text
 
 
-def ledger_subject(topic: str, stream_id: UUID) -> str:
-    """Where an event is published: `run.requested.v1` -> `ledger.run.requested.<id>`."""
-    aggregate, event, _ = topic.split(".")
-    return f"ledger.{token(aggregate)}.{token(event)}.{stream_id}"
+def ledger_subject(aggregate: str, event: str, stream_id: str) -> str:
+    """Where an event is published: `ledger.run.requested.<id>`."""
+    return f"ledger.{token(aggregate)}.{token(event)}.{token(stream_id)}"
 
 
 def run_queue_subject(pool: str = DEFAULT_POOL, class_: str = NORMAL) -> str:

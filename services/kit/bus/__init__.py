@@ -21,6 +21,15 @@ class Endpoint(msgspec.Struct, frozen=True):
     token: str = ""
 
 
+class Outgoing(msgspec.Struct, frozen=True):
+    """A message for an ordered stream, and the position of what it tells."""
+
+    position: int
+    subject: str
+    data: bytes
+    headers: Mapping[str, str] = {}
+
+
 class Msg(Protocol):
     """A message that came."""
 

@@ -2,25 +2,15 @@
 
 import base64
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from uuid import uuid4
 
-import msgspec
-
+from services.kit.bus import Outgoing
 from services.kit.bus.nats import NatsBus
 
 MOST = 100
 """Messages in one atomic batch: one sync of the disk for all of them."""
 WRONG_SEQUENCE = 10071
-
-
-class Outgoing(msgspec.Struct, frozen=True):
-    """A message and the position of what it tells."""
-
-    position: int
-    subject: str
-    data: bytes
-    headers: Mapping[str, str] = {}
 
 
 class OrderedPublisher:
@@ -33,18 +23,18 @@ class OrderedPublisher:
         self._header = header
         self._sequence = 0
 
-    async def resync(self) -> int:
-        """The position of the stream's newest message, 0 when it is empty. Raises ConnectionError."""
+    async def resync(self) -> tuple[int, int]:
+        """Position and sequence of the stream's newest message, zeros when it is empty. Raises ConnectionError."""
         answer = await self._bus.api(f"STREAM.MSG.GET.{self._stream}", {"last_by_subj": self._subjects})
         error = answer.get("error")
         if error is not None:
             if error.get("err_code") == 10037:  # no message found
                 self._sequence = await self._last_sequence()
-                return 0
+                return 0, self._sequence
             raise ConnectionError(f"{self._stream}: {error.get('description')}")
         message = answer["message"]
         self._sequence = await self._last_sequence()
-        return int(_headers(message.get("hdrs", "")).get(self._header, 0))
+        return int(_headers(message.get("hdrs", "")).get(self._header, 0)), self._sequence
 
     async def publish(self, batch: Sequence[Outgoing]) -> bool:
         """Publish all of it or nothing; False = somebody else did, or it is not known: `resync`."""

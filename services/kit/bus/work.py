@@ -14,15 +14,23 @@ HEARTBEAT_S = 2.0
 EXPIRES_S = 30.0
 
 
-async def put_work(bus: NatsBus, subject: str, data: bytes, msg_id: str) -> None:
-    """Put work on its stream, durable when this returns; the same id within two minutes is put once.
+class WorkQueue:
+    """Where work is put for whoever pulls it."""
 
-    Raises ConnectionError when the stream does not take it.
-    """
-    answer = await bus.request_msg(subject, data, 5.0, {"Nats-Msg-Id": msg_id})
-    told: dict[str, Any] = json.loads(answer.data)
-    if "error" in told:
-        raise ConnectionError(f"{subject}: {told['error'].get('description')}")
+    def __init__(self, bus: NatsBus, stream: str) -> None:
+        self._bus = bus
+        self._stream = stream
+
+    async def put(self, subject: str, data: bytes, msg_id: str) -> None:
+        """Put work on the stream, durable when this returns; the same id within two minutes is put once.
+
+        Raises ConnectionError when the stream does not take it.
+        """
+        headers = {"Nats-Msg-Id": msg_id, "Nats-Expected-Stream": self._stream}
+        answer = await self._bus.request_msg(subject, data, 5.0, headers)
+        told: dict[str, Any] = json.loads(answer.data)
+        if "error" in told:
+            raise ConnectionError(f"{subject}: {told['error'].get('description')}")
 
 
 class Delivery:
@@ -34,10 +42,27 @@ class Delivery:
         self._open = True
         self.data: bytes = msg.data
         self.headers: Mapping[str, str] = msg.headers or {}
+        self.num_delivered: int = msg.metadata.num_delivered
 
     async def ack(self) -> None:
         """It is done; never again."""
         await self._end(b"+ACK")
+
+    async def ack_sync(self) -> bool:
+        """The same, and wait for the server's word; False when it gave none (it may come again)."""
+        if not self._open:
+            return True
+        self._open = False
+        self._loop.done()
+        try:
+            await self._loop.bus.request(self._msg.reply, b"+ACK", 2.0)
+        except (ConnectionError, TimeoutError):
+            return False
+        return True
+
+    async def term(self, reason: str) -> None:
+        """Never again, though it is not done."""
+        await self._end(b"+TERM " + reason.encode())
 
     async def nak(self, delay_s: float = 0.0) -> None:
         """Not now: give it to anybody after the delay."""
@@ -51,7 +76,7 @@ class Delivery:
     async def _end(self, word: bytes) -> None:
         if self._open:
             self._open = False
-            self._loop.free()
+            self._loop.done()
             await self._loop.bus.publish(self._msg.reply, word)
 
 
@@ -105,8 +130,8 @@ class PullLoop:
         """The next message."""
         return await self._queue.get()
 
-    def free(self) -> None:
-        """A slot is free again."""
+    def done(self) -> None:
+        """A slot is free again; called by the message's ending."""
         self._in_use -= 1
         self._kick.set()
 
