@@ -51,7 +51,7 @@ def _info(version: str) -> dict[str, Any]:
 
 def _schemas(topics: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Schemas by name, and the schema that each topic's messages have."""
-    types = [Envelope[BODIES[topic]] for topic in topics]  # type: ignore[valid-type,misc]
+    types = [Envelope[BODIES[topic]] for topic in topics]  # type: ignore[valid-type]
     payloads, schemas = msgspec.json.schema_components(types, ref_template=REF_TEMPLATE)
     return schemas, dict(zip(topics, payloads, strict=True))
 

@@ -1,5 +1,6 @@
 """What a run is asked to do: the client's fields, checked and brought into one form."""
 
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
@@ -44,6 +45,8 @@ def check_fields(body: RunFields) -> None:
             raise NotSupported(f"{name}: not supported yet")
     if body.stream_resumable:
         raise NotSupported("stream_resumable: true is not supported yet")
+    if "events" in stream_modes(body.stream_mode):
+        raise NotSupported("stream_mode: 'events' is not supported yet")
     check_strategy(body.multitask_strategy)
     check_config(body.config, body.context)
 
@@ -116,7 +119,7 @@ def kwargs_of(spec: dict[str, Any], assistant: Assistant, cron_id: UUID | None, 
     )
 
 
-def stream_modes(value: str | list[str] | None) -> list[str]:
+def stream_modes(value: str | Sequence[str] | None) -> list[str]:
     """The modes as a list without doubles, `values` when none is named."""
     modes = [value] if isinstance(value, str) else list(value or ["values"])
     return list(dict.fromkeys(modes))
@@ -163,7 +166,7 @@ def _merged_context(assistant: Assistant, spec: dict[str, Any]) -> dict[str, Any
     asked = spec.get("context")
     if asked is None:
         # A configurable alone is the context too, as in the reference server.
-        asked = (spec.get("config") or {}).get("configurable")
+        asked = client_keys((spec.get("config") or {}).get("configurable") or {})
     merged = {**assistant.context, **(asked or {})}
     return merged or None
 

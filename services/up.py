@@ -7,21 +7,25 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Callable, Coroutine
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 from contracts.codec import EventCodec
 from contracts.subjects import STREAMS, log_append_subject, log_nudge_subject, view_position_subject
 from services.gateway.app import GatewayParts, build_app
 from services.gateway.server import GatewayServer
-from services.kit.bus.embedded import EmbeddedNats
+from services.kit.bus import Msg
+from services.kit.bus.embedded import EmbeddedNats, NatsStartFailed
 from services.kit.bus.nats import NatsBus, ensure_streams
 from services.kit.clock import SystemClock
+from services.kit.eventlog.recorder import ForeignLedger
 from services.kit.eventlog.remote import serve_remote
 from services.kit.eventlog.sqlite import SqliteLog
 from services.kit.lifecycle import Part
-from services.kit.project import Project, ProjectError, load_project
+from services.kit.project import Project, load_project
 from services.kit.settings import Settings
 from services.kit.views import Views
 from services.projector.projector import Projector
@@ -29,9 +33,14 @@ from services.relay.relay import Relay
 from services.scheduler.scheduler import Scheduler
 from services.worker.children import ChildPool
 from services.worker.graph_child import GraphLoadFailed
+from services.worker.lease import PREFIX as WORKER_PREFIX
+from services.worker.lease import void_leases
 from services.worker.worker import Worker
 
 log_ = logging.getLogger("cronledger.up")
+
+
+Runner = Callable[[Coroutine[Any, Any, None]], None]
 
 
 class StartFailed(Exception):
@@ -91,8 +100,7 @@ class Embedded:
         log = SqliteLog(self.folder / "ledger.db", EventCodec())
         await self._begin(_Log(log))
         # The folder is ours alone, so whoever held a worker's lease here is dead.
-        for lease in log.leases("worker."):
-            await log.renew_lease(lease.name, lease.holder, 0)
+        await void_leases(log, WORKER_PREFIX)
         projector = Projector(log, self.folder / "views.db")
         await self._begin(projector)
         await self._begin(_Announcer(log, projector, bus))
@@ -113,6 +121,7 @@ class Embedded:
             log=log,
             views=views,
             reached=projector.reached,
+            changed=projector.changed,
             clock=self.clock,
             settings=self.settings,
             bus=bus,
@@ -185,8 +194,8 @@ class _Announcer:
         await asyncio.gather(self._task, return_exceptions=True)
         self._task = None
 
-    async def _append(self, msg: object) -> None:
-        await msg.respond(await self._serve(msg.data))  # type: ignore[attr-defined]
+    async def _append(self, msg: Msg) -> None:
+        await msg.respond(await self._serve(msg.data))
 
     async def _announce(self) -> None:
         while True:
@@ -211,7 +220,7 @@ def serve(args: argparse.Namespace) -> None:
     try:
         import uvloop
 
-        run = uvloop.run
+        run: Runner = uvloop.run
     except ImportError:
         run = asyncio.run
     # A thread that computes hands over after 1 ms, not 5: firings and requests share one interpreter.
@@ -227,7 +236,7 @@ async def _serve(settings: Settings, project: Project) -> None:
         loop.add_signal_handler(number, stopping.set)
     try:
         await server.start()
-    except (GraphLoadFailed, ProjectError) as exc:
+    except (GraphLoadFailed, NatsStartFailed, ForeignLedger, ConnectionError, OSError) as exc:
         raise StartFailed(str(exc)) from None
     try:
         assert server.gateway is not None

@@ -68,7 +68,7 @@ def upcoming(args: argparse.Namespace) -> None:
     row = _cron(args)
     schedule, place = parse(row["schedule"], seconds=True), zone(row["timezone"])
     epoch: int | None = int(datetime.now(UTC).timestamp())
-    lines = []
+    lines: list[tuple[str | None, str, str]] = []
     while len(lines) < args.limit:
         assert epoch is not None
         epoch = next_after(schedule, place, epoch)

@@ -56,6 +56,10 @@ class Projector:
         """True once every read model has passed the position, False when the time is over."""
         return await self.signal.wait_for(position, timeout_s)
 
+    async def changed(self, timeout_s: float) -> None:
+        """Wait until the read models move, or the time is over."""
+        await self.signal.wait_for(self.signal.current + 1, timeout_s)
+
     def _opened(self) -> ViewStore:
         try:
             return self._prepared()

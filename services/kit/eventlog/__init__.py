@@ -62,6 +62,10 @@ class EventLog(Protocol):
         """Events of all streams with position > `after` (and <= `until`), in order."""
         ...
 
+    def read_topics(self, prefix: str, after: int, until: int, limit: int) -> list[Recorded]:
+        """The same, only events whose topic starts so; the others are not decoded."""
+        ...
+
     def read_raw(self, after: int, limit: int, until: int | None = None) -> list[RawRecorded]:
         """The same, undecoded."""
         ...

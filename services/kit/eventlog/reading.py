@@ -22,6 +22,10 @@ RANGE = (
     f"SELECT {ROW} FROM stored_events WHERE notification_id > ? AND notification_id <= ?"
     " ORDER BY notification_id LIMIT ?"
 )
+TOPICS = (
+    f"SELECT {ROW} FROM stored_events WHERE notification_id > ? AND notification_id <= ?"
+    " AND topic >= ? AND topic < ? ORDER BY notification_id LIMIT ?"
+)
 END = (1 << 62) - 1
 PARAMETERS = 500
 """Ids per query; SQLite allows many more, but a statement per size is cached."""
@@ -55,6 +59,9 @@ class SqliteReader:
 
     def read(self, after: int, limit: int, until: int | None = None) -> list[Recorded]:
         return self._decoded(self._rows(RANGE, (after, END if until is None else until, limit)))
+
+    def read_topics(self, prefix: str, after: int, until: int, limit: int) -> list[Recorded]:
+        return self._decoded(self._rows(TOPICS, (after, until, prefix, prefix + "\x7f", limit)))
 
     def read_raw(self, after: int, limit: int, until: int | None = None) -> list[RawRecorded]:
         rows = self._rows(RANGE, (after, END if until is None else until, limit))

@@ -1,0 +1,80 @@
+"""Commands from HTTP: decide on what the log has, append, wait until the read models show it."""
+
+from collections.abc import Callable, Hashable
+from uuid import UUID
+
+from contracts.subjects import run_cancel_subject
+from domain import requests
+from domain.assistant import Assistant, assistant_of, default_assistant_id
+from domain.changes import Changes
+from domain.errors import AssistantNotFound, RunNotFound, ThreadNotFound
+from domain.lane import Lane, lane_id_of, lane_of
+from domain.run import Run, run_of
+from domain.thread import Thread, thread_of
+from services.gateway.http import Call
+from services.gateway.parts import GatewayParts
+from services.kit.commands import execute
+from services.kit.ids import parse_uuid
+
+SHOWN_S = 2.0
+LAST_RESORT_S = 30.0
+
+
+async def act(parts: GatewayParts, call: Call, key: Hashable, decide: Callable[[], Changes]) -> int | None:
+    """Carry out what `decide` decides, one command on the key at a time here; the position, None = nothing.
+
+    When it returns, the read models show it.
+    """
+    meta = call.meta(parts)
+    async with parts.locks.hold(key):
+        position = await execute(parts.log, lambda: decide().by(meta), attempts=8)
+    if position is not None and not await parts.reached(position, SHOWN_S):
+        # It is stored and durable; an answer that does not show it would be worse than a late one.
+        await parts.reached(position, LAST_RESORT_S)
+    return position
+
+
+def thread(parts: GatewayParts, thread_id: UUID) -> Thread:
+    """The thread. Raises ThreadNotFound."""
+    found = thread_of(thread_id, parts.log.stream(thread_id))
+    if found is None:
+        raise ThreadNotFound("Thread not found")
+    return found
+
+
+def lane(parts: GatewayParts, thread_id: UUID) -> Lane:
+    """The thread's lane."""
+    stream_id = lane_id_of(thread_id)
+    return lane_of(thread_id, parts.log.newest([stream_id]).get(stream_id))
+
+
+def run(parts: GatewayParts, thread_id: UUID, run_id: UUID) -> Run:
+    """The run of that thread. Raises RunNotFound."""
+    found = run_of(run_id, parts.log.stream(run_id))
+    if found is None or found.gone or found.request.thread_id != thread_id:
+        raise RunNotFound("Run not found")
+    return found
+
+
+def following(parts: GatewayParts, line: Lane, run_id: UUID) -> Run | None:
+    """The run that comes to the head of the lane when this one leaves."""
+    coming = requests.following_of(line, run_id)
+    return None if coming is None else run_of(coming, parts.log.stream(coming))
+
+
+def assistant(parts: GatewayParts, text: str) -> Assistant:
+    """The assistant of that id, or the default one of that graph. Raises AssistantNotFound."""
+    assistant_id = parse_uuid(text) or default_assistant_id(text)
+    found = assistant_of(assistant_id, parts.log.stream(assistant_id))
+    if found is None:
+        raise AssistantNotFound(f"assistant_id: assistant or graph '{text[:100]}' not found")
+    return found
+
+
+async def signal_cancel(parts: GatewayParts, run_id: UUID) -> None:
+    """Tell the worker at once; it looks at the log too, so a lost signal only delays."""
+    if parts.bus is not None:
+        try:
+            await parts.bus.publish(run_cancel_subject(run_id), b"interrupt")
+        except ConnectionError:
+            pass

@@ -1,0 +1,41 @@
+"""The application: routes, errors, CORS."""
+
+from litestar import Litestar
+from litestar.config.cors import CORSConfig
+
+from services.gateway.http import Route, handler
+from services.gateway.parts import GatewayParts
+from services.gateway.problems import problem
+from services.gateway.routes import assistants, crons, ledger, runs, system, threads
+
+MOST_BYTES = 300 << 20
+EXPOSED = ["x-pagination-total", "x-pagination-next", "content-location", "location", "x-request-id"]
+
+
+def all_routes() -> list[Route]:
+    """Every endpoint of the server."""
+    described = [
+        *crons.routes(),
+        *threads.routes(),
+        *runs.routes(),
+        *assistants.routes(),
+        *ledger.routes(),
+    ]
+    return [*described, *system.routes(described)]
+
+
+def build_app(parts: GatewayParts) -> Litestar:
+    """The ASGI application over these parts."""
+    return Litestar(
+        route_handlers=[handler(parts, route) for route in all_routes()],
+        exception_handlers={Exception: problem},
+        cors_config=CORSConfig(allow_origins=["*"], expose_headers=EXPOSED, max_age=600),
+        request_max_body_size=MOST_BYTES,
+        openapi_config=None,
+        # Errors are answered by `problem`, which logs what must be looked at.
+        logging_config=None,
+        debug=False,
+    )
+
+
+__all__ = ["GatewayParts", "all_routes", "build_app"]

@@ -1,0 +1,60 @@
+"""Refusals to HTTP: one table, and one form of error body."""
+
+import logging
+from typing import Any
+
+import msgspec
+from litestar import Request, Response
+from litestar.exceptions import HTTPException
+
+from domain import errors
+from services.kit.commands import Conflict
+from services.kit.eventlog import LogUnavailable
+
+log_ = logging.getLogger("cronledger.gateway")
+STATUSES: dict[type[Exception], int] = {
+    errors.Refused: 422,
+    errors.InvalidField: 422,
+    errors.InvalidSchedule: 422,
+    errors.InvalidTimezone: 422,
+    errors.NotSupported: 422,
+    errors.ContradictoryRequest: 400,
+    errors.EmptyUpdate: 400,
+    errors.NotFound: 404,
+    errors.CronNotFound: 404,
+    errors.ThreadNotFound: 404,
+    errors.RunNotFound: 404,
+    errors.AssistantNotFound: 404,
+    errors.AlreadyExists: 409,
+    errors.ThreadBusy: 409,
+    errors.LaneFull: 409,
+    errors.TooManyCrons: 429,
+    errors.RunNotActive: 409,
+    Conflict: 409,
+    LogUnavailable: 503,
+}
+CODES: dict[type[Exception], str] = {Conflict: "conflict", LogUnavailable: "log_unavailable"}
+
+
+def problem(request: Request[Any, Any, Any], exc: Exception) -> Response[bytes]:
+    """The answer for anything that was raised."""
+    status, code, detail = _told(exc)
+    if status >= 500:
+        log_.error("gateway.failed %s %s", request.method, request.url.path, exc_info=exc)
+    body = msgspec.json.encode({"detail": detail, "error": code})
+    request_id = request.scope["state"].get("request_id") or request.headers.get("x-request-id", "")
+    headers = {"x-request-id": request_id} if request_id else {}
+    return Response(body, status_code=status, headers=headers, media_type="application/json")
+
+
+def _told(exc: Exception) -> tuple[int, str, str]:
+    if isinstance(exc, HTTPException):
+        return exc.status_code, "http", _HTTP.get(exc.status_code, exc.detail)
+    for cls in type(exc).__mro__:
+        if cls in STATUSES:
+            code = exc.code if isinstance(exc, errors.Refused) else CODES[cls]
+            return STATUSES[cls], code, str(exc)
+    return 500, "internal", "Internal Server Error"
+
+
+_HTTP = {404: "Not Found", 405: "Method Not Allowed", 413: "Request body is too large"}

@@ -1,0 +1,70 @@
+"""The HTTP server inside the running event loop."""
+
+import asyncio
+import socket
+from typing import Any
+
+import uvicorn
+
+
+class GatewayServer:
+    """Serves an ASGI application. `port` is known after `start`."""
+
+    def __init__(self, app: Any, host: str, port: int) -> None:
+        self._app, self._host = app, host
+        self.port = port
+        self._server: _Server | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._socket: socket.socket | None = None
+
+    async def start(self) -> None:
+        """Listen. Raises OSError when the port is taken."""
+        if self._task is not None:
+            return
+        config = uvicorn.Config(
+            self._app,
+            host=self._host,
+            port=self.port,
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            access_log=False,
+            log_config=None,
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=5,
+            server_header=False,
+        )
+        family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
+        listening = socket.socket(family)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind((self._host, self.port))
+        except OSError:
+            listening.close()
+            raise
+        listening.setblocking(False)
+        self.port = listening.getsockname()[1]
+        self._socket = listening
+        self._server = _Server(config)
+        self._task = asyncio.create_task(self._server.serve(sockets=[listening]))
+        while not self._server.started and not self._task.done():  # noqa: ASYNC110 - it has no event for it
+            await asyncio.sleep(0.005)
+
+    async def stop(self) -> None:
+        """Answer what is under way, for at most five seconds, and end; safe twice and unstarted."""
+        task, self._task = self._task, None
+        if task is None or self._server is None:
+            return
+        self._server.should_exit = True
+        await asyncio.gather(task, return_exceptions=True)
+        if self._socket is not None:
+            self._socket.close()
+
+
+class _Server(uvicorn.Server):
+    """Signals are the affair of whoever owns the process."""
+
+    def capture_signals(self) -> Any:
+        from contextlib import nullcontext
+
+        return nullcontext()

@@ -1,0 +1,121 @@
+"""What a firing needs to know of a cron, its assistant and its thread."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from contracts.ledger import Payload
+from domain.assistant import Assistant, assistant_of
+from domain.cron import Cron, cron_of
+from domain.lane import Lane, lane_id_of, lane_of
+from domain.requests import RunPlan, plan_of
+from services.kit.eventlog import EventLog
+from services.kit.views import Views
+
+MOST_PLANS = 20_000
+CRONS = (
+    "SELECT cron_id, assistant_id, thread_id, user_id, on_run_completed, metadata, payload, revision, version"
+)
+_payload = msgspec.json.Decoder(Payload)
+
+
+class Due(msgspec.Struct, frozen=True):
+    """A cron as a firing sees it."""
+
+    plan: RunPlan | None  # None: its assistant is gone
+    thread_id: UUID | None
+
+
+class Plans:
+    """Plans of cron revisions, the latest used kept; assistants until one changes."""
+
+    def __init__(self, log: EventLog, views: Views) -> None:
+        self._log, self._views = log, views
+        self._plans: OrderedDict[tuple[bytes, int], Due] = OrderedDict()
+        self._assistants: dict[UUID, Assistant | None] = {}
+
+    def forget_assistants(self) -> None:
+        """An assistant changed: what was made with the old ones is void."""
+        self._assistants.clear()
+        self._plans.clear()
+
+    def of_block(self, cron_ids: Sequence[bytes]) -> dict[bytes, Due]:
+        """Plans from the read model, many at a time; a cron that it does not show is left out."""
+        marks = ",".join("?" * len(cron_ids))
+        rows = self._views.all(f"{CRONS} FROM crons WHERE cron_id IN ({marks})", cron_ids)
+        return {row["cron_id"]: self._of_row(row) for row in rows}
+
+    def of_stream(self, cron_id: bytes) -> tuple[Cron, Due] | None:
+        """The cron as the log has it this moment; None when it is deleted."""
+        cron = cron_of(UUID(bytes=cron_id), self._log.stream(UUID(bytes=cron_id)))
+        if cron is None:
+            return None
+        row = {
+            "cron_id": cron_id,
+            "assistant_id": cron.assistant_id.bytes,
+            "thread_id": cron.thread_id.bytes if cron.thread_id else None,
+            "user_id": cron.user_id,
+            "on_run_completed": cron.on_run_completed,
+            "metadata": msgspec.json.encode(cron.metadata),
+            "payload": msgspec.json.encode(cron.payload),
+            "revision": cron.revision,
+            "version": cron.version,
+        }
+        return cron, self._of_row(row)
+
+    def lanes(self, thread_ids: Sequence[UUID]) -> dict[UUID, Lane]:
+        """The lanes of these threads."""
+        newest = self._log.newest([lane_id_of(thread_id) for thread_id in thread_ids])
+        return {thread_id: lane_of(thread_id, newest.get(lane_id_of(thread_id))) for thread_id in thread_ids}
+
+    def thread_metadata(self, thread_ids: Sequence[UUID]) -> dict[UUID, dict[str, Any]]:
+        """Metadata of these threads, those that are gone left out."""
+        marks = ",".join("?" * len(thread_ids))
+        query = f"SELECT thread_id, metadata FROM threads WHERE thread_id IN ({marks})"
+        rows = self._views.all(query, [thread_id.bytes for thread_id in thread_ids])
+        return {UUID(bytes=row["thread_id"]): msgspec.json.decode(row["metadata"]) for row in rows}
+
+    def _of_row(self, row: dict[str, Any]) -> Due:
+        key = (row["cron_id"], row["version"])
+        known = self._plans.get(key)
+        if known is not None:
+            self._plans.move_to_end(key)
+            return known
+        due = self._made(row)
+        self._plans[key] = due
+        if len(self._plans) > MOST_PLANS:
+            self._plans.popitem(last=False)
+        return due
+
+    def _made(self, row: dict[str, Any]) -> Due:
+        thread_id = UUID(bytes=row["thread_id"]) if row["thread_id"] else None
+        assistant = self._assistant(UUID(bytes=row["assistant_id"]))
+        if assistant is None:
+            return Due(None, thread_id)
+        plan = plan_of(
+            self._spec(row["payload"]),
+            assistant,
+            row["user_id"],
+            cron_id=UUID(bytes=row["cron_id"]),
+            cron_version=row["version"],
+            revision=row["revision"],
+            cron_metadata=msgspec.json.decode(row["metadata"]),
+            temporary=thread_id is None and row["on_run_completed"] != "keep",
+        )
+        return Due(plan, thread_id)
+
+    def _assistant(self, assistant_id: UUID) -> Assistant | None:
+        if assistant_id not in self._assistants:
+            self._assistants[assistant_id] = assistant_of(assistant_id, self._log.stream(assistant_id))
+        return self._assistants[assistant_id]
+
+    def _spec(self, stored: str | bytes) -> dict[str, Any]:
+        payload = _payload.decode(stored)
+        data: Any = payload.inline
+        if payload.sha256:
+            data = self._log.blob(payload.sha256)
+        spec: dict[str, Any] = msgspec.json.decode(data or b"{}")
+        return spec

@@ -1,0 +1,94 @@
+"""The claim: RunStarted at the expected version. A delivery is only a hint, this append is what counts."""
+
+import logging
+from collections.abc import Collection
+from uuid import UUID
+
+from contracts.ledger import Transaction
+from domain.changes import Changes
+from domain.lane import Lane
+from domain.requests import claim, interrupted, settle
+from domain.run import MAX_ATTEMPTS, ClaimRun, Run, SettleRun, evolve, is_outcome
+from services.kit.clock import Clock
+from services.kit.commands import Conflict, execute
+from services.kit.eventlog import EventLog
+from services.worker.job import Done, Job, Later, Verdict
+from services.worker.lease import live_until
+from services.worker.loading import Story, lane_and_following, story_of
+
+log_lines = logging.getLogger("cronledger.worker")
+
+CONFLICT_DELAY_S = 0.5
+AFTER_LEASE_S = 0.25
+"""Looked at this long after a lease should have ended: never a moment too early."""
+
+
+class Claims:
+    """Claims runs for one worker; `running` are the ones that it has in hand."""
+
+    def __init__(self, log: EventLog, clock: Clock, worker: str, running: Collection[UUID]) -> None:
+        self._log = log
+        self._clock = clock
+        self._worker = worker
+        self._running = running
+
+    async def claim(self, job: Job) -> None:
+        """Make the run this worker's, as a new attempt; or set the verdict that says why not.
+
+        Raises LogUnavailable: then nobody knows whether the claim was stored.
+        """
+        try:
+            await execute(self._log, lambda: self._decide(job))
+        except Conflict:
+            job.verdict = Later(CONFLICT_DELAY_S)
+
+    def _decide(self, job: Job) -> Transaction | None:
+        story = story_of(self._log, job.run_id)
+        job.run, job.corr = story.run, story.corr
+        if story.run is None or not story.run.is_active or not story.run.dispatched:
+            job.verdict = Done()
+            return None
+        lost = job.lost or self._lost(story.run)
+        if isinstance(lost, Later):
+            job.verdict = lost
+            return None
+        changes = self._changes(story.run, lost)
+        job.run, job.verdict = _after(story, changes)
+        return changes.by(story.meta(self._clock, "worker"))
+
+    def _lost(self, run: Run) -> str | Later:
+        """Why a former claim is void, empty without one; or when to ask again, while it is not."""
+        if run.status != "running":
+            return ""
+        if run.worker == self._worker:
+            # Delivered a second time while we are at it, or we gave it up ourselves.
+            return Later(5.0) if run.run_id in self._running else f"given up by {run.worker}"
+        left_s = live_until(self._log, run.worker)
+        if left_s is not None:
+            return Later(left_s + AFTER_LEASE_S)
+        return f"lease of {run.worker} expired"
+
+    def _changes(self, run: Run, lost: str) -> Changes:
+        if run.cancel:
+            # It was asked to stop and its worker is gone: nothing is left to be stopped.
+            command = SettleRun(attempt=run.attempt, outcome=interrupted(run, run.attempt, run.cancel_reason))
+            return settle(run, command, *lane_and_following(self._log, run))
+        attempt = ClaimRun(worker=self._worker, lost=lost)
+        if run.attempt < MAX_ATTEMPTS:
+            return claim(run, attempt, Lane(thread_id=run.request.thread_id), None)
+        return claim(run, attempt, *lane_and_following(self._log, run))
+
+
+def _after(story: Story, changes: Changes) -> tuple[Run | None, Verdict | None]:
+    """The run as the changes leave it; when they end it, there is nothing to run."""
+    run = story.run
+    assert run is not None
+    run_id = run.run_id
+    bodies = [body for append in changes.appends if append.stream_id == run_id for body in append.bodies]
+    after: Run | None = run
+    for body in bodies:
+        after = evolve(after, run_id, body)
+    ended = any(is_outcome(body) for body in bodies)
+    if ended:
+        log_lines.warning("run.given_up run_id=%s attempt=%d", run_id, run.attempt)
+    return after, Done() if ended else None

@@ -1,0 +1,77 @@
+"""A worker's sign of life: one lease for all its runs."""
+
+import asyncio
+
+from services.kit.clock import Clock
+from services.kit.eventlog import EventLog, LeaseRow
+
+PREFIX = "worker."
+MARGIN = 0.9
+"""Part of the lease's time that its holder trusts: clocks of two hosts do not run alike."""
+
+
+def lease_name(worker: str) -> str:
+    """The name of a worker's lease."""
+    return PREFIX + worker
+
+
+def live_until(log: EventLog, worker: str) -> float | None:
+    """Seconds for which the worker's lease is alive still; None when it has none or it has expired."""
+    name = lease_name(worker)
+    row = next((row for row in log.leases(name) if row.name == name), None)
+    return rest_s(log, row)
+
+
+def rest_s(log: EventLog, row: LeaseRow | None) -> float | None:
+    """Seconds that are left of a lease on the store's clock; None when nothing is."""
+    if row is None:
+        return None
+    left = (row.until - log.clock()).total_seconds()
+    return left if left > 0 else None
+
+
+async def void_leases(log: EventLog, prefix: str) -> int:
+    """End the leases whose name starts so; how many there were.
+
+    For a process that knows that their holders are dead, because it has the data folder for itself now.
+    """
+    rows = log.leases(prefix)
+    for row in rows:
+        await log.renew_lease(row.name, row.holder, 0)
+    return len(rows)
+
+
+class WorkerLease:
+    """The lease of one worker; `held` counts on the monotonic clock from before each renewal was asked for."""
+
+    def __init__(self, log: EventLog, clock: Clock, worker: str, ttl_s: float) -> None:
+        self._log = log
+        self._clock = clock
+        self._worker = worker
+        self._ttl_s = ttl_s
+        self._until_s = float("-inf")
+        self._renewed = asyncio.Event()
+
+    @property
+    def held(self) -> bool:
+        """True while nobody may call this worker dead."""
+        return self._clock.monotonic_s() < self._until_s
+
+    async def renew(self) -> None:
+        """Take or renew it. Raises LogUnavailable."""
+        asked_s = self._clock.monotonic_s()
+        row = await self._log.renew_lease(lease_name(self._worker), self._worker, self._ttl_s)
+        if row is not None:
+            self._until_s = asked_s + self._ttl_s * MARGIN
+            self._renewed.set()
+
+    async def wait_held(self) -> None:
+        """Wait until it is held: a claim without it would be void at once."""
+        while not self.held:
+            self._renewed.clear()
+            await self._clock.wait(self._renewed, self._ttl_s)
+
+    async def release(self) -> None:
+        """Give it up, so that others need not wait for its end. Safe when it is not held."""
+        self._until_s = float("-inf")
+        await self._log.renew_lease(lease_name(self._worker), self._worker, 0)

@@ -1,0 +1,70 @@
+"""What the log says about a run, read when it is needed."""
+
+from uuid import UUID
+
+import msgspec
+
+from contracts.api import RunKwargs
+from contracts.ledger import Meta, Payload, Recorded
+from domain.lane import Lane, lane_id_of, lane_of
+from domain.requests import following_of
+from domain.run import Run, run_of
+from services.kit.clock import Clock
+from services.kit.eventlog import EventLog
+
+
+class InputErased(Exception):
+    """The large value that the run was to get is no longer in the log."""
+
+
+class Story(msgspec.Struct, frozen=True):
+    """A run with the events that tell of it, oldest first."""
+
+    run: Run | None
+    events: list[Recorded]
+
+    @property
+    def corr(self) -> str:
+        """The id shared by everything that the run's request led to."""
+        return self.events[0].meta.corr if self.events else ""
+
+    def meta(self, clock: Clock, actor: str) -> Meta:
+        """The meta of what the newest event leads to."""
+        newest = self.events[-1]
+        return Meta(at=clock.now(), actor=actor, cause=f"{newest.stream_id}.{newest.version}", corr=self.corr)
+
+
+def story_of(log: EventLog, run_id: UUID) -> Story:
+    """The run as the log has it now; its run is None when there is none, or it was skipped."""
+    events = log.stream(run_id)
+    return Story(run_of(run_id, events), events)
+
+
+def lane_and_following(log: EventLog, run: Run) -> tuple[Lane, Run | None]:
+    """The lane of the run's thread, and the run that comes to its head when this one leaves."""
+    thread_id = run.request.thread_id
+    if run.request.temporary:
+        return Lane(thread_id=thread_id), None
+    lane_id = lane_id_of(thread_id)
+    lane = lane_of(thread_id, log.newest([lane_id]).get(lane_id))
+    following_id = following_of(lane, run.run_id)
+    following = story_of(log, following_id).run if following_id else None
+    return lane, following
+
+
+def kwargs_of(log: EventLog, payload: Payload) -> RunKwargs:
+    """What the run was asked to do. Raises InputErased."""
+    return _decode_kwargs(value_of(log, payload))
+
+
+def value_of(log: EventLog, payload: Payload) -> bytes:
+    """The JSON of a payload, inline or not. Raises InputErased."""
+    if payload.inline is not msgspec.UNSET:
+        return bytes(payload.inline)
+    data = log.blob(payload.sha256)
+    if data is None:
+        raise InputErased(f"the value {payload.sha256} is no longer in the log")
+    return data
+
+
+_decode_kwargs = msgspec.json.Decoder(RunKwargs).decode
