@@ -141,7 +141,13 @@ def handler(parts: GatewayParts, route: Route) -> HTTPRouteHandler:
     methods: Any = ["GET", "HEAD"] if route.method == "GET" else [route.method]
     path = re.sub(r"\{(\w+)\}", r"{\1:str}", route.path)
 
-    @litestar_route(path, http_method=methods, name=f"{route.method} {route.path}", include_in_schema=False)
+    @litestar_route(
+        path,
+        http_method=methods,
+        status_code=200,
+        name=f"{route.method} {route.path}",
+        include_in_schema=False,
+    )
     async def handle(request: Request[Any, Any, Any]) -> Response[Any]:
         data = await request.body() if route.method != "GET" else b""
         query = request.query_params.dict()

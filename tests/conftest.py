@@ -10,7 +10,7 @@ from textwrap import dedent
 
 import pytest
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[1]
 GRAPHS = '''
     """Graphs for the tests: they count, wait, raise and pause."""
     import asyncio
