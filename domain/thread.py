@@ -105,10 +105,10 @@ def _create(thread: Thread | None, command: CreateThread) -> list[ThreadEvent]:
     if command.chosen and command.thread_id.version == 8:
         # Version 8 is what the server derives occurrences from: a chosen one could block a firing.
         raise InvalidField("thread_id: UUIDs of version 8 are made by the server only")
-    created = ThreadCreated(
-        user_id=command.user_id, metadata=clean_metadata(command.metadata), cron_id=command.cron_id
-    )
-    return [created]
+    metadata = clean_metadata(command.metadata)
+    if command.cron_id is not None:
+        metadata["cron_id"] = str(command.cron_id)  # by it the threads of a stateless cron are found
+    return [ThreadCreated(user_id=command.user_id, metadata=metadata, cron_id=command.cron_id)]
 
 
 def _update(thread: Thread, command: UpdateThread) -> list[ThreadEvent]:

@@ -88,14 +88,15 @@ class Server:
         """Start it and wait until it is ready."""
         config = self.folder / "project" / "langgraph.json"
         arguments = ["up", "--config", str(config), "--data", str(self.data), "--port", "0"]
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "services", *arguments],
-            cwd=REPOSITORY,
-            env={**os.environ, **self.environment},
-            stdout=subprocess.PIPE,
-            stderr=(self.folder / "server.log").open("a"),
-            text=True,
-        )
+        with (self.folder / "server.log").open("a") as errors:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "services", *arguments],
+                cwd=REPOSITORY,
+                env={**os.environ, **self.environment},
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+            )
         assert self.process.stdout is not None
         for line in self.process.stdout:
             if " is ready on " in line:

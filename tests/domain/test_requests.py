@@ -128,6 +128,7 @@ def test_kept_firing_makes_its_thread() -> None:
     assert created.cron_id == CRON
     assert created.metadata == {
         "team": "x",
+        "cron_id": str(CRON),
         "graph_id": "agent",
         "assistant_id": str(ASSISTANT.assistant_id),
     }

@@ -27,11 +27,14 @@ TERMINAL = {"success", "error", "timeout", "interrupted"}
 
 
 async def create_crons(url: str) -> None:
-    client = get_client(url=url)
+    async with get_client(url=url) as client:
+        await _create(client)
 
+
+async def _create(client: Any) -> None:
     async def one(n: int) -> None:
         if n % 2:
-            await client.crons.create("counter", schedule="* * * * * *")
+            await client.crons.create("counter", schedule="* * * * * *", input={"wait_s": 0})
         else:
             thread = await client.threads.create()
             await client.crons.create_for_thread(
@@ -43,10 +46,9 @@ async def create_crons(url: str) -> None:
 
 
 async def pause_all(url: str) -> None:
-    client = get_client(url=url)
-    crons = await client.crons.search(limit=1000)
-    for cron in crons:
-        await client.crons.update(cron["cron_id"], enabled=False)
+    async with get_client(url=url) as client:
+        for cron in await client.crons.search(limit=1000):
+            await client.crons.update(cron["cron_id"], enabled=False)
 
 
 def events(path: Any) -> list[Recorded]:
@@ -146,14 +148,17 @@ def test_read_models_and_bus_can_be_thrown_away(make_server: Any) -> None:
     server = make_server(CRONLEDGER_CRONS_PER_USER="0")
 
     async def use() -> tuple[str, str]:
-        client = get_client(url=server.url)
+        async with get_client(url=server.url) as client:
+            return await begin(client)
+
+    async def begin(client: Any) -> tuple[str, str]:
         thread = await client.threads.create(metadata={"kept": 1})
         cron: Any = await client.crons.create_for_thread(
-            thread["thread_id"], assistant_id="counter", schedule="0 0 1 1 *"
+            thread["thread_id"], assistant_id="counter", schedule="0 0 1 1 *", input={"wait_s": 0}
         )
         await client.runs.join(thread["thread_id"], cron["run_id"])
         await client.runs.create(thread["thread_id"], "counter", input={"wait_s": 2})
-        await client.runs.create(thread["thread_id"], "counter", input={})
+        await client.runs.create(thread["thread_id"], "counter", input={"wait_s": 0})
         return thread["thread_id"], cron["cron_id"]
 
     thread_id, cron_id = asyncio.run(use())
@@ -165,7 +170,10 @@ def test_read_models_and_bus_can_be_thrown_away(make_server: Any) -> None:
     server.start()
 
     async def look() -> None:
-        client = get_client(url=server.url)
+        async with get_client(url=server.url) as client:
+            await check(client)
+
+    async def check(client: Any) -> None:
         assert (await client.threads.get(thread_id))["metadata"]["kept"] == 1
         cron: Any = await client.http.get(f"/runs/crons/{cron_id}")
         assert cron["schedule"] == "0 0 1 1 *"
@@ -188,9 +196,9 @@ def test_command_line(make_server: Any) -> None:
     server = make_server()
 
     async def use() -> str:
-        client = get_client(url=server.url)
-        cron: Any = await client.crons.create("counter", schedule="30 9 * * *", timezone="Asia/Tokyo")
-        return str(cron["cron_id"])
+        async with get_client(url=server.url) as client:
+            cron: Any = await client.crons.create("counter", schedule="30 9 * * *", timezone="Asia/Tokyo")
+            return str(cron["cron_id"])
 
     cron_id = asyncio.run(use())
     listed = server.command("crons", "list")

@@ -1,7 +1,7 @@
 """What a user of the stock SDK sees: every endpoint, over HTTP, against a real `cronledger up`."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -59,8 +59,9 @@ def instant(text: str) -> datetime:
 
 
 @pytest.fixture
-def client(server: Any) -> Any:
-    return get_client(url=server.url)
+async def client(server: Any) -> AsyncIterator[Any]:
+    async with get_client(url=server.url) as connected:
+        yield connected
 
 
 async def ended(client: Any, run: Any) -> Any:
@@ -157,13 +158,13 @@ async def test_disabled_cron_has_no_first_run(client: Any) -> None:
 
 
 async def test_first_run_can_be_left_to_the_schedule(make_server: Any) -> None:
-    client = get_client(url=make_server(CRONLEDGER_FIRST_RUN="scheduled").url)
-    thread = await client.threads.create()
-    cron: Any = await client.crons.create_for_thread(
-        thread["thread_id"], assistant_id="counter", schedule=NEVER
-    )
-    assert cron["run_id"] is None
-    assert await client.runs.list(thread["thread_id"]) == []
+    async with get_client(url=make_server(CRONLEDGER_FIRST_RUN="scheduled").url) as client:
+        thread = await client.threads.create()
+        cron: Any = await client.crons.create_for_thread(
+            thread["thread_id"], assistant_id="counter", schedule=NEVER
+        )
+        assert cron["run_id"] is None
+        assert await client.runs.list(thread["thread_id"]) == []
 
 
 async def test_end_time_is_the_last_firing(client: Any) -> None:
@@ -189,6 +190,7 @@ async def test_stateless_cron_that_keeps_its_threads(client: Any) -> None:
     cron: Any = await client.crons.create(
         "counter",
         schedule=EACH_SECOND,
+        input={"wait_s": 0},
         metadata={"kept": "yes"},
         on_run_completed="keep",
     )
@@ -206,7 +208,7 @@ async def test_stateless_cron_that_keeps_its_threads(client: Any) -> None:
 
 
 async def test_stateless_cron_leaves_nothing_behind(client: Any) -> None:
-    cron: Any = await client.crons.create("counter", schedule=EACH_SECOND)
+    cron: Any = await client.crons.create("counter", schedule=EACH_SECOND, input={"wait_s": 0})
     assert cron["on_run_completed"] == "delete"
 
     async def fired() -> Any:
@@ -385,7 +387,7 @@ async def test_deleting_runs(client: Any) -> None:
     thread = await client.threads.create()
     thread_id = thread["thread_id"]
     running = await client.runs.create(thread_id, "counter", input={"wait_s": 60})
-    waiting = await client.runs.create(thread_id, "counter", input={})
+    waiting = await client.runs.create(thread_id, "counter", input={"wait_s": 0})
     await client.runs.delete(thread_id, running["run_id"])
     with pytest.raises(NotFoundError):
         await client.runs.get(thread_id, running["run_id"])
@@ -405,11 +407,11 @@ async def test_run_on_a_thread_that_is_made_for_it(client: Any) -> None:
 
 async def test_run_times_out_and_its_child_is_killed(make_server: Any) -> None:
     server = make_server(CRONLEDGER_RUN_TIMEOUT_S="0.5", CRONLEDGER_CANCEL_GRACE_S="0.5")
-    client = get_client(url=server.url)
-    thread = await client.threads.create()
-    run = await client.runs.create(thread["thread_id"], "counter", input={"wait_s": 60})
-    assert (await ended(client, run))["status"] == "timeout"
-    assert (await client.threads.get(thread["thread_id"]))["status"] == "error"
+    async with get_client(url=server.url) as client:
+        thread = await client.threads.create()
+        run = await client.runs.create(thread["thread_id"], "counter", input={"wait_s": 60})
+        assert (await ended(client, run))["status"] == "timeout"
+        assert (await client.threads.get(thread["thread_id"]))["status"] == "error"
 
 
 async def test_assistants(client: Any) -> None:
