@@ -17,7 +17,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if getattr(args, "data", "") is None:
             args.data = Path(Settings.read().data)
-        args.run(args)
+        args.command(args)
     except (CommandFailed, ProjectError, SettingsError, StartFailed) as exc:
         sys.stderr.write(f"cronledger: {exc}\n")
         return 1
@@ -31,7 +31,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="cronledger", description="Scheduled LangGraph agents, with a ledger."
     )
-    parser.set_defaults(run=lambda _: parser.print_help())
+    parser.set_defaults(command=lambda _: parser.print_help())
     commands = parser.add_subparsers(metavar="COMMAND")
     up = commands.add_parser("up", help="run the whole server in this folder")
     up.add_argument(
@@ -42,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     up.add_argument("--host", help="address to listen on; 127.0.0.1 by default")
     up.add_argument("--port", type=int, help="port to listen on; 2026 by default, 0 = any free one")
-    up.set_defaults(run=serve)
+    up.set_defaults(command=serve)
     for command in (crons, audit, replay):
         command.add(commands)
     return parser

@@ -28,7 +28,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--limit", type=int, default=0, help="how many at most; 0 = all")
     parser.add_argument("--json", action="store_true", help="JSON lines instead of a table")
     parser.add_argument("--data", type=Path, default=None, help="the server's data folder")
-    parser.set_defaults(run=audit)
+    parser.set_defaults(command=audit)
 
 
 def audit(args: argparse.Namespace) -> None:

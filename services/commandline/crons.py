@@ -22,17 +22,17 @@ ONE = "SELECT * FROM crons WHERE cron_id = ?"
 def add(commands: Any) -> None:
     """Add the command to a parser."""
     parser = commands.add_parser("crons", help="what is scheduled")
-    parser.set_defaults(run=lambda _: parser.print_help())
+    parser.set_defaults(command=lambda _: parser.print_help())
     verbs = parser.add_subparsers(metavar="VERB")
     listing = verbs.add_parser("list", help="every cron, oldest first")
-    listing.set_defaults(run=list_crons)
+    listing.set_defaults(command=list_crons)
     showing = verbs.add_parser("show", help="one cron with its counts, as JSON")
     showing.add_argument("cron_id")
-    showing.set_defaults(run=show)
+    showing.set_defaults(command=show)
     coming = verbs.add_parser("upcoming", help="the next instants of a cron")
     coming.add_argument("cron_id")
     coming.add_argument("--limit", type=int, default=10, help="how many, 10 by default")
-    coming.set_defaults(run=upcoming)
+    coming.set_defaults(command=upcoming)
     for verb in (listing, showing, coming):
         verb.add_argument("--data", type=Path, default=None, help="the server's data folder")
 

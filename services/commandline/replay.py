@@ -18,7 +18,7 @@ def add(commands: Any) -> None:
         "--only", action="append", metavar="NAME", help="only this read model; may be repeated"
     )
     parser.add_argument("--data", type=Path, default=None, help="the server's data folder")
-    parser.set_defaults(run=replay)
+    parser.set_defaults(command=replay)
 
 
 def replay(args: argparse.Namespace) -> None:
