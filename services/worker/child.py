@@ -447,7 +447,8 @@ class Child:
             known = await self.saver.aget_tuple({"configurable": {"thread_id": start["thread_id"]}})
             if known is not None and known.metadata.get("run_id") == start["run_id"]:
                 state = await graph.aget_state({"configurable": {"thread_id": start["thread_id"]}})
-                if not state.next:
+                # Not `next`: tasks whose writes are stored and not applied yet are left out of it.
+                if not state.tasks:
                     return  # it had finished, only nobody was told
                 given = None
         emitter = Emitter(start["run_id"], start.get("stream_modes") or [], self.send)
