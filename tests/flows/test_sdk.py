@@ -219,7 +219,7 @@ async def test_stateless_cron_leaves_nothing_behind(client: Any) -> None:
     await client.crons.delete(cron["cron_id"])
 
     async def no_thread() -> bool:
-        return await client.threads.count() == 0
+        return int(await client.threads.count()) == 0
 
     await until(no_thread)
 
