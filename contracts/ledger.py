@@ -74,7 +74,7 @@ class Expect(msgspec.Struct, frozen=True):
 
 
 class Transaction(msgspec.Struct, frozen=True, kw_only=True):
-    """All or nothing: appends, the versions they rest on, and the large values they name."""
+    """All or nothing: appends (a stream stands there once), the versions they rest on, large values."""
 
     meta: Meta
     appends: tuple[Append, ...]

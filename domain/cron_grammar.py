@@ -83,7 +83,6 @@ class Schedule(WallSchedule):
         return f"Schedule({self.canonical!r})"
 
 
-@lru_cache(maxsize=4096)
 def parse(text: str, *, seconds: bool = False) -> Schedule:
     """The schedule that the text means. Six fields (seconds first) only with `seconds`.
 
@@ -91,6 +90,16 @@ def parse(text: str, *, seconds: bool = False) -> Schedule:
     """
     if len(text) > MAX_LENGTH:
         raise InvalidSchedule(f"schedule: at most {MAX_LENGTH} characters are allowed")
+    return _parsed(text, seconds)
+
+
+def parse_canonical(canonical: str) -> Schedule:
+    """The schedule of a canonical text, which may be longer than what a client may write."""
+    return _parsed(canonical, True)
+
+
+@lru_cache(maxsize=4096)
+def _parsed(text: str, seconds: bool) -> Schedule:
     if not text.isascii():
         raise InvalidSchedule("schedule: only ASCII characters are allowed")
     normal = " ".join(text.lower().split())

@@ -8,7 +8,7 @@ after a gap. Everything is a pure function of schedule, zone, tzdata and the ins
 from datetime import datetime, timedelta, timezone
 from typing import Literal
 
-from domain.cron_grammar import Schedule, parse
+from domain.cron_grammar import Schedule, parse, parse_canonical
 from domain.errors import InvalidSchedule, InvalidTimezone
 from domain.zones import LATEST, Zone, tzdata_version, zone
 
@@ -28,6 +28,7 @@ __all__ = [
     "next_after",
     "occurrences",
     "parse",
+    "parse_canonical",
     "tzdata_version",
     "zone",
 ]

@@ -5,7 +5,7 @@ from array import array
 from collections.abc import Iterator
 from uuid import UUID
 
-from domain.schedule import Schedule, Zone, next_after, parse, zone
+from domain.schedule import Schedule, Zone, next_after, parse_canonical, zone
 
 NO_END = (1 << 62) - 1
 
@@ -152,7 +152,7 @@ class Timer:
         key = (canonical, timezone)
         group = self._groups.get(key)
         if group is None:
-            group = self._groups[key] = Group(key, parse(canonical, seconds=True), zone(timezone))
+            group = self._groups[key] = Group(key, parse_canonical(canonical), zone(timezone))
         return group
 
     def _new_slot(self, cron_id: bytes) -> int:
