@@ -2,9 +2,12 @@
 
 import asyncio
 import fcntl
+import os
 import random
 import shutil
 import sqlite3
+import subprocess
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -12,6 +15,7 @@ from typing import Any
 from uuid import UUID
 
 import msgspec
+import pytest
 from langgraph_sdk import get_client
 
 from contracts.codec import EventCodec
@@ -120,16 +124,59 @@ async def wait_for_the_end(server: Any) -> None:
             await asyncio.sleep(0.5)
 
 
-def test_twenty_kills(make_server: Any) -> None:
+class SecondScheduler:
+    """Another scheduler process on the same ledger, started anew when its server was killed."""
+
+    def __init__(self, data: Path) -> None:
+        self.data = data
+        self.process: subprocess.Popen[str] | None = None
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "services.scheduler", str(self.data)],
+            cwd=Path(__file__).parents[2],
+            env={**os.environ, "CRONLEDGER_CATCH_UP_SPREAD_S": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+
+    def kill(self) -> None:
+        assert self.process is not None
+        self.process.kill()
+        self.process.communicate()
+
+    def stop(self) -> str:
+        """What it said at the end."""
+        assert self.process is not None
+        self.process.terminate()
+        return self.process.communicate(timeout=30)[0]
+
+
+@pytest.mark.parametrize("schedulers", [1, 2])
+def test_twenty_kills(make_server: Any, schedulers: int) -> None:
     server = make_server(
         CRONLEDGER_CRONS_PER_USER="0", CRONLEDGER_CATCH_UP_SPREAD_S="1", CRONLEDGER_LEASE_S="2"
     )
+    second = SecondScheduler(server.data)
+    if schedulers == 2:
+        second.start()
     asyncio.run(create_crons(server.url))
     chance = random.Random(20261124)
     for _ in range(KILLS):
         time.sleep(chance.uniform(0.2, 2.5))
         server.kill()
+        if schedulers == 2:
+            second.kill()
         server.start()
+        if schedulers == 2:
+            second.start()
+    if schedulers == 2:
+        time.sleep(5)
+        said = second.stop()
+        # Both were at it: each found occurrences that the other had decided.
+        assert "duplicates" in said
+        assert not said.endswith("duplicates 0\n")
     asyncio.run(pause_all(server.url))
     asyncio.run(wait_for_the_end(server))
     server.stop()

@@ -140,9 +140,8 @@ class EmbeddedNats:
         deadline = time.monotonic() + START_S
         while time.monotonic() < deadline:
             try:
-                told = json.loads(self._runtime.read_text())
-                return Endpoint(told["url"], told["token"])
-            except (OSError, ValueError, KeyError):
+                return runtime_endpoint(self._folder)
+            except NatsStartFailed:
                 await asyncio.sleep(0.05)
         raise NatsStartFailed(f"{self._folder} is in use, and its owner does not say where it listens")
 
@@ -248,6 +247,15 @@ class EmbeddedNats:
             return " | ".join((self._folder / "nats.log").read_text().splitlines()[-3:])
         except OSError:
             return "it left no log"
+
+
+def runtime_endpoint(folder: Path) -> Endpoint:
+    """Where the server of that folder listens, as it told last. Raises NatsStartFailed."""
+    try:
+        told = json.loads((folder / "runtime.json").read_text())
+        return Endpoint(told["url"], told["token"])
+    except (OSError, ValueError, KeyError):
+        raise NatsStartFailed(f"{folder} does not say where its server listens; is one running?") from None
 
 
 def _write_private(path: Path, text: str) -> None:
