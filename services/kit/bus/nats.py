@@ -142,20 +142,25 @@ class _Incoming:
 
 async def _probe(endpoint: Endpoint) -> None:
     """The endless connect neither returns nor raises on a dead port or a wrong token; a short one does."""
+    client = Client()
     try:
         async with asyncio.timeout(5):
-            client = await nats.connect(
+            await client.connect(
                 endpoint.url,
                 token=endpoint.token or None,
                 allow_reconnect=False,
                 max_reconnect_attempts=2,
-                reconnect_time_wait=0.05,
+                reconnect_time_wait=1,
                 connect_timeout=2,
                 error_cb=_quiet,
             )
-            await client.close()
     except (nats.errors.Error, OSError, TimeoutError) as exc:
         raise ConnectionError(f"NATS at {endpoint.url}: {exc}") from exc
+    finally:
+        transport = client._transport  # a refused connection is left open by the client
+        await client.close()
+        if transport is not None:
+            transport.close()  # type: ignore[no-untyped-call]
 
 
 async def _quiet(_: Exception) -> None:

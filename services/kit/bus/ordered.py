@@ -25,15 +25,16 @@ class OrderedPublisher:
 
     async def resync(self) -> tuple[int, int]:
         """Position and sequence of the stream's newest message, zeros when it is empty. Raises ConnectionError."""
+        # The sequence first: whoever publishes between the two questions makes our next batch a refused one.
+        self._sequence = await self._last_sequence()
         answer = await self._bus.api(f"STREAM.MSG.GET.{self._stream}", {"last_by_subj": self._subjects})
         error = answer.get("error")
         if error is not None:
             if error.get("err_code") == 10037:  # no message found
-                self._sequence = await self._last_sequence()
                 return 0, self._sequence
             raise ConnectionError(f"{self._stream}: {error.get('description')}")
         message = answer["message"]
-        self._sequence = await self._last_sequence()
+        self._sequence = int(message["seq"])  # of the very message whose position we go on from
         return int(_headers(message.get("hdrs", "")).get(self._header, 0)), self._sequence
 
     async def publish(self, batch: Sequence[Outgoing]) -> bool:

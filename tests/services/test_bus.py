@@ -1,0 +1,160 @@
+"""The bus on a real nats-server: started, shared, killed, resumed."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from contracts.subjects import LEDGER, RUNS, STREAMS, StreamSpec, run_queue_subject, token
+from services.kit.bus import Endpoint, NoResponders, Outgoing, RequestTimeout
+from services.kit.bus.embedded import EmbeddedNats
+from services.kit.bus.nats import NatsBus, StreamDiffers, ensure_streams
+from services.kit.bus.ordered import OrderedPublisher
+from services.kit.bus.work import PullLoop, WorkQueue
+
+
+@pytest.fixture
+async def nats(tmp_path: Path) -> AsyncIterator[EmbeddedNats]:
+    server = EmbeddedNats(tmp_path / "nats")
+    await server.start()
+    yield server
+    await server.stop()
+
+
+@pytest.fixture
+async def bus(nats: EmbeddedNats) -> AsyncIterator[NatsBus]:
+    connected = await NatsBus.connect(nats.endpoint, "test")
+    await ensure_streams(connected, STREAMS)
+    yield connected
+    await connected.close()
+
+
+def messages(first: int, last: int) -> list[Outgoing]:
+    return [Outgoing(n, f"ledger.run.done.{n}", str(n).encode()) for n in range(first, last + 1)]
+
+
+async def kill(nats: EmbeddedNats) -> None:
+    assert nats.pid is not None
+    os.kill(nats.pid, signal.SIGKILL)
+    await asyncio.sleep(0.3)
+
+
+async def test_requests(bus: NatsBus) -> None:
+    async def double(msg: object) -> None:
+        await msg.respond(2 * msg.data)  # type: ignore[attr-defined]
+
+    async def silent(_: object) -> None:
+        return
+
+    await bus.subscribe("double", double)
+    await bus.subscribe("silent", silent)
+    assert await bus.request("double", b"ab", 2) == b"abab"
+    with pytest.raises(NoResponders):
+        await bus.request("nobody", b"", 2)
+    with pytest.raises(RequestTimeout):
+        await bus.request("silent", b"", 0.1)
+
+
+async def test_wrong_token_is_refused(nats: EmbeddedNats) -> None:
+    with pytest.raises(ConnectionError):
+        await NatsBus.connect(Endpoint(nats.endpoint.url, "wrong"), "thief")
+
+
+async def test_second_server_on_the_folder_attaches(nats: EmbeddedNats, tmp_path: Path) -> None:
+    second = EmbeddedNats(tmp_path / "nats")
+    assert await second.start() == nats.endpoint
+    assert (nats.owned, second.owned) == (True, False)
+    await second.stop()
+    await (await NatsBus.connect(nats.endpoint, "still there")).close()
+    assert (tmp_path / "nats" / "runtime.json").stat().st_mode & 0o077 == 0
+
+
+async def test_killed_server_comes_back_on_the_same_port(nats: EmbeddedNats, bus: NatsBus) -> None:
+    before = nats.endpoint
+    await kill(nats)
+    async with asyncio.timeout(10):
+        while not bus.connected:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    assert nats.endpoint == before
+
+
+async def test_streams_are_ensured_and_never_changed_in_kind(bus: NatsBus) -> None:
+    await ensure_streams(bus, STREAMS)
+    with pytest.raises(StreamDiffers, match="storage"):
+        await ensure_streams(bus, [StreamSpec(name=LEDGER.name, subjects=LEDGER.subjects, storage="memory")])
+
+
+async def test_two_publishers_put_each_message_once_and_in_order(nats: EmbeddedNats, bus: NatsBus) -> None:
+    last = 2_000
+
+    async def publish() -> None:
+        publisher = OrderedPublisher(bus, LEDGER.name, "ledger.>")
+        position, _ = await publisher.resync()
+        while position < last:
+            batch = messages(position + 1, min(last, position + 150))
+            try:
+                done = await publisher.publish(batch)
+            except (ConnectionError, TimeoutError):
+                done = False
+            if done:
+                position = batch[-1].position
+                continue
+            await asyncio.sleep(0.05)
+            try:
+                position, _ = await publisher.resync()
+            except (ConnectionError, TimeoutError):
+                continue
+
+    async with asyncio.timeout(60):
+        racing = [asyncio.create_task(publish()) for _ in range(2)]
+        await asyncio.sleep(0.1)
+        await kill(nats)
+        await asyncio.gather(*racing)
+    found = []
+    for sequence in range(1, last + 1):
+        answer = await bus.request(f"$JS.API.DIRECT.GET.{LEDGER.name}", b'{"seq": %d}' % sequence, 5)
+        found.append(int(answer))
+    assert found == list(range(1, last + 1))
+    assert (await bus.api(f"STREAM.INFO.{LEDGER.name}"))["state"]["messages"] == last
+
+
+async def test_work_is_pulled_by_slots_and_resumes_after_a_kill(nats: EmbeddedNats, bus: NatsBus) -> None:
+    queue = WorkQueue(bus, RUNS.name)
+    loop = PullLoop(bus, RUNS.name, "w_default_normal", run_queue_subject(), 2, ack_wait_s=1)
+    await loop.start()
+    for n in range(4):
+        await queue.put(run_queue_subject(), str(n).encode(), f"m{n}")
+        await queue.put(run_queue_subject(), str(n).encode(), f"m{n}")  # the same id is put once
+    held = [await loop.next(), await loop.next()]
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.3):
+            await loop.next()  # both slots are taken
+    for delivery in held:
+        assert await delivery.ack_sync()
+    rest = [await loop.next(), await loop.next()]
+    await rest[0].nak()
+    again = await loop.next()
+    assert (again.data, again.num_delivered) == (rest[0].data, 2)
+    await again.ack_sync()
+    await rest[1].ack_sync()
+    await kill(nats)
+    async with asyncio.timeout(15):
+        while True:
+            try:
+                await queue.put(run_queue_subject(), b"after", "after")
+                break
+            except (ConnectionError, TimeoutError):
+                await asyncio.sleep(0.05)
+        delivery = await loop.next()
+    assert delivery.data == b"after"
+    await delivery.ack()
+    await loop.stop()
+
+
+@pytest.mark.parametrize("text", ["", "a.b", "a b", "*", ">"])
+def test_only_safe_tokens_stand_in_a_subject(text: str) -> None:
+    with pytest.raises(ValueError, match="subject"):
+        token(text)
