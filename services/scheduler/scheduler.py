@@ -5,7 +5,7 @@ import hashlib
 import heapq
 import logging
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -151,7 +151,7 @@ class Scheduler:
     async def _edited(self, recorded: Recorded, cron_id: bytes, at: int) -> None:
         if not isinstance(recorded.body, CronDeleted):
             # What was due before the edit is decided as it was planned.
-            await self._decide_late(cron_id, at)
+            await self._catch_up(self._now(), [cron_id], until=at)
         cron = cron_of(recorded.stream_id, self._log.stream(recorded.stream_id))
         self_cursor = self._timer.cursor(cron_id) if self._timer.holds(cron_id) else 0
         self._timer.remove(cron_id)
@@ -211,40 +211,36 @@ class Scheduler:
     async def _new_ones(self, now: int) -> None:
         """Crons that joined since the last step: an instant may lie between their cursor and now."""
         behind, self._behind = self._behind, set()
-        for cron_id in behind:
-            await self._decide_late(cron_id, now)
+        if behind:
+            await self._catch_up(now, behind)
 
-    async def _decide_late(self, cron_id: bytes, until: int) -> None:
-        if not self._timer.holds(cron_id):
-            return
-        group = self._timer.group(cron_id)
-        cursor = self._timer.cursor(cron_id)
-        until = min(until, self._timer.end(cron_id))
-        while (due := next_after(group.schedule, group.place, cursor)) is not None and due <= until:
-            following = next_after(group.schedule, group.place, due)
-            await self._firing.fire_block([cron_id], group.place, due, following)
-            cursor = due
-
-    async def _catch_up(self, now: int) -> None:
-        """Decide everything that is undecided up to now, by the catch-up policy."""
+    async def _catch_up(
+        self, now: int, cron_ids: Iterable[bytes] | None = None, until: int | None = None
+    ) -> None:
+        """Decide what is undecided up to `until` (now), by the catch-up policy; of every cron by default."""
         late: dict[int, list[bytes]] = defaultdict(list)
-        for n, cron_id in enumerate(list(self._timer)):
-            group, cursor = self._timer.group(cron_id), self._timer.cursor(cron_id)
-            until = min(now, self._timer.end(cron_id))
-            first = next_after(group.schedule, group.place, cursor)
-            if first is not None and first <= until:
-                window_s = self._settings.catch_up_window_s
-                found = backlog(group.schedule, group.place, cursor, until, now, window_s)
-                if found.missed:
-                    await self._record_missed(cron_id, found.missed)
-                if found.catch_up is not None:
-                    heapq.heappush(self._delayed, (now + self._spread_s(cron_id), cron_id, found.catch_up))
-                    self._timer.decided(cron_id, found.catch_up)
-                for due in found.late:
-                    late[due].append(cron_id)
+        for n, cron_id in enumerate(list(self._timer if cron_ids is None else cron_ids)):
+            if self._timer.holds(cron_id):
+                await self._look_back(cron_id, now, now if until is None else until, late)
             if n % 500 == 499:
                 await asyncio.sleep(0)
         await self._fire_late(late)
+
+    async def _look_back(self, cron_id: bytes, now: int, until: int, late: dict[int, list[bytes]]) -> None:
+        group, cursor = self._timer.group(cron_id), self._timer.cursor(cron_id)
+        until = min(until, self._timer.end(cron_id))
+        first = next_after(group.schedule, group.place, cursor)
+        if first is None or first > until:
+            return
+        window_s = self._settings.catch_up_window_s
+        found = backlog(group.schedule, group.place, cursor, until, now, window_s)
+        if found.missed:
+            await self._record_missed(cron_id, found.missed)
+        if found.catch_up is not None:
+            heapq.heappush(self._delayed, (now + self._spread_s(cron_id), cron_id, found.catch_up))
+            self._timer.decided(cron_id, found.catch_up)
+        for due in found.late:
+            late[due].append(cron_id)
 
     async def _fire_late(self, late: dict[int, list[bytes]]) -> None:
         for due in sorted(late):
