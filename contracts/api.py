@@ -31,6 +31,23 @@ class RunConfig(msgspec.Struct, frozen=True):
     metadata: Json | None = None
 
 
+class Checkpoint(msgspec.Struct, frozen=True):
+    """A point of a thread's history. A thread id in it does not override the path's."""
+
+    thread_id: str | None = None
+    checkpoint_id: str | None = None
+    checkpoint_ns: str | None = None
+    checkpoint_map: Json | None = None
+
+
+class CommandBody(msgspec.Struct, frozen=True):
+    """LangGraph's Command: answer interrupts, write into the state, go to nodes."""
+
+    update: Json | list[tuple[str, Any]] | None = None
+    resume: Any = None
+    goto: str | Json | list[str | Json] | None = None
+
+
 class RunFields(msgspec.Struct, frozen=True, kw_only=True):
     """What a run and a cron both take."""
 
@@ -43,22 +60,42 @@ class RunFields(msgspec.Struct, frozen=True, kw_only=True):
     multitask_strategy: Strategy | None = None
     stream_mode: StreamMode | list[StreamMode] | None = None
     stream_subgraphs: bool | None = None
+    stream_resumable: bool | None = None
     durability: Durability | None = None
     checkpoint_during: bool | None = None
     if_not_exists: Literal["reject", "create"] | None = None
     # Known, not honoured yet.
     webhook: Any = None
-    stream_resumable: bool | None = None
-    command: Any = None
-    checkpoint: Any = None
-    checkpoint_id: Any = None
-    after_seconds: Any = None
 
 
 class RunCreate(RunFields, frozen=True, kw_only=True):
-    """POST /threads/{thread_id}/runs."""
+    """POST /threads/{thread_id}/runs and its /wait and /stream forms.
+
+    `feedback_keys`, `langsmith_tracer` and `strict_resume` concern services that are not there, and
+    `on_completion` other endpoints: clients send them always, so they are let through without a meaning.
+    """
 
     input: Any = None
+    command: CommandBody | None = None
+    checkpoint: Checkpoint | None = None
+    checkpoint_id: str | None = None
+    after_seconds: Annotated[float, Meta(ge=0, le=10 * 365 * 86_400)] | None = None
+    on_disconnect: Literal["continue", "cancel"] | None = None
+    feedback_keys: list[str] | None = None
+
+
+class StatelessRunCreate(RunCreate, frozen=True, kw_only=True):
+    """POST /runs and its /wait, /stream and /batch forms."""
+
+    on_completion: Literal["delete", "keep"] | None = None
+
+
+class RunsCancel(msgspec.Struct, frozen=True, kw_only=True):
+    """POST /runs/cancel: a status, or a thread with some of its runs."""
+
+    status: Literal["pending", "running", "all"] | None = None
+    thread_id: str | None = None
+    run_ids: list[str] | None = None
 
 
 CRON_EXTENSIONS = (
@@ -92,6 +129,11 @@ class CronCreate(RunFields, frozen=True, kw_only=True):
     max_runs: Any = None
     pause_after_failures: Any = None
     note: Any = None
+    # Fields of a single run that no schedule can mean.
+    command: Any = None
+    checkpoint: Any = None
+    checkpoint_id: Any = None
+    after_seconds: Any = None
 
 
 class CronPatch(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,6 +153,7 @@ class CronPatch(msgspec.Struct, frozen=True, kw_only=True):
     multitask_strategy: Strategy | UnsetType = UNSET
     stream_mode: StreamMode | list[StreamMode] | UnsetType = UNSET
     stream_subgraphs: bool | UnsetType = UNSET
+    stream_resumable: bool | UnsetType = UNSET
     durability: Durability | UnsetType = UNSET
     checkpoint_during: bool | UnsetType = UNSET
     # Known, not honoured yet.
@@ -123,7 +166,6 @@ class CronPatch(msgspec.Struct, frozen=True, kw_only=True):
     pause_after_failures: Any = None
     note: Any = None
     webhook: Any = None
-    stream_resumable: bool | None = None
 
 
 CronSort = Literal[
@@ -179,9 +221,48 @@ class ThreadCreate(msgspec.Struct, frozen=True, kw_only=True):
     thread_id: str | None = None
     metadata: Json | None = None
     if_exists: Literal["raise", "do_nothing"] | None = None
+    supersteps: list["Superstep"] | None = None
     # Known, not honoured yet.
     ttl: Any = None
-    supersteps: Any = None
+
+
+class StateWrite(msgspec.Struct, frozen=True, kw_only=True):
+    """One write into a thread's state, as if the node `as_node` had made it."""
+
+    values: Json | list[Any] | None = None
+    command: CommandBody | None = None
+    as_node: str | None = None
+
+
+class Superstep(msgspec.Struct, frozen=True, kw_only=True):
+    """Writes that belong to one step."""
+
+    updates: Annotated[list[StateWrite], Meta(min_length=1)]
+
+
+class StateUpdate(msgspec.Struct, frozen=True, kw_only=True):
+    """POST /threads/{thread_id}/state."""
+
+    values: Json | list[Any] | None = None
+    as_node: str | None = None
+    checkpoint: Checkpoint | None = None
+    checkpoint_id: str | None = None
+
+
+class StateAtCheckpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """POST /threads/{thread_id}/state/checkpoint."""
+
+    checkpoint: Checkpoint
+    subgraphs: bool | None = None
+
+
+class HistoryQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """POST /threads/{thread_id}/history. `before`: a checkpoint id, a checkpoint, or a config that holds one."""
+
+    limit: Limit | None = None
+    before: str | Json | None = None
+    metadata: Json | None = None
+    checkpoint: Checkpoint | None = None
 
 
 class ThreadPatch(msgspec.Struct, frozen=True, kw_only=True):
@@ -252,6 +333,44 @@ class AssistantCount(msgspec.Struct, frozen=True, kw_only=True):
     metadata: Json | None = None
 
 
+class AssistantCreate(msgspec.Struct, frozen=True, kw_only=True):
+    """POST /assistants."""
+
+    graph_id: Name
+    assistant_id: str | None = None
+    config: Json | None = None
+    context: Json | None = None
+    metadata: Json | None = None
+    name: str | None = None
+    description: str | None = None
+    if_exists: Literal["raise", "do_nothing"] | None = None
+
+
+class AssistantPatch(msgspec.Struct, frozen=True, kw_only=True):
+    """PATCH /assistants/{assistant_id}. Absent or null = unchanged; each change is a new version."""
+
+    graph_id: Name | None = None
+    config: Json | None = None
+    context: Json | None = None
+    metadata: Json | None = None
+    name: str | None = None
+    description: str | None = None
+
+
+class AssistantVersions(msgspec.Struct, frozen=True, kw_only=True):
+    """POST /assistants/{assistant_id}/versions."""
+
+    metadata: Json | None = None
+    limit: Limit | None = None
+    offset: Offset | None = None
+
+
+class AssistantLatest(msgspec.Struct, frozen=True, kw_only=True):
+    """POST /assistants/{assistant_id}/latest."""
+
+    version: Annotated[int, Meta(ge=1)]
+
+
 class AssistantSearch(AssistantCount, frozen=True, kw_only=True):
     """POST /assistants/search."""
 
@@ -279,3 +398,45 @@ class RunKwargs(msgspec.Struct, frozen=True, kw_only=True):
     resumable: bool = False
     checkpoint_during: bool | None = None
     durability: str | None = None
+    updates: list[list[Json]] | UnsetType = UNSET  # only of runs that write a thread's state
+
+
+Namespace = list[str]
+
+
+class StoreItemPut(msgspec.Struct, frozen=True, kw_only=True):
+    """PUT /store/items. `ttl` in minutes."""
+
+    namespace: Namespace
+    key: str
+    value: Json
+    index: Literal[False] | list[str] | None = None
+    ttl: Annotated[float, Meta(gt=0)] | None = None
+
+
+class StoreItemDelete(msgspec.Struct, frozen=True, kw_only=True):
+    """DELETE /store/items."""
+
+    namespace: Namespace | None = None
+    key: str
+
+
+class StoreItemsSearch(msgspec.Struct, frozen=True, kw_only=True):
+    """POST /store/items/search."""
+
+    namespace_prefix: Namespace | None = None
+    filter: Json | None = None
+    query: str | None = None
+    limit: Limit | None = None
+    offset: Offset | None = None
+    refresh_ttl: bool | None = None
+
+
+class StoreNamespacesList(msgspec.Struct, frozen=True, kw_only=True):
+    """POST /store/namespaces."""
+
+    prefix: Namespace | None = None
+    suffix: Namespace | None = None
+    max_depth: Annotated[int, Meta(ge=1)] | None = None
+    limit: Limit | None = None
+    offset: Offset | None = None

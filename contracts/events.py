@@ -36,7 +36,8 @@ def event(topic: str) -> Callable[[BodyClass], BodyClass]:
 # --- shared parts -------------------------------------------------------------------------------------
 
 OnRunCompleted = Literal["delete", "keep"]
-FiringKind = Literal["", "first", "schedule", "catch_up"]
+FiringKind = Literal["", "first", "schedule", "catch_up", "state"]
+"""Why a run exists: asked for, by its cron, or (`state`) only to write a thread's state, which no client sees."""
 MissedReason = Literal["coalesced", "window", "paused", "grace", "error"]
 SkippedReason = Literal["overlap", "buffer_full", "refused"]
 
@@ -53,10 +54,15 @@ class CheckpointRef(msgspec.Struct, frozen=True, omit_defaults=True):
     checkpoint_ns: str = ""
 
 
-class LaneRun(msgspec.Struct, frozen=True):
+Stopping = Literal["", "interrupt", "rollback"]
+
+
+class LaneRun(msgspec.Struct, frozen=True, omit_defaults=True):
     """A run in a lane's line; the first of the line is the one that may run."""
 
     run_id: UUID
+    not_before: datetime | None = None  # it may not start earlier; the line is in the order of these
+    stopping: Stopping = ""  # it was asked to stop, and its worker is at it still
 
 
 class CronEvent(Body, frozen=True, kw_only=True):
@@ -200,6 +206,7 @@ class RunRequested(RunEvent, frozen=True, kw_only=True):
     revision: int = 0  # version of the cron that was in force
     tzdata: str = ""
     next_at: NextAt = msgspec.UNSET
+    not_before: datetime | None = None  # it waits at least until then
 
 
 @event("run.occurrence_skipped.v1")
@@ -234,6 +241,7 @@ class RunStarted(RunEvent, frozen=True, kw_only=True):
     attempt: int  # from 1
     worker: str
     lost: str = ""  # attempt > 1: why the former attempt is void
+    excused: bool = False  # it was lost to no fault of its own, and is not counted
 
 
 @event("run.cancel_requested.v1")
@@ -249,6 +257,7 @@ class Settled(RunEvent, frozen=True, kw_only=True):
 
     attempt: int = 0
     output: Payload | None = None  # JSON: the state's values; None: unknown, the thread keeps its own
+    result: Payload | None = None  # JSON: what the run gave by the output schema; None: the same as `output`
     next: tuple[str, ...] = ()
     interrupts: dict[str, Any] = {}  # task id -> [{id, value}]
     checkpoint: CheckpointRef | None = None
@@ -302,7 +311,7 @@ class RunDeleted(RunEvent, frozen=True, kw_only=True):
 class LaneChanged(LaneEvent, frozen=True, kw_only=True):
     """The whole line of a thread's runs after a change, so that the newest row is all that is read."""
 
-    change: Literal["joined", "left", "closed"]
+    change: Literal["joined", "left", "closed", "stopping"]
     run_id: UUID | None = None
     in_flight: tuple[LaneRun, ...] = ()
     closed: bool = False  # the thread is deleted: nothing joins any more
@@ -318,6 +327,7 @@ class ThreadCreated(ThreadEvent, frozen=True, kw_only=True):
     user_id: str
     metadata: dict[str, Any] = {}
     cron_id: UUID | None = None  # made by a firing of a stateless cron that keeps its threads
+    copied_from: UUID | None = None  # its checkpoints and values are that thread's
 
 
 @event("thread.updated.v1")
@@ -351,10 +361,26 @@ class AssistantCreated(AssistantEvent, frozen=True, kw_only=True):
 
 @event("assistant.updated.v1")
 class AssistantUpdated(AssistantEvent, frozen=True, kw_only=True):
-    """Name or description were brought in step with the project; absent ones kept their value."""
+    """Fields were changed; absent ones kept their value.
+
+    `number` is the version that clients see, made by this change; 0 = the default assistant was brought in
+    step with its project, which makes no version.
+    """
 
     name: str | msgspec.UnsetType = msgspec.UNSET
     description: str | None | msgspec.UnsetType = msgspec.UNSET
+    graph_id: str | msgspec.UnsetType = msgspec.UNSET
+    config: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET  # the whole new value
+    context: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET  # the whole new value
+    metadata: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET  # the whole new value
+    number: int = 0
+
+
+@event("assistant.version_chosen.v1")
+class AssistantVersionChosen(AssistantEvent, frozen=True, kw_only=True):
+    """An earlier version is the one in force again; the next change is still numbered after the newest."""
+
+    number: int
 
 
 @event("assistant.deleted.v1")

@@ -7,6 +7,8 @@ from typing import Any
 
 import msgspec
 
+from contracts.queries import QueryFailed
+
 LENGTH = 4
 MOST_BYTES = 1 << 30
 
@@ -23,24 +25,40 @@ class GraphSource(msgspec.Struct, frozen=True, kw_only=True):
     module: str = ""
 
 
+class StoreSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """The long-term memory that nodes and `/store` share: where it is, and what langgraph.json says of it."""
+
+    path: str
+    index: dict[str, Any] | None = None  # dims, embed, fields
+    ttl: dict[str, Any] | None = None  # refresh_on_read, default_ttl, sweep_interval_minutes
+
+
 class Hello(Frame, frozen=True, kw_only=True, tag="hello"):
     """The first frame to the child: what to load."""
 
     graphs: dict[str, GraphSource]
     roots: list[str]  # folders whose modules are importable, first wins
     checkpoints: str  # path of the checkpoint database
+    store: StoreSettings
     threads: int  # how many blocking nodes may run at a time
+    until_s: float  # the first `Lease`
 
 
 class StartRun(Frame, frozen=True, kw_only=True, tag="start"):
-    """Run a graph. With `attempt` > 1 it continues from the run's own checkpoint, if there is one."""
+    """Run a graph. With `attempt` > 1 it continues from the run's own checkpoint, if there is one.
+
+    With `updates` no node runs: the supersteps (lists of `{values, command, as_node}`) are written into the
+    thread's state, one after the other.
+    """
 
     run_id: str
     thread_id: str
     graph_id: str
     attempt: int = 1
     input: msgspec.Raw = msgspec.Raw(b"null")
-    config: dict[str, Any] = {}
+    command: dict[str, Any] | None = None  # resume, update, goto
+    updates: list[list[dict[str, Any]]] | None = None
+    config: dict[str, Any] = {}  # its configurable may name a checkpoint to start from
     context: dict[str, Any] | None = None
     interrupt_before: str | list[str] | None = None
     interrupt_after: str | list[str] | None = None
@@ -56,10 +74,21 @@ class CancelRun(Frame, frozen=True, kw_only=True, tag="cancel"):
     run_id: str
 
 
-class ForgetThread(Frame, frozen=True, kw_only=True, tag="forget"):
-    """Remove a thread's checkpoints."""
+class Ask(Frame, frozen=True, kw_only=True, tag="ask"):
+    """Something about graphs, states or the store; `contracts.queries` has the verbs and their bodies."""
 
-    thread_id: str
+    id: int
+    verb: str
+    body: msgspec.Raw
+
+
+class Lease(Frame, frozen=True, kw_only=True, tag="lease"):
+    """Until when the worker's claims hold, on the host's monotonic clock, seconds.
+
+    Past it somebody else may have the runs: the child then writes no checkpoint any more and stops them.
+    """
+
+    until_s: float
 
 
 class Ready(Frame, frozen=True, kw_only=True, tag="ready"):
@@ -97,6 +126,9 @@ class RunEnded(Frame, frozen=True, kw_only=True, tag="ended"):
     run_id: str
     status: str  # success, error, cancelled
     values: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    output: msgspec.Raw | msgspec.UnsetType = (
+        msgspec.UNSET
+    )  # by the output schema; absent: the same as values
     next: list[str] = []
     interrupts: dict[str, Any] = {}
     tasks: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
@@ -107,14 +139,16 @@ class RunEnded(Frame, frozen=True, kw_only=True, tag="ended"):
     failure: Failure | None = None
 
 
-class Forgotten(Frame, frozen=True, kw_only=True, tag="forgotten"):
-    """A thread's checkpoints are gone."""
+class Told(Frame, frozen=True, kw_only=True, tag="told"):
+    """The answer to an `Ask`: a body, or why there is none (`contracts.queries.QueryFailed`)."""
 
-    thread_id: str
+    id: int
+    body: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    failed: QueryFailed | None = None
 
 
-FromChild = Ready | LoadFailed | Emitted | RunEnded | Forgotten
-ToChild = Hello | StartRun | CancelRun | ForgetThread
+FromChild = Ready | LoadFailed | Emitted | RunEnded | Told
+ToChild = Hello | StartRun | CancelRun | Ask | Lease
 
 _encode = msgspec.json.Encoder().encode
 _decoder: msgspec.json.Decoder[FromChild] = msgspec.json.Decoder(FromChild)

@@ -26,6 +26,7 @@ class StreamSpec(msgspec.Struct, frozen=True, kw_only=True):
     deny_delete: bool = False
     deny_purge: bool = False
     no_ack: bool = False
+    persist_async: bool = False
 
 
 LEDGER = StreamSpec(
@@ -43,9 +44,12 @@ RUNS = StreamSpec(
 RUNEV = StreamSpec(
     name="RUNEV",
     subjects=("runs.*.ev",),
-    storage="memory",
+    # In a file, so that a client can go on behind a crash of everything; never synced, because it is a
+    # convenience and not the truth.
+    storage="file",
+    persist_async=True,
     max_age_s=600,
-    max_bytes=128 << 20,
+    max_bytes=256 << 20,
     max_msgs_per_subject=10_000,
     no_ack=True,
 )
@@ -80,6 +84,11 @@ def run_events_subject(run_id: UUID) -> str:
 def run_cancel_subject(run_id: UUID | None = None) -> str:
     """The signal to stop a run; without an id, of any run."""
     return f"runs.{run_id or '*'}.cancel"
+
+
+def graph_query_subject(verb: str = "*") -> str:
+    """Questions that a graph child answers; without a verb, any of them."""
+    return f"graphs.{verb}"
 
 
 def log_nudge_subject() -> str:

@@ -19,16 +19,20 @@ class Chore(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class LiveEvent(msgspec.Struct, frozen=True):
-    """A stream event of a run while it runs; `seq` counts within one attempt.
-
-    An event that no message can carry has `data` null and says in `too_large` how many bytes it had.
-    """
+    """A stream event of a run while it runs; `seq` counts from 1 within one attempt."""
 
     seq: int
     event: str
-    data: Any
-    too_large: int | msgspec.UnsetType = msgspec.UNSET
+    data: msgspec.Raw
 
 
-ATTEMPT_HEADER = "Attempt"
-"""Header of a live event: the attempt of the run that it belongs to."""
+class LiveBatch(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a run streamed in one go: one message on `runs.<id>.ev`, large ones in several parts.
+
+    (`began_ms`, seq) grows over all attempts of a run; a message may come twice, after a lost connection.
+    """
+
+    attempt: int
+    began_ms: int  # when the log says the attempt started, milliseconds since the epoch
+    events: list[LiveEvent] = []
+    settled: int = 0  # position of the run's outcome in the log; 0: it goes on
