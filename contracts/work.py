@@ -1,6 +1,5 @@
 """What travels on the work queues and as live events: hints about the log, never truth of their own."""
 
-from typing import Any
 from uuid import UUID
 
 import msgspec

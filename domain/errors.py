@@ -103,3 +103,9 @@ class RunNotActive(Refused):
     """The run has already ended."""
 
     code = "run_not_active"
+
+
+class MustRollBack(Refused):
+    """The run was asked to be undone: its checkpoints must be restored before it ends."""
+
+    code = "must_roll_back"

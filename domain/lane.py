@@ -2,14 +2,15 @@
 
 import hashlib
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Literal, assert_never
 from uuid import UUID
 
 import msgspec
 
-from contracts.events import LaneChanged, LaneRun
+from contracts.events import LaneChanged, LaneRun, Stopping
 from contracts.ledger import Append, Recorded
-from domain.errors import LaneFull, NotSupported, ThreadBusy, ThreadNotFound
+from domain.errors import LaneFull, ThreadBusy, ThreadNotFound
 
 MultitaskStrategy = Literal["reject", "enqueue", "interrupt", "rollback"]
 
@@ -32,17 +33,37 @@ class Lane(msgspec.Struct, frozen=True, kw_only=True):
         """The run that may run."""
         return self.in_flight[0].run_id if self.in_flight else None
 
+    @property
+    def is_busy(self) -> bool:
+        """True while a run is in flight that nobody has asked to stop."""
+        return any(not entry.stopping for entry in self.in_flight)
+
     def holds(self, run_id: UUID) -> bool:
         """True while the run waits or runs here."""
         return any(entry.run_id == run_id for entry in self.in_flight)
 
 
 class JoinLane(msgspec.Struct, frozen=True, kw_only=True, tag="lane.join"):
-    """Let a run take its place. `limit` bounds how many may wait behind the one that runs."""
+    """Let a run take its place. `limit` bounds how many may wait behind the one that runs.
+
+    `started` are the runs of the line that a worker has: by interrupt and rollback they are asked to stop and
+    keep their place until they have; all others leave at once. `not_before` delays the run: whoever comes
+    before that instant goes first.
+    """
 
     run_id: UUID
     strategy: MultitaskStrategy = "enqueue"
     limit: int | None = None
+    started: frozenset[UUID] = frozenset()
+    now: datetime
+    not_before: datetime | None = None
+
+
+class StopInLane(msgspec.Struct, frozen=True, kw_only=True, tag="lane.stop"):
+    """A run that a worker has was asked to stop; it keeps its place until it has."""
+
+    run_id: UUID
+    action: Literal["interrupt", "rollback"]
 
 
 class LeaveLane(msgspec.Struct, frozen=True, kw_only=True, tag="lane.leave"):
@@ -55,7 +76,14 @@ class CloseLane(msgspec.Struct, frozen=True, kw_only=True, tag="lane.close"):
     """The thread is deleted: empty the line and let nobody in again."""
 
 
-LaneCommand = JoinLane | LeaveLane | CloseLane
+LaneCommand = JoinLane | StopInLane | LeaveLane | CloseLane
+
+
+class Stop(msgspec.Struct, frozen=True):
+    """A run that is to stop because another one takes its place."""
+
+    run_id: UUID
+    action: Literal["interrupt", "rollback"]
 
 
 def lane_id_of(thread_id: UUID) -> UUID:
@@ -74,10 +102,12 @@ def lane_of(thread_id: UUID, newest: Recorded | None) -> Lane:
 
 
 def decide(lane: Lane, command: LaneCommand) -> list[LaneChanged]:
-    """The events that the command leads to; none when it changes nothing."""
+    """The events that the command leads to; none when it changes nothing. Raises Refused."""
     match command:
         case JoinLane():
             return _join(lane, command)
+        case StopInLane():
+            return _stop(lane, command)
         case LeaveLane():
             return _leave(lane, command)
         case CloseLane():
@@ -98,21 +128,84 @@ def appends(lane: Lane, events: Sequence[LaneChanged]) -> tuple[Append, ...]:
     return (Append(lane.stream_id, lane.version, tuple(events)),) if events else ()
 
 
+def stops(lane: Lane, command: JoinLane) -> tuple[Stop, ...]:
+    """The runs that must stop when the command is carried out, in the order of the line.
+
+    One that was asked to stop before is on its way: its first reason stays.
+    """
+    if command.strategy not in ("interrupt", "rollback") or lane.holds(command.run_id):
+        return ()
+    action: Literal["interrupt", "rollback"] = command.strategy
+    return tuple(Stop(entry.run_id, action) for entry in lane.in_flight if not entry.stopping)
+
+
+def is_due(entry: LaneRun, now: datetime) -> bool:
+    """Whether the run may start by the clock."""
+    return entry.not_before is None or entry.not_before <= now
+
+
+def may_start(lane: Lane, run_id: UUID, now: datetime) -> bool:
+    """Whether the run is at the head, and due."""
+    return lane.head == run_id and is_due(lane.in_flight[0], now)
+
+
+def following_of(lane: Lane, run_id: UUID, now: datetime) -> UUID | None:
+    """The run that may start when `run_id` leaves; None when the head stays, or nobody is due."""
+    if lane.head != run_id or len(lane.in_flight) < 2:
+        return None
+    following = lane.in_flight[1]
+    return following.run_id if is_due(following, now) else None
+
+
 def _join(lane: Lane, command: JoinLane) -> list[LaneChanged]:
     if lane.closed:
         raise ThreadNotFound(f"Thread {lane.thread_id} not found")
     if lane.holds(command.run_id):
         return []
-    if command.strategy in ("interrupt", "rollback"):
-        raise NotSupported(f"multitask_strategy '{command.strategy}' is not supported yet")
-    if lane.in_flight and command.strategy == "reject":
+    if lane.is_busy and command.strategy == "reject":
         raise ThreadBusy(
             "Thread is already running a task. Wait for it to finish or choose the multitask strategy 'enqueue'."
         )
-    if command.limit is not None and len(lane.in_flight) > command.limit:
+    staying = _staying(lane, command)
+    if command.limit is not None and len(staying) > command.limit:
         raise LaneFull(f"{command.limit} runs wait on this thread already")
-    line = (*lane.in_flight, LaneRun(command.run_id))
+    line = _with(staying, LaneRun(command.run_id, command.not_before), command.now)
     return [LaneChanged(thread_id=lane.thread_id, change="joined", run_id=command.run_id, in_flight=line)]
+
+
+def _staying(lane: Lane, command: JoinLane) -> tuple[LaneRun, ...]:
+    hit: dict[UUID, Stopping] = {stop.run_id: stop.action for stop in stops(lane, command)}
+    return tuple(
+        LaneRun(entry.run_id, entry.not_before, hit.get(entry.run_id, entry.stopping))
+        for entry in lane.in_flight
+        if entry.run_id not in hit or entry.run_id in command.started
+    )
+
+
+def _with(line: tuple[LaneRun, ...], entry: LaneRun, now: datetime) -> tuple[LaneRun, ...]:
+    """The line with the entry behind everybody who is due when it is, or sooner."""
+    due_at = max(now, entry.not_before or now)
+    place = next((n for n, other in enumerate(line) if not is_due(other, due_at)), len(line))
+    return (*line[:place], entry, *line[place:])
+
+
+def _stop(lane: Lane, command: StopInLane) -> list[LaneChanged]:
+    entry = next((entry for entry in lane.in_flight if entry.run_id == command.run_id), None)
+    if entry is None or entry.stopping:
+        return []
+    line = tuple(
+        LaneRun(other.run_id, other.not_before, command.action if other is entry else other.stopping)
+        for other in lane.in_flight
+    )
+    return [
+        LaneChanged(
+            thread_id=lane.thread_id,
+            change="stopping",
+            run_id=command.run_id,
+            in_flight=line,
+            closed=lane.closed,
+        )
+    ]
 
 
 def _leave(lane: Lane, command: LeaveLane) -> list[LaneChanged]:

@@ -6,7 +6,7 @@ from uuid import UUID
 
 import msgspec
 
-from contracts.api import RunConfig, RunFields, RunKwargs
+from contracts.api import Checkpoint, RunConfig, RunCreate, RunFields, RunKwargs, StatelessRunCreate
 from domain.assistant import Assistant
 from domain.errors import ContradictoryRequest, InvalidField, NotSupported
 
@@ -21,7 +21,7 @@ RESERVED_CONFIGURABLE = frozenset(
 RESERVED_METADATA = frozenset(
     {"thread_id", "assistant_id", "run_id", "cron_id", "counters_since_delta_snapshot"}
 )
-NOT_HONOURED = ("webhook", "command", "checkpoint", "checkpoint_id", "after_seconds")
+CHECKPOINT_KEYS = ("checkpoint_id", "checkpoint_ns", "checkpoint_map")
 SPEC_FIELDS = (
     "input",
     "metadata",
@@ -32,6 +32,7 @@ SPEC_FIELDS = (
     "multitask_strategy",
     "stream_mode",
     "stream_subgraphs",
+    "stream_resumable",
     "durability",
     "checkpoint_during",
 )
@@ -40,21 +41,29 @@ SPEC_FIELDS = (
 
 def check_fields(body: RunFields) -> None:
     """Refuse what is known and not honoured, and what contradicts itself. Raises Refused."""
-    for name in NOT_HONOURED:
-        if getattr(body, name) is not None:
-            raise NotSupported(f"{name}: not supported yet")
-    if body.stream_resumable:
-        raise NotSupported("stream_resumable: true is not supported yet")
-    if "events" in stream_modes(body.stream_mode):
-        raise NotSupported("stream_mode: 'events' is not supported yet")
-    check_strategy(body.multitask_strategy)
+    if body.webhook is not None:
+        raise NotSupported("webhook: not supported yet")
     check_config(body.config, body.context)
 
 
-def check_strategy(strategy: str | None) -> None:
-    """Refuse a strategy that lanes do not know yet. Raises NotSupported."""
-    if strategy in ("interrupt", "rollback"):
-        raise NotSupported(f"multitask_strategy: '{strategy}' is not supported yet")
+def check_run(body: RunCreate) -> None:
+    """The same for a single run. Raises Refused."""
+    check_fields(body)
+    if body.command is not None and body.input is not None:
+        raise InvalidField("input: may not be given together with command")
+    goto = body.command.goto if body.command is not None else None
+    for target in goto if isinstance(goto, list) else [goto]:
+        if isinstance(target, dict) and not isinstance(target.get("node"), str):
+            raise InvalidField("command.goto: an object must name its 'node'")
+
+
+def check_stateless(body: StatelessRunCreate) -> None:
+    """The same for a run that makes its own thread. Raises Refused."""
+    check_run(body)
+    if body.command is not None and body.command.resume is not None:
+        raise ContradictoryRequest("You must provide a thread_id when resuming.")
+    if body.checkpoint is not None or body.checkpoint_id is not None:
+        raise InvalidField("checkpoint: a new thread has none; name the thread in the path")
 
 
 def check_config(config: dict[str, Any] | None, context: dict[str, Any] | None) -> None:
@@ -65,7 +74,7 @@ def check_config(config: dict[str, Any] | None, context: dict[str, Any] | None) 
         known = msgspec.convert(config, RunConfig)
     except msgspec.ValidationError as exc:
         raise InvalidField(f"config: {exc}") from None
-    if context and client_keys(known.configurable or {}):
+    if context and set(client_keys(known.configurable or {})) - set(CHECKPOINT_KEYS):
         raise ContradictoryRequest(
             "Cannot specify both configurable and context. Prefer setting context alone."
         )
@@ -98,6 +107,31 @@ def clean_spec(spec: dict[str, Any]) -> dict[str, Any]:
     return spec
 
 
+def run_spec_of(body: RunCreate) -> dict[str, Any]:
+    """The same of a single run, with its command; a checkpoint to start from goes into the configurable."""
+    spec = spec_of(body)
+    if body.command is not None:
+        spec["command"] = {k: v for k, v in msgspec.structs.asdict(body.command).items() if v is not None}
+    if body.feedback_keys is not None:
+        spec["feedback_keys"] = body.feedback_keys
+    if checkpoint := checkpoint_of(body.checkpoint, body.checkpoint_id):
+        config = spec.get("config") or {}
+        spec["config"] = {**config, "configurable": {**config.get("configurable", {}), **checkpoint}}
+    return spec
+
+
+def checkpoint_of(checkpoint: Checkpoint | None, checkpoint_id: str | None) -> dict[str, Any]:
+    """The keys that name a checkpoint in a configurable; empty when none is named.
+
+    Its thread is always the path's.
+    """
+    named = {} if checkpoint is None else msgspec.structs.asdict(checkpoint)
+    found = {name: named[name] for name in CHECKPOINT_KEYS if named.get(name) is not None}
+    if checkpoint_id is not None:
+        found["checkpoint_id"] = checkpoint_id
+    return found if found.get("checkpoint_id") or found.get("checkpoint_map") else {}
+
+
 def clean_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
     """Run metadata without the keys that only the server sets."""
     return {key: value for key, value in metadata.items() if key not in RESERVED_METADATA}
@@ -107,13 +141,16 @@ def kwargs_of(spec: dict[str, Any], assistant: Assistant, cron_id: UUID | None, 
     """What the run will do: the spec over the assistant's own config and context."""
     return RunKwargs(
         input=spec.get("input"),
+        command=spec.get("command"),
         config=_merged_config(assistant.config, spec.get("config") or {}, spec.get("context"), cron_id),
         context=_merged_context(assistant, spec),
         stream_mode=stream_modes(spec.get("stream_mode")),
         interrupt_before=spec.get("interrupt_before"),
         interrupt_after=spec.get("interrupt_after"),
         temporary=temporary,
+        feedback_keys=spec.get("feedback_keys"),
         subgraphs=bool(spec.get("stream_subgraphs")),
+        resumable=bool(spec.get("stream_resumable")),
         checkpoint_during=spec.get("checkpoint_during"),
         durability=_durability(spec),
     )
@@ -166,7 +203,8 @@ def _merged_context(assistant: Assistant, spec: dict[str, Any]) -> dict[str, Any
     asked = spec.get("context")
     if asked is None:
         # A configurable alone is the context too, as in the reference server.
-        asked = client_keys((spec.get("config") or {}).get("configurable") or {})
+        given = client_keys((spec.get("config") or {}).get("configurable") or {})
+        asked = {key: value for key, value in given.items() if key not in CHECKPOINT_KEYS}
     merged = {**assistant.context, **(asked or {})}
     return merged or None
 

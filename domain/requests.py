@@ -3,7 +3,7 @@
 Each gives the changes of one transaction. Nothing here looks at a clock or at a store.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -52,6 +52,18 @@ class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
     cron_metadata: dict[str, Any] = {}
 
 
+class Line(msgspec.Struct, frozen=True, kw_only=True):
+    """A lane with the runs that stand in it."""
+
+    lane: Lane
+    runs: Mapping[UUID, Run] = {}
+
+    @property
+    def started(self) -> frozenset[UUID]:
+        """The runs that a worker has."""
+        return frozenset(run_id for run_id, run in self.runs.items() if run.status == "running")
+
+
 class Occurrence(msgspec.Struct, frozen=True, kw_only=True):
     """One due instant of a cron, and what it becomes."""
 
@@ -62,6 +74,7 @@ class Occurrence(msgspec.Struct, frozen=True, kw_only=True):
     local: str = ""
     tzdata: str = ""
     next_at: NextAt = msgspec.UNSET
+    not_before: datetime | None = None
 
 
 def plan_of(
@@ -95,22 +108,43 @@ def plan_of(
 def request_on_thread(
     plan: RunPlan,
     occurrence: Occurrence,
-    lane: Lane,
+    line: Line,
     thread_metadata: dict[str, Any],
+    now: datetime,
     limit: int | None = None,
 ) -> Changes:
-    """A run that takes its place in the thread's lane. Raises ThreadBusy, LaneFull, ThreadNotFound."""
-    join = lanes.JoinLane(run_id=occurrence.run_id, strategy=plan.strategy, limit=limit)
+    """A run that takes its place in the thread's lane, and the stop of those in whose place it comes.
+
+    Raises ThreadBusy, LaneFull, ThreadNotFound.
+    """
+    lane = line.lane
+    join = lanes.JoinLane(
+        run_id=occurrence.run_id,
+        strategy=plan.strategy,
+        limit=limit,
+        started=line.started,
+        now=now,
+        not_before=occurrence.not_before,
+    )
     joined = lanes.decide(lane, join)
-    requested = _requested(plan, occurrence, thread_metadata, waits=bool(lane.in_flight))
+    after = lane
+    for event in joined:
+        after = lanes.evolve(after, event)
+    starts = lanes.may_start(after, occurrence.run_id, now)
+    requested = _requested(plan, occurrence, thread_metadata, waits=not starts)
     appends = (Append(occurrence.run_id, 0, (requested,)), *lanes.appends(lane, joined))
+    for stop in lanes.stops(lane, join):
+        run = line.runs[stop.run_id]
+        command = runs.CancelRun(action=stop.action, reason=f"run {occurrence.run_id} took its place")
+        appends += runs.appends(run, runs.decide(run, command))
     return Changes(appends=appends, expects=_expects(plan), blobs=plan.blobs)
 
 
-def request_stateless(plan: RunPlan, occurrence: Occurrence) -> Changes:
+def request_stateless(plan: RunPlan, occurrence: Occurrence, now: datetime) -> Changes:
     """A run with a thread of its own: kept with its cron's metadata, or gone when the run has ended."""
     if plan.temporary:
-        requested = _requested(plan, occurrence, {}, waits=False)
+        waits = occurrence.not_before is not None and occurrence.not_before > now
+        requested = _requested(plan, occurrence, {}, waits=waits)
         appends: tuple[Append, ...] = (Append(occurrence.run_id, 0, (requested,)),)
         return Changes(appends=appends, expects=_expects(plan), blobs=plan.blobs)
     thread = threads.CreateThread(
@@ -124,16 +158,16 @@ def request_stateless(plan: RunPlan, occurrence: Occurrence) -> Changes:
         cron_id=plan.cron_id,
     )
     created = threads.appends(occurrence.thread_id, None, threads.decide(None, thread))
-    lane = Lane(thread_id=occurrence.thread_id)
-    return Changes(appends=created) + request_on_thread(plan, occurrence, lane, {})
+    line = Line(lane=Lane(thread_id=occurrence.thread_id))
+    return Changes(appends=created) + request_on_thread(plan, occurrence, line, {}, now)
 
 
 def fire_on_thread(
-    plan: RunPlan, occurrence: Occurrence, lane: Lane, thread_metadata: dict[str, Any]
+    plan: RunPlan, occurrence: Occurrence, line: Line, thread_metadata: dict[str, Any], now: datetime
 ) -> Changes:
     """The firing of a thread cron; when the lane refuses it, the occurrence is recorded as skipped."""
     try:
-        return request_on_thread(plan, occurrence, lane, thread_metadata, MAX_WAITING)
+        return request_on_thread(plan, occurrence, line, thread_metadata, now, MAX_WAITING)
     except ThreadBusy as exc:
         return skip(plan, occurrence, "overlap", str(exc))
     except LaneFull as exc:
@@ -188,14 +222,21 @@ def cancel(run: Run, command: runs.CancelRun, lane: Lane, following: Run | None)
     events = runs.decide(run, command)
     if any(runs.is_outcome(event) for event in events):
         return _ended(run, events, lane, following)
-    return Changes(appends=runs.appends(run, events))
+    appends = runs.appends(run, events)
+    if not run.request.temporary:
+        stop = lanes.StopInLane(run_id=run.run_id, action=command.action)
+        appends += lanes.appends(lane, lanes.decide(lane, stop))
+    return Changes(appends=appends)
 
 
-def following_of(lane: Lane, run_id: UUID) -> UUID | None:
-    """The run that comes to the head when `run_id` leaves; None when the head stays or nobody waits."""
-    if lane.head != run_id or len(lane.in_flight) < 2:
-        return None
-    return lane.in_flight[1].run_id
+def release(run: Run, lane: Lane, now: datetime) -> Changes:
+    """The dispatch of a delayed run whose time has come, if its turn has come too; else its lane sees to it."""
+    if run.request.temporary:
+        return Changes(appends=runs.appends(run, runs.decide(run, runs.DispatchRun())))
+    if not lanes.may_start(lane, run.run_id, now):
+        return Changes()
+    dispatched = runs.appends(run, runs.decide(run, runs.DispatchRun()))
+    return Changes(appends=dispatched, expects=(Expect(lane.stream_id, lane.version),))
 
 
 def delete_thread(
@@ -205,7 +246,8 @@ def delete_thread(
     reason = "thread deleted"
     stopped: tuple[Append, ...] = ()
     for run in in_flight:
-        events = runs.decide(run, runs.CancelRun(reason=reason)) if run.is_active else []
+        is_to_stop = run.is_active and not run.cancel
+        events = runs.decide(run, runs.CancelRun(reason=reason)) if is_to_stop else []
         stopped += runs.appends(run, events)
     closed = lanes.appends(lane, lanes.decide(lane, lanes.CloseLane()))
     deleted = threads.appends(thread.thread_id, thread, threads.decide(thread, threads.DeleteThread()))
@@ -234,12 +276,13 @@ def _requested(
         multitask_strategy=plan.strategy,
         waits=waits,
         temporary=plan.temporary,
-        kind=occurrence.kind if plan.cron_id else "",
+        kind=occurrence.kind if plan.cron_id or occurrence.kind == "state" else "",
         scheduled_for=occurrence.scheduled_for,
         local=occurrence.local,
         revision=plan.revision,
         tzdata=occurrence.tzdata,
         next_at=occurrence.next_at,
+        not_before=occurrence.not_before,
     )
 
 

@@ -23,12 +23,12 @@ from contracts.events import (
     Settled,
 )
 from contracts.ledger import Append, Body, Recorded
-from domain.errors import RunNotActive, RunNotFound
+from domain.errors import MustRollBack, RunNotActive, RunNotFound
 
 RunStatus = Literal["pending", "running", "success", "error", "timeout", "interrupted"]
-Outcome = RunSucceeded | RunFailed | RunInterrupted | RunTimedOut
-MAX_ATTEMPTS = 3
-"""Tries at a run whose worker or child was lost; an error of the graph is an outcome at once."""
+Outcome = RunSucceeded | RunFailed | RunInterrupted | RunTimedOut | RunRolledBack
+MAX_LOSSES = 3
+"""How often a run's worker or child may be lost before it fails; an error of the graph is an outcome at once."""
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,6 +40,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     status: RunStatus = "pending"
     dispatched: bool = False
     attempt: int = 0
+    losses: int = 0  # attempts that were lost, excused ones not counted
     worker: str = ""
     cancel: Literal["", "interrupt", "rollback"] = ""
     cancel_reason: str = ""
@@ -56,14 +57,22 @@ class DispatchRun(msgspec.Struct, frozen=True, kw_only=True, tag="run.dispatch")
 
 
 class ClaimRun(msgspec.Struct, frozen=True, kw_only=True, tag="run.claim"):
-    """Claim it for a worker. `lost` says why a former claim is void; without it a claimed run is refused."""
+    """Claim it for a worker. `lost` says why a former claim is void; without it a claimed run is refused.
+
+    `excused`: it was lost to no fault of its own, and so as often as it takes.
+    """
 
     worker: str
     lost: str = ""
+    excused: bool = False
 
 
 class SettleRun(msgspec.Struct, frozen=True, kw_only=True, tag="run.settle"):
-    """Give it its outcome, if `attempt` is still the newest one (0: it never started)."""
+    """Give it its outcome, if `attempt` is still the newest one (0: it never started).
+
+    Once it was asked to stop it is interrupted, however it came to its end meanwhile; one that is to be
+    rolled back takes no other outcome: MustRollBack.
+    """
 
     attempt: int
     outcome: Outcome
@@ -116,7 +125,7 @@ def evolve(run: Run | None, run_id: UUID, event: Body) -> Run | None:
         return Run(run_id=run_id, version=1, request=event, dispatched=not event.waits)
     if run is None or isinstance(event, OccurrenceSkipped | OccurrenceMissed):
         return None
-    changes = _changes(event)
+    changes = _changes(run, event)
     return msgspec.structs.replace(run, version=run.version + 1, **changes)
 
 
@@ -126,12 +135,13 @@ def appends(run: Run, events: Iterable[Body]) -> tuple[Append, ...]:
     return (Append(run.run_id, run.version, bodies),) if bodies else ()
 
 
-def _changes(event: Body) -> dict[str, object]:
+def _changes(run: Run, event: Body) -> dict[str, object]:
     match event:
         case RunDispatched():
             return {"dispatched": True}
         case RunStarted():
-            return {"status": "running", "attempt": event.attempt, "worker": event.worker}
+            losses = run.losses + (1 if event.lost and not event.excused else 0)
+            return {"status": "running", "attempt": event.attempt, "worker": event.worker, "losses": losses}
         case RunCancelRequested():
             return {"cancel": event.action, "cancel_reason": event.reason}
         case RunSucceeded():
@@ -159,8 +169,9 @@ def _claim(run: Run, command: ClaimRun) -> list[RunEvent]:
         raise RunNotActive(f"run {run.run_id} is not to be claimed")
     if run.status == "running" and not command.lost:
         raise RunNotActive(f"run {run.run_id} is claimed by {run.worker}")
-    if run.attempt >= MAX_ATTEMPTS:
-        return [_given_up(run, command.lost)]
+    losses = run.losses + (1 if command.lost and not command.excused else 0)
+    if losses >= MAX_LOSSES and not run.cancel:  # a stop is carried out however often it takes
+        return [_given_up(run, losses, command.lost)]
     return [
         RunStarted(
             thread_id=run.request.thread_id,
@@ -168,35 +179,50 @@ def _claim(run: Run, command: ClaimRun) -> list[RunEvent]:
             attempt=run.attempt + 1,
             worker=command.worker,
             lost=command.lost,
+            excused=command.excused,
         )
     ]
 
 
-def _given_up(run: Run, lost: str) -> RunFailed:
+def _given_up(run: Run, losses: int, lost: str) -> RunFailed:
     return RunFailed(
         thread_id=run.request.thread_id,
         cron_id=run.request.cron_id,
         attempt=run.attempt,
         error="WorkerLost",
-        message=f"the run was lost {run.attempt} times, lastly: {lost or 'unknown'}",
+        message=f"the run was lost {losses} times, lastly: {lost or 'unknown'}",
     )
 
 
 def _settle(run: Run, command: SettleRun) -> list[RunEvent]:
     if not run.is_active or command.attempt != run.attempt:
         raise RunNotActive(f"run {run.run_id} is settled, or attempt {command.attempt} is void")
+    if run.cancel == "rollback" and not isinstance(command.outcome, RunRolledBack):
+        raise MustRollBack(f"run {run.run_id} is to be rolled back")
+    if run.cancel == "interrupt":
+        return [_as_interrupted(run, command.outcome)]
     return [command.outcome]
 
 
+def _as_interrupted(run: Run, outcome: Outcome) -> RunInterrupted:
+    """The outcome of a run that was shown as interrupted from the moment on when it was asked to stop."""
+    if not isinstance(outcome, Settled):
+        return RunInterrupted(thread_id=outcome.thread_id, cron_id=outcome.cron_id, reason=run.cancel_reason)
+    left = {name: getattr(outcome, name) for name in Settled.__struct_fields__}
+    return RunInterrupted(**left, reason=run.cancel_reason)
+
+
 def _cancel(run: Run, command: CancelRun) -> list[RunEvent]:
-    if not run.is_active:
+    if not run.is_active or run.cancel:
         raise RunNotActive("Run is not active")
     thread_id, cron_id = run.request.thread_id, run.request.cron_id
     requested = RunCancelRequested(
         thread_id=thread_id, cron_id=cron_id, action=command.action, reason=command.reason
     )
     if run.status == "running":
-        return [] if run.cancel else [requested]
+        return [requested]
+    if command.action == "rollback":
+        return [requested, RunRolledBack(thread_id=thread_id, cron_id=cron_id)]
     return [requested, RunInterrupted(thread_id=thread_id, cron_id=cron_id, reason=command.reason)]
 
 

@@ -15,10 +15,10 @@ from contracts.events import (
     ThreadDeleted,
 )
 from contracts.ledger import Recorded
-from projections.rows import Row, Rows, Table, blob, maybe_text, micros, seconds, text
+from projections.rows import Row, Rows, Table, blob, maybe_micros, maybe_text, micros, seconds, text
 
 NAME = "runs"
-VERSION = 1
+VERSION = 2
 TABLES = (
     Table(
         "runs",
@@ -31,7 +31,10 @@ TABLES = (
             "cron_id": "BLOB",
             "scheduled_for": "INTEGER",  # seconds
             "kind": "TEXT NOT NULL",
-            "status": "TEXT NOT NULL",
+            "status": "TEXT NOT NULL",  # as clients see it: interrupted from the moment it was asked to stop
+            "phase": "TEXT NOT NULL",  # as it is: pending, running, ended
+            "hidden": "INTEGER NOT NULL",  # not for clients: it is being undone, or only writes a state
+            "not_before": "INTEGER",
             "dispatched": "INTEGER NOT NULL",
             "attempt": "INTEGER NOT NULL",
             "worker": "TEXT NOT NULL",
@@ -57,7 +60,8 @@ TABLES = (
         "run_id",
         (
             "(thread_id, created_at)",
-            "(status, updated_at) WHERE status IN ('pending', 'running')",
+            "(phase, updated_at) WHERE phase != 'ended'",
+            "(assistant_id) WHERE phase != 'ended'",
         ),
     ),
 )
@@ -96,6 +100,9 @@ def _requested(rows: Rows, recorded: Recorded, body: RunRequested) -> None:
         "scheduled_for": None if body.scheduled_for is None else seconds(body.scheduled_for),
         "kind": body.kind,
         "status": "pending",
+        "phase": "pending",
+        "hidden": int(body.kind == "state"),
+        "not_before": maybe_micros(body.not_before),
         "dispatched": int(not body.waits),
         "attempt": 0,
         "worker": "",
@@ -111,7 +118,7 @@ def _requested(rows: Rows, recorded: Recorded, body: RunRequested) -> None:
         "next": "[]",
         "interrupts": "{}",
         "checkpoint": None,
-        "created_at": at,
+        "created_at": max(at, maybe_micros(body.not_before) or at),
         "updated_at": at,
         "started_at": None,
         "ended_at": None,
@@ -131,10 +138,13 @@ def _moved(rows: Rows, recorded: Recorded) -> None:
         case RunDispatched():
             row["dispatched"] = 1
         case RunStarted() as body:
-            row |= {"status": "running", "attempt": body.attempt, "worker": body.worker}
+            row |= {"phase": "running", "attempt": body.attempt, "worker": body.worker}
+            if not row["cancel_requested"]:
+                row["status"] = "running"
             row["started_at"] = row["started_at"] or at
         case RunCancelRequested() as body:
             row |= {"cancel_requested": body.action, "cancel_reason": body.reason}
+            row |= {"hidden": 1} if body.action == "rollback" else {"status": "interrupted"}
         case Settled() as body:
             _settled(row, body, at)
     rows.put("runs", row)
@@ -143,8 +153,9 @@ def _moved(rows: Rows, recorded: Recorded) -> None:
 def _settled(row: Row, body: Settled, at: int) -> None:
     row |= {
         "status": STATUSES[type(body)],
+        "phase": "ended",
         "ended_at": at,
-        "output": maybe_text(body.output),
+        "output": maybe_text(body.output if body.result is None else body.result),
         "next": text(body.next),
         "interrupts": text(body.interrupts),
         "checkpoint": maybe_text(body.checkpoint),

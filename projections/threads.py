@@ -8,6 +8,7 @@ from contracts.events import (
     LaneChanged,
     RunFailed,
     RunRequested,
+    RunRolledBack,
     RunTimedOut,
     Settled,
     ThreadCreated,
@@ -18,7 +19,7 @@ from contracts.ledger import Recorded
 from projections.rows import Row, Rows, Table, blob, maybe_text, micros, text
 
 NAME = "threads"
-VERSION = 1
+VERSION = 2
 TABLES = (
     Table(
         "threads",
@@ -26,6 +27,8 @@ TABLES = (
             "thread_id": "BLOB",
             "user_id": "TEXT NOT NULL",
             "metadata": "TEXT NOT NULL",
+            "graph_id": "TEXT NOT NULL",  # of its newest run, '' before the first
+            "assistant_id": "BLOB",  # the same
             "status": "TEXT NOT NULL",
             "settled_status": "TEXT NOT NULL",  # what it is when nothing is in flight
             "in_flight": "INTEGER NOT NULL",
@@ -50,6 +53,11 @@ TABLES = (
         ("(updated_at, thread_id)", "(status)", "(cron_id) WHERE cron_id IS NOT NULL"),
     ),
 )
+COPIED = (
+    "graph_id", "assistant_id", "values", "interrupts", "next", "tasks", "checkpoint_metadata", "checkpoint_at",
+    "error", "state_updated_at",
+)  # fmt: skip
+"""What a copied thread has of its source; its checkpoints have ids of the new thread."""
 
 
 def apply(rows: Rows, recorded: Recorded) -> None:
@@ -59,6 +67,8 @@ def apply(rows: Rows, recorded: Recorded) -> None:
             _requested(rows, recorded, body)
         case Settled() as body:
             _settled(rows, recorded, body)
+        case RunRolledBack() as body:
+            _rolled_back(rows, recorded, body)
         case LaneChanged() as body:
             _lane(rows, recorded, body)
         case ThreadCreated() as body:
@@ -75,7 +85,15 @@ def _created(rows: Rows, recorded: Recorded, body: ThreadCreated) -> None:
     if rows.get("threads", recorded.stream_id.bytes) is None:
         row = _row(recorded, recorded.stream_id.bytes, body.user_id, body.metadata)
         row["cron_id"] = blob(body.cron_id)
+        if body.copied_from is not None:
+            _copy(row, rows.get("threads", body.copied_from.bytes))
         rows.put("threads", row)
+
+
+def _copy(row: Row, source: Row | None) -> None:
+    if source is not None:
+        row |= {name: source[name] for name in COPIED}
+        row["status"] = row["settled_status"] = source["settled_status"]
 
 
 def _updated(rows: Rows, recorded: Recorded, body: ThreadUpdated) -> None:
@@ -90,12 +108,14 @@ def _requested(rows: Rows, recorded: Recorded, body: RunRequested) -> None:
     if body.temporary:
         row = _row(recorded, body.thread_id.bytes, body.user_id, body.metadata)
         row |= {"temporary": 1, "in_flight": 1, "status": "busy", "cron_id": blob(body.cron_id)}
+        row |= {"graph_id": body.graph_id, "assistant_id": body.assistant_id.bytes}
         rows.put("threads", row)
         return
     row_or_none = _fresh(rows, body.thread_id.bytes, recorded)
     if row_or_none is None:
         return
     row = row_or_none
+    row |= {"graph_id": body.graph_id, "assistant_id": body.assistant_id.bytes}
     # A look at the text first: nearly always both keys are there, and decoding costs more.
     if '"graph_id"' not in row["metadata"] or '"assistant_id"' not in row["metadata"]:
         known = msgspec.json.decode(row["metadata"])
@@ -126,6 +146,19 @@ def _settled(rows: Rows, recorded: Recorded, body: Settled) -> None:
     if body.output is not None:
         _state(row, body, at)
     row |= _status(row, body)
+    rows.put("threads", row)
+
+
+def _rolled_back(rows: Rows, recorded: Recorded, body: RunRolledBack) -> None:
+    row = _fresh(rows, body.thread_id.bytes, recorded)
+    if row is None:
+        return
+    if row["temporary"]:
+        rows.delete("threads", body.thread_id.bytes)
+        return
+    settled = "interrupted" if row["next"] != "[]" else "idle"
+    row |= {"settled_status": settled, "status": "busy" if row["in_flight"] else settled, "error": None}
+    row["updated_at"] = micros(recorded.meta.at)
     rows.put("threads", row)
 
 
@@ -161,6 +194,8 @@ def _row(recorded: Recorded, thread_id: bytes, user_id: str, metadata: dict[str,
         "thread_id": thread_id,
         "user_id": user_id,
         "metadata": text(metadata),
+        "graph_id": "",
+        "assistant_id": None,
         "status": "idle",
         "settled_status": "idle",
         "in_flight": 0,

@@ -29,9 +29,9 @@ FORGOTTEN_S = 60
 PREFIX = "worker."
 WAITING = """
 SELECT run_id, version FROM runs
-WHERE status = 'pending' AND dispatched = 1 AND updated_at < ? ORDER BY updated_at
+WHERE phase = 'pending' AND dispatched = 1 AND updated_at < ? ORDER BY updated_at
 """
-RUNNING = "SELECT run_id, version, worker FROM runs WHERE status = 'running'"
+RUNNING = "SELECT run_id, version, worker FROM runs WHERE phase = 'running'"
 log_ = logging.getLogger("cronledger.relay")
 
 

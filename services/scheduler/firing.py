@@ -15,7 +15,7 @@ from domain.changes import Changes
 from domain.cron import Cron, DeleteCron
 from domain.identity import run_id_of, thread_id_of
 from domain.lane import Lane, evolve
-from domain.requests import Occurrence, fire_on_thread, miss, plan_of, request_stateless, skip
+from domain.requests import Line, Occurrence, fire_on_thread, miss, plan_of, request_stateless, skip
 from domain.schedule import Zone, local_time, next_after, tzdata_version
 from domain.thread import thread_of
 from services.kit.clock import Clock
@@ -27,6 +27,8 @@ BLOCK = 500
 YIELD_EVERY = 100
 RETRIES = 30
 GIVE_UP_S = 600.0
+TAKES_PLACE = ("interrupt", "rollback")
+"""Strategies by which a firing stops other runs."""
 log_ = logging.getLogger("cronledger.scheduler")
 
 
@@ -100,8 +102,11 @@ class Firing:
             if found is None or found.plan is None or (found.thread_id and found.thread_id not in metadata):
                 alone.append(cron_id)  # the read model does not have it (yet, or any more)
                 continue
+            if found.thread_id and found.plan.strategy in TAKES_PLACE and lanes[found.thread_id].in_flight:
+                alone.append(cron_id)  # whom it stops must be looked at, one by one
+                continue
             occurrence = self._occurrence(cron_id, found, due, following, kind, local)
-            changes = self._changes(found, occurrence, lanes, metadata.get(occurrence.thread_id, {}))
+            changes = self._changes(found, occurrence, lanes, metadata.get(occurrence.thread_id, {}), now)
             built.append((cron_id, changes.by(_meta(cron_id, found, occurrence, now))))
             if n % YIELD_EVERY == YIELD_EVERY - 1:
                 await asyncio.sleep(0)
@@ -163,7 +168,7 @@ class Firing:
         if about.plan is None:
             return self._refused(cron, occurrence, "its assistant is gone").by(meta)
         if about.thread_id is None:
-            return request_stateless(about.plan, occurrence).by(meta)
+            return request_stateless(about.plan, occurrence, meta.at).by(meta)
         thread = thread_of(about.thread_id, self._log.stream(about.thread_id))
         if thread is None:
             ended = crons.changes(
@@ -176,8 +181,8 @@ class Firing:
                 "its thread is gone",
             )
             return (gone + ended).by(meta)
-        lanes = self._plans.lanes([about.thread_id])
-        return fire_on_thread(about.plan, occurrence, lanes[about.thread_id], thread.metadata).by(meta)
+        line = self._plans.line(about.thread_id)
+        return fire_on_thread(about.plan, occurrence, line, thread.metadata, meta.at).by(meta)
 
     def _refused(self, cron: Cron, occurrence: Occurrence, why: str) -> Changes:
         from domain.assistant import Assistant
@@ -205,12 +210,18 @@ class Firing:
             self._timer.decided(cron_id, due)
 
     def _changes(
-        self, found: Due, occurrence: Occurrence, lanes: dict[UUID, Lane], metadata: dict[str, object]
+        self,
+        found: Due,
+        occurrence: Occurrence,
+        lanes: dict[UUID, Lane],
+        metadata: dict[str, object],
+        now: datetime,
     ) -> Changes:
         assert found.plan is not None
         if found.thread_id is None:
-            return request_stateless(found.plan, occurrence)
-        changes = fire_on_thread(found.plan, occurrence, lanes[found.thread_id], metadata)
+            return request_stateless(found.plan, occurrence, now)
+        line = Line(lane=lanes[found.thread_id])
+        changes = fire_on_thread(found.plan, occurrence, line, metadata, now)
         for append in changes.appends:
             for body in append.bodies:
                 if isinstance(body, LaneChanged):  # the next cron of this thread stands behind it
