@@ -17,7 +17,6 @@ from contracts.events import (
     OccurrenceMissed,
     OccurrenceSkipped,
     RunEvent,
-    RunInterrupted,
     RunRequested,
 )
 from contracts.ledger import Append, Blob, Expect, Payload
@@ -304,10 +303,3 @@ def _ended(run: Run, events: list[RunEvent], lane: Lane, following: Run | None) 
     if following is not None:
         appends += runs.appends(following, runs.decide(following, runs.DispatchRun()))
     return Changes(appends=appends)
-
-
-def interrupted(run: Run, attempt: int, reason: str) -> RunInterrupted:
-    """The outcome of a cancelled run whose state is not known."""
-    return RunInterrupted(
-        thread_id=run.request.thread_id, cron_id=run.request.cron_id, attempt=attempt, reason=reason
-    )

@@ -2,13 +2,13 @@
 
 import logging
 from collections.abc import Collection
+from datetime import datetime
 from uuid import UUID
 
 from contracts.ledger import Transaction
 from domain.changes import Changes
-from domain.lane import Lane
-from domain.requests import claim, interrupted, settle
-from domain.run import MAX_ATTEMPTS, ClaimRun, Run, SettleRun, evolve, is_outcome
+from domain.requests import claim
+from domain.run import ClaimRun, Run, evolve, is_outcome
 from services.kit.clock import Clock
 from services.kit.commands import Conflict, execute
 from services.kit.eventlog import EventLog
@@ -52,9 +52,11 @@ class Claims:
         if isinstance(lost, Later):
             job.verdict = lost
             return None
-        changes = self._changes(story.run, lost)
+        meta = story.meta(self._clock, "worker")
+        changes = self._changes(story.run, lost, excused=job.excused, now=meta.at)
         job.run, job.verdict = _after(story, changes)
-        return changes.by(story.meta(self._clock, "worker"))
+        job.began_ms = int(meta.at.timestamp() * 1000)
+        return changes.by(meta)
 
     def _lost(self, run: Run) -> str | Later:
         """Why a former claim is void, empty without one; or when to ask again, while it is not."""
@@ -68,15 +70,9 @@ class Claims:
             return Later(left_s + AFTER_LEASE_S)
         return f"lease of {run.worker} expired"
 
-    def _changes(self, run: Run, lost: str) -> Changes:
-        if run.cancel:
-            # It was asked to stop and its worker is gone: nothing is left to be stopped.
-            command = SettleRun(attempt=run.attempt, outcome=interrupted(run, run.attempt, run.cancel_reason))
-            return settle(run, command, *lane_and_following(self._log, run))
-        attempt = ClaimRun(worker=self._worker, lost=lost)
-        if run.attempt < MAX_ATTEMPTS:
-            return claim(run, attempt, Lane(thread_id=run.request.thread_id), None)
-        return claim(run, attempt, *lane_and_following(self._log, run))
+    def _changes(self, run: Run, lost: str, *, excused: bool, now: datetime) -> Changes:
+        attempt = ClaimRun(worker=self._worker, lost=lost, excused=excused)
+        return claim(run, attempt, *lane_and_following(self._log, run, now))
 
 
 def _after(story: Story, changes: Changes) -> tuple[Run | None, Verdict | None]:

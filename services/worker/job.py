@@ -7,8 +7,8 @@ from uuid import UUID
 
 import msgspec
 
-from contracts.frames import RunEnded
 from domain.run import Run
+from services.worker.feed import Feed
 
 
 class Delivery(Protocol):
@@ -39,12 +39,13 @@ class Delivery(Protocol):
 class Stop(msgspec.Struct, frozen=True):
     """Why a running graph is to end. Who asks for the stop says why; nobody is asked afterwards.
 
-    `cancel` and `timeout` end the run; after `void` somebody else has it, after `given_up` nobody has:
+    `cancel` (by `action`) and `timeout` end the run; after `void` somebody else has it, after `given_up` nobody has:
     then there is nothing to settle.
     """
 
     kind: Literal["cancel", "timeout", "void", "given_up"]
     reason: str = ""
+    action: Literal["interrupt", "rollback"] = "interrupt"
 
     @property
     def settles(self) -> bool:
@@ -82,10 +83,13 @@ class Job:
     run_id: UUID
     run: Run | None = None
     corr: str = ""
+    began_ms: int = 0  # of the attempt, as the log has it
     lost: str = ""  # why the attempt of this worker is void and another is due
+    excused: bool = False  # it was lost to no fault of the run
+    seen_values: bytes | None = None  # the last state that an attempt streamed
+    feed: Feed | None = None
     stop: Stop | None = None
     stop_asked: asyncio.Event = field(default_factory=asyncio.Event)
-    ended: RunEnded | None = None
     verdict: Verdict | None = None
 
     def ask_stop(self, stop: Stop) -> None:
@@ -93,6 +97,12 @@ class Job:
         if self.stop is None or (self.stop.settles and not stop.settles):
             self.stop = stop
         self.stop_asked.set()
+
+    @property
+    def rolls_back(self) -> bool:
+        """True when the run is to be undone."""
+        asked = self.stop is not None and self.stop.kind == "cancel" and self.stop.action == "rollback"
+        return asked or (self.run is not None and self.run.cancel == "rollback")
 
     @property
     def attempt(self) -> int:

@@ -1,16 +1,18 @@
 """What the log says about a run, read when it is needed."""
 
+from datetime import datetime, timedelta
 from uuid import UUID
 
 import msgspec
 
 from contracts.api import RunKwargs
 from contracts.ledger import Meta, Payload, Recorded
-from domain.lane import Lane, lane_id_of, lane_of
-from domain.requests import following_of
+from domain.lane import Lane, following_of, lane_id_of, lane_of
 from domain.run import Run, run_of
 from services.kit.clock import Clock
 from services.kit.eventlog import EventLog
+
+TICK = timedelta(milliseconds=1)
 
 
 class InputErased(Exception):
@@ -29,9 +31,9 @@ class Story(msgspec.Struct, frozen=True):
         return self.events[0].meta.corr if self.events else ""
 
     def meta(self, clock: Clock, actor: str) -> Meta:
-        """The meta of what the newest event leads to."""
+        """The meta of what the newest event leads to; the time of a run never goes back, whatever clocks do."""
         newest = self.events[-1]
-        return Meta(at=clock.now(), actor=actor, cause=f"{newest.stream_id}.{newest.version}", corr=self.corr)
+        return Meta(at=max(clock.now(), newest.meta.at + TICK), actor=actor, cause=f"{newest.stream_id}.{newest.version}", corr=self.corr)
 
 
 def story_of(log: EventLog, run_id: UUID) -> Story:
@@ -40,14 +42,14 @@ def story_of(log: EventLog, run_id: UUID) -> Story:
     return Story(run_of(run_id, events), events)
 
 
-def lane_and_following(log: EventLog, run: Run) -> tuple[Lane, Run | None]:
+def lane_and_following(log: EventLog, run: Run, now: datetime) -> tuple[Lane, Run | None]:
     """The lane of the run's thread, and the run that comes to its head when this one leaves."""
     thread_id = run.request.thread_id
     if run.request.temporary:
         return Lane(thread_id=thread_id), None
     lane_id = lane_id_of(thread_id)
     lane = lane_of(thread_id, log.newest([lane_id]).get(lane_id))
-    following_id = following_of(lane, run.run_id)
+    following_id = following_of(lane, run.run_id, now)
     following = story_of(log, following_id).run if following_id else None
     return lane, following
 

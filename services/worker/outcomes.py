@@ -5,7 +5,14 @@ from typing import Any
 import msgspec
 
 from contracts.codec import pack
-from contracts.events import CheckpointRef, RunFailed, RunInterrupted, RunSucceeded, RunTimedOut
+from contracts.events import (
+    CheckpointRef,
+    RunFailed,
+    RunInterrupted,
+    RunRolledBack,
+    RunSucceeded,
+    RunTimedOut,
+)
 from contracts.frames import RunEnded
 from contracts.ledger import Blob
 from domain.run import Outcome, Run
@@ -33,6 +40,27 @@ def ending_of(run: Run, ended: RunEnded | None, stop: Stop | None, limit_s: floa
         **fields,
     }
     return Ending(_outcome(common, ended, stop, limit_s), blobs)
+
+
+def undone(run: Run) -> Ending:
+    """The outcome of a run whose checkpoints were taken back."""
+    return Ending(RunRolledBack(thread_id=run.request.thread_id, cron_id=run.request.cron_id))
+
+
+def ended_of(run_id: str, state: dict[str, Any]) -> RunEnded:
+    """What a ThreadState tells of a run whose child is gone."""
+    return RunEnded(
+        run_id=run_id,
+        status="cancelled",
+        values=msgspec.Raw(msgspec.json.encode(state["values"])),
+        next=state["next"],
+        interrupts={task["id"]: task["interrupts"] for task in state["tasks"] if task["interrupts"]},
+        tasks=msgspec.Raw(msgspec.json.encode(state["tasks"])),
+        checkpoint=state["checkpoint"],
+        parent_checkpoint=state["parent_checkpoint"],
+        metadata=state["metadata"] or {},
+        created_at=state["created_at"],
+    )
 
 
 def failure(run: Run, error: str, message: str) -> Ending:
@@ -65,8 +93,10 @@ def _left_by(ended: RunEnded | None) -> tuple[dict[str, Any], tuple[Blob, ...]]:
         return {}, ()
     output, output_blobs = pack(ended.values)
     tasks, tasks_blobs = pack([] if ended.tasks is msgspec.UNSET else ended.tasks)
+    result, result_blobs = (None, ()) if ended.output is msgspec.UNSET else pack(ended.output)
     fields = {
         "output": output,
+        "result": result,
         "tasks": tasks,
         "next": tuple(ended.next),
         "interrupts": ended.interrupts,
@@ -75,7 +105,7 @@ def _left_by(ended: RunEnded | None) -> tuple[dict[str, Any], tuple[Blob, ...]]:
         "checkpoint_metadata": ended.metadata or {},
         "checkpoint_at": ended.created_at,
     }
-    return fields, (*output_blobs, *tasks_blobs)
+    return fields, (*output_blobs, *result_blobs, *tasks_blobs)
 
 
 def _reference(checkpoint: dict[str, str] | None) -> CheckpointRef | None:

@@ -2,10 +2,9 @@
 
 import logging
 
-from contracts.events import Settled
+from contracts.events import RunRolledBack, Settled
 from contracts.ledger import Transaction
 from domain.changes import Changes
-from domain.lane import Lane
 from domain.requests import settle
 from domain.run import SettleRun
 from services.kit.clock import Clock
@@ -28,38 +27,33 @@ class Settlements:
         self._log = log
         self._clock = clock
 
-    async def settle(self, job: Job, ending: Ending) -> bool:
-        """True when the outcome is in the log, False when the attempt was void: the result is thrown away.
+    async def settle(self, job: Job, ending: Ending) -> int:
+        """The position behind which the outcome is in the log; 0: the attempt was void, the result is thrown away.
 
-        Twice is harmless. Raises LogUnavailable, Conflict: try again.
+        Twice is harmless. Raises MustRollBack (its checkpoints first), LogUnavailable, Conflict (try again).
         """
-        settled = True
+        is_ours = True
 
         def decide() -> Transaction | None:
-            nonlocal settled
+            nonlocal is_ours
             story = story_of(self._log, job.run_id)
-            settled = _is_open(story, job.attempt)
-            if not settled:
-                settled = _is_settled_by(story, job.attempt)
-                return None
-            return self._transaction(story, ending)
+            if _is_open(story, job.attempt):
+                return self._transaction(story, ending, job.attempt)
+            is_ours = _is_settled_by(story, job.attempt)
+            return None
 
-        await execute(self._log, decide, attempts=ATTEMPTS)
-        if not settled:
+        position = await execute(self._log, decide, attempts=ATTEMPTS)
+        if position is None and not is_ours:
             log_lines.warning("run.fenced run_id=%s attempt=%d", job.run_id, job.attempt)
-        return settled
+            return 0
+        return position or self._log.head()
 
-    def lane_is_closed(self, job: Job) -> bool:
-        """True when the run's thread was deleted meanwhile."""
-        assert job.run is not None
-        lane: Lane = lane_and_following(self._log, job.run)[0]
-        return lane.closed
-
-    def _transaction(self, story: Story, ending: Ending) -> Transaction:
+    def _transaction(self, story: Story, ending: Ending, attempt: int) -> Transaction:
         assert story.run is not None
-        command = SettleRun(attempt=ending.outcome.attempt, outcome=ending.outcome)
-        changes = settle(story.run, command, *lane_and_following(self._log, story.run))
-        return (changes + Changes(blobs=ending.blobs)).by(story.meta(self._clock, "worker"))
+        meta = story.meta(self._clock, "worker")
+        command = SettleRun(attempt=attempt, outcome=ending.outcome)
+        changes = settle(story.run, command, *lane_and_following(self._log, story.run, meta.at))
+        return (changes + Changes(blobs=ending.blobs)).by(meta)
 
 
 def _is_open(story: Story, attempt: int) -> bool:
@@ -68,4 +62,6 @@ def _is_open(story: Story, attempt: int) -> bool:
 
 def _is_settled_by(story: Story, attempt: int) -> bool:
     """True when an answer was lost and the outcome of the attempt is in the log already."""
-    return any(isinstance(e.body, Settled) and e.body.attempt == attempt for e in story.events)
+    if story.run is None or story.run.attempt != attempt:
+        return False
+    return any(isinstance(e.body, Settled | RunRolledBack) for e in story.events)

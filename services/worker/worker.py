@@ -8,43 +8,35 @@ from uuid import UUID
 
 import msgspec
 
-from contracts.frames import Emitted, RunEnded
-from contracts.ledger import Meta, Transaction
-from contracts.subjects import (
-    CHORES,
-    DEFAULT_POOL,
-    NORMAL,
-    RUNS,
-    run_cancel_subject,
-    run_events_subject,
-    run_queue_subject,
-)
-from contracts.work import ATTEMPT_HEADER, Chore, LiveEvent, RunDue
-from domain import assistant as assistants
-from domain.assistant import RegisterGraph, assistant_of, default_assistant_id
-from domain.changes import Changes
+from contracts.queries import Forget
+from contracts.subjects import CHORES, DEFAULT_POOL, NORMAL, RUNS, run_cancel_subject, run_queue_subject
+from contracts.work import Chore, RunDue
+from domain.assistant import RegisterGraph
+from domain.errors import MustRollBack
+from domain.run import Run
 from services.kit.bus import Msg
 from services.kit.bus.nats import NatsBus
 from services.kit.bus.work import Delivery, PullLoop
 from services.kit.clock import Clock
-from services.kit.commands import Conflict, execute
+from services.kit.commands import Conflict
 from services.kit.eventlog import EventLog, LogUnavailable
 from services.kit.lifecycle import Supervised
 from services.kit.project import Project
 from services.kit.settings import Settings
+from services.worker.answering import Answering
+from services.worker.attempts import Attempts
 from services.worker.children import ChildPool
 from services.worker.claiming import Claims
-from services.worker.graph_child import ChildDied
+from services.worker.feed import Feeds
+from services.worker.graph_child import ChildDied, QuestionFailed
 from services.worker.job import Done, Hopeless, Job, Later, Stop
 from services.worker.lease import WorkerLease
-from services.worker.loading import InputErased, kwargs_of, story_of
-from services.worker.outcomes import Ending, ending_of, failure
+from services.worker.loading import story_of
+from services.worker.outcomes import Ending
+from services.worker.registering import register
 from services.worker.settling import Settlements
-from services.worker.starting import start_of
 
 ACK_WAIT_S = 30.0
-MOST_EVENT_BYTES = 900_000
-"""Of a live event; NATS takes messages up to 1 MB."""
 log_ = logging.getLogger("cronledger.worker")
 
 
@@ -70,6 +62,9 @@ class Worker:
         self._lease = WorkerLease(log, clock, worker_id, settings.lease_s)
         self._claims = Claims(log, clock, worker_id, self._executing)
         self._settlements = Settlements(log, clock)
+        self._feeds = Feeds(bus)
+        self._attempts = Attempts(log, children, project, settings)
+        self._answering = Answering(bus, children)
         self._runs = PullLoop(
             bus,
             RUNS.name,
@@ -97,9 +92,13 @@ class Worker:
         """Make the graphs known, then begin to take runs; twice is harmless."""
         if self._cancels:
             return
-        await self._lease.renew()
+        await self._renew()
         for graph_id, name in (self._children.ready.graphs if self._children.ready else {}).items():
-            await self._register(graph_id, name)
+            description = self._project.graphs[graph_id].description
+            command = RegisterGraph(graph_id=graph_id, name=name, description=description)
+            await register(self._log, self._clock, command, self._id)
+        self._feeds.start()
+        await self._answering.start()
         self._cancels.append(await self._bus.subscribe(run_cancel_subject(), self._on_cancel))
         await self._runs.start()
         await self._chores.start()
@@ -118,6 +117,7 @@ class Worker:
         for job in self._jobs.values():
             job.ask_stop(Stop("given_up"))
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._answering.stop()
         await self._loops[0].stop()
         await self._lease.release()
 
@@ -136,9 +136,10 @@ class Worker:
             return
         try:
             if chore.forget_thread is not None:
-                await self._children.forget(str(chore.forget_thread))
+                query = Forget(thread_id=str(chore.forget_thread))
+                await self._children.ask(query.VERB, msgspec.Raw(msgspec.json.encode(query)))
             await delivery.ack()
-        except ChildDied:
+        except (ChildDied, QuestionFailed):
             await delivery.nak(1.0)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
@@ -178,11 +179,27 @@ class Worker:
         if job.verdict is not None:
             return
         self._executing.add(job.run_id)
-        job.lost = ""
-        ending = await self._run(job)
-        if ending is not None:
-            await self._settle(job, ending)
-            job.verdict = Done()
+        job.lost, job.excused = "", False
+        job.feed = self._feeds.open(job.run_id, job.attempt, job.began_ms, job.seen_values)
+        try:
+            ending = await self._carried_out(job)
+            if ending is not None:
+                await self._settle(job, ending)
+                job.verdict = Done()
+            elif not job.lost:
+                job.verdict = Later(0.0)  # somebody else has it, or is to have it
+        finally:
+            self._feeds.close(job.run_id, job.feed)
+
+    async def _carried_out(self, job: Job) -> Ending | None:
+        try:
+            return await self._attempts.carry_out(job)
+        except (ChildDied, QuestionFailed) as exc:
+            assert job.run is not None
+            if not job.rolls_back:
+                raise
+            log_.warning("run.not_rolled_back run_id=%s error=%s", job.run_id, exc)
+            return await self._undone(job.run)
 
     async def _release(self, job: Job) -> None:
         try:
@@ -198,94 +215,40 @@ class Worker:
         except ConnectionError:
             pass  # it comes again after its wait, and then finds the run settled
 
-    # --- running ----------------------------------------------------------------------------------
-
-    async def _run(self, job: Job) -> Ending | None:
-        """What the run came to; None when there is nothing to settle (`lost` or `verdict` says why)."""
-        assert job.run is not None
-        try:
-            start = start_of(job.run, kwargs_of(self._log, job.run.request.kwargs))
-        except InputErased as exc:
-            return failure(job.run, "InputErased", str(exc))
-        if job.run.request.graph_id not in self._project.graphs:
-            return failure(job.run, "GraphNotFound", f"the project has no graph '{job.run.request.graph_id}'")
-        attempt = {ATTEMPT_HEADER: str(job.attempt)}
-
-        async def publish(event: Emitted) -> None:
-            await self._publish(job.run_id, event, attempt)
-
-        running = asyncio.create_task(self._children.run(start, publish))
-        try:
-            await self._until_ended(job, running)
-        finally:
-            if not running.done():
-                running.cancel()
-                await asyncio.gather(running, return_exceptions=True)
-        return self._ending(job, running)
-
-    async def _until_ended(self, job: Job, running: asyncio.Task[RunEnded]) -> None:
-        stopping = asyncio.create_task(job.stop_asked.wait())
-        try:
-            await asyncio.wait(
-                {running, stopping},
-                timeout=self._settings.run_timeout_s,
-                return_when=asyncio.FIRST_COMPLETED,
-            )
-            if running.done():
-                return
-            job.ask_stop(Stop("timeout"))  # unless somebody asked already
-            run_id = str(job.run_id)
-            self._children.cancel(run_id)
-            await asyncio.wait({running}, timeout=self._settings.cancel_grace_s)
-            if not running.done():
-                log_.warning("run.killed run_id=%s", run_id)
-                self._children.kill_run(run_id)
-                await asyncio.wait({running}, timeout=5.0)
-        finally:
-            stopping.cancel()
-
-    def _ending(self, job: Job, running: asyncio.Task[RunEnded]) -> Ending | None:
-        assert job.run is not None
-        ended = None
-        if not running.cancelled():
-            exc = running.exception()
-            if isinstance(exc, ChildDied) and job.stop is None:
-                job.lost = str(exc)
-                return None
-            if exc is not None and not isinstance(exc, ChildDied):
-                raise exc
-            ended = None if exc is not None else running.result()
-        if job.stop is not None and not job.stop.settles:
-            job.verdict = Later(0.0)
-            return None
-        return ending_of(job.run, ended, job.stop, self._settings.run_timeout_s)
-
     async def _settle(self, job: Job, ending: Ending) -> None:
         pause_s = 0.05
         while True:
             try:
-                await self._settlements.settle(job, ending)
-                return
+                position = await self._settlements.settle(job, ending)
+                break
+            except MustRollBack:
+                # It came to its end before it heard that it is to be undone.
+                assert job.run is not None
+                ending = await self._undone(job.run)
             except (LogUnavailable, Conflict) as exc:
                 # The result is at hand and the lease goes on: try as long as it takes.
                 log_.warning("run.not_settled run_id=%s error=%s", job.run_id, exc)
                 await asyncio.sleep(pause_s)
                 pause_s = min(2.0, 2 * pause_s)
+        if position and job.feed is not None:
+            await job.feed.settled(position)
 
-    async def _publish(self, run_id: UUID, event: Emitted, headers: dict[str, str]) -> None:
-        size = len(bytes(event.data))
-        live = LiveEvent(event.seq, event.event, event.data)
-        if size > MOST_EVENT_BYTES:
-            live = LiveEvent(event.seq, event.event, None, too_large=size)
-        try:
-            await self._bus.publish(run_events_subject(run_id), msgspec.json.encode(live), headers)
-        except ConnectionError:
-            pass  # live events are for whoever is listening now
+    async def _undone(self, run: Run) -> Ending:
+        while True:
+            try:
+                return await self._attempts.roll_back(run)
+            except (ChildDied, QuestionFailed) as exc:
+                log_.warning("run.not_rolled_back run_id=%s error=%s", run.run_id, exc)
+                await asyncio.sleep(1.0)
 
     # --- staying alive ----------------------------------------------------------------------------
 
-    async def _heartbeat(self) -> None:
+    async def _renew(self) -> None:
         await self._lease.renew()
+        self._children.lease(self._lease.until_s)
+
+    async def _heartbeat(self) -> None:
+        await self._renew()
         if not self._lease.held:
             for job in self._jobs.values():
                 job.ask_stop(Stop("void"))
@@ -304,27 +267,9 @@ class Worker:
         if run is None or not run.is_active or run.attempt != job.attempt:
             job.ask_stop(Stop("void"))
         elif run.cancel:
-            job.ask_stop(Stop("cancel", run.cancel_reason))
+            job.ask_stop(Stop("cancel", run.cancel_reason, run.cancel))
 
     async def _on_cancel(self, msg: Msg) -> None:
         for run_id, job in list(self._jobs.items()):
             if msg.subject == run_cancel_subject(run_id):
                 self._look_for_cancel(job)
-
-    # --- what there is to run -----------------------------------------------------------------------
-
-    async def _register(self, graph_id: str, name: str) -> None:
-        assistant_id = default_assistant_id(graph_id)
-        command = RegisterGraph(
-            graph_id=graph_id, name=name, description=self._project.graphs[graph_id].description
-        )
-
-        def decide() -> Transaction | None:
-            known = assistant_of(assistant_id, self._log.stream(assistant_id))
-            events = assistants.decide(known, command)
-            changes = Changes(appends=assistants.appends(assistant_id, known, events))
-            return changes.by(
-                Meta(at=self._clock.now(), actor="worker", cause=self._id, corr=str(assistant_id))
-            )
-
-        await execute(self._log, decide)

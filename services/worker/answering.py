@@ -1,0 +1,70 @@
+"""Answers questions about graphs, states and the store: any worker's child can."""
+
+import asyncio
+import logging
+
+import msgspec
+
+from contracts.queries import QUERIES, Forget, QueryAnswer, QueryFailed, Rollback
+from contracts.subjects import graph_query_subject
+from services.kit.bus import Msg
+from services.kit.bus.large import answer
+from services.kit.bus.nats import NatsBus
+from services.worker.children import ChildPool
+from services.worker.graph_child import ChildDied, QuestionFailed
+
+QUEUE = "graphs"
+AT_ONCE = 64
+VERBS = frozenset(query.VERB for query in QUERIES) - {Forget.VERB, Rollback.VERB}
+"""What anybody may ask; the others are part of a run's or a thread's end, which the worker sees to."""
+log_ = logging.getLogger("cronledger.worker")
+
+
+class Answering:
+    """One member of the queue group that answers."""
+
+    def __init__(self, bus: NatsBus, children: ChildPool) -> None:
+        self._bus, self._children = bus, children
+        self._slots = asyncio.Semaphore(AT_ONCE)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._subscription: object | None = None
+
+    async def start(self) -> None:
+        """Begin to answer; twice is harmless."""
+        if self._subscription is None:
+            self._subscription = await self._bus.subscribe(graph_query_subject(), self._on_msg, QUEUE)
+
+    async def stop(self) -> None:
+        """Answer what was asked, then end. Safe unstarted."""
+        subscription, self._subscription = self._subscription, None
+        if subscription is not None:
+            try:
+                await subscription.unsubscribe()  # type: ignore[attr-defined]
+            except ConnectionError:
+                pass
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _on_msg(self, msg: Msg) -> None:
+        # In a task: messages of a subscription come one after the other, and graphs may take their time.
+        task = asyncio.create_task(self._answer(msg))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _answer(self, msg: Msg) -> None:
+        verb = msg.subject.rpartition(".")[2]
+        async with self._slots:
+            told = await self._told(verb, msg.data)
+        try:
+            await answer(msg, msgspec.json.encode(told))
+        except ConnectionError as exc:
+            log_.warning("query.not_answered verb=%s error=%s", verb, exc)
+
+    async def _told(self, verb: str, data: bytes) -> QueryAnswer:
+        if verb not in VERBS:
+            return QueryAnswer(failed=QueryFailed("invalid", f"nobody answers '{verb[:50]}'"))
+        try:
+            return QueryAnswer(body=await self._children.ask(verb, msgspec.Raw(data)))
+        except QuestionFailed as exc:
+            return QueryAnswer(failed=exc.failed)
+        except ChildDied as exc:
+            return QueryAnswer(failed=QueryFailed("failed", str(exc)))

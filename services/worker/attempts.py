@@ -1,0 +1,132 @@
+"""One attempt at a run: what the graph child is told, what it streams, what it came to."""
+
+import asyncio
+import logging
+from typing import Any
+
+import msgspec
+
+from contracts.frames import RunEnded, StartRun
+from contracts.queries import Query, Rollback, State
+from domain.run import Run
+from services.kit.eventlog import EventLog
+from services.kit.project import Project
+from services.kit.settings import Settings
+from services.worker.children import ChildPool
+from services.worker.graph_child import ChildDied, QuestionFailed
+from services.worker.job import Job, Stop
+from services.worker.loading import InputErased, kwargs_of
+from services.worker.outcomes import Ending, ended_of, ending_of, failure, undone
+from services.worker.starting import start_of
+
+KILLED_S = 5.0
+STATE_S = 10.0
+SILENT = "the worker was silent for longer than its lease"
+log_ = logging.getLogger("cronledger.worker")
+
+
+class Attempts:
+    """Carries out attempts that this worker has claimed."""
+
+    def __init__(self, log: EventLog, children: ChildPool, project: Project, settings: Settings) -> None:
+        self._log, self._children = log, children
+        self._project, self._settings = project, settings
+
+    async def carry_out(self, job: Job) -> Ending | None:
+        """What the run came to; None when there is nothing to settle (`lost` or `verdict` says why)."""
+        assert job.run is not None
+        try:
+            start = start_of(job.run, kwargs_of(self._log, job.run.request.kwargs))
+        except InputErased as exc:
+            return failure(job.run, "InputErased", str(exc))
+        if job.run.request.graph_id not in self._project.graphs:
+            return failure(job.run, "GraphNotFound", f"the project has no graph '{job.run.request.graph_id}'")
+        if job.run.cancel:
+            # It was asked to stop and its worker is gone: what it left is all that is to be seen to.
+            return await self._stopped(job, start, None)
+        running = await self._run(job, start)
+        return await self._ending(job, start, running)
+
+    async def roll_back(self, run: Run) -> Ending:
+        """The end of a run that is undone: its checkpoints are taken back. Raises ChildDied, QuestionFailed."""
+        if not run.request.temporary:
+            await self._ask(Rollback(thread_id=str(run.request.thread_id), run_id=str(run.run_id)))
+        return undone(run)
+
+    async def _run(self, job: Job, start: StartRun) -> "asyncio.Task[RunEnded]":
+        feed = job.feed
+        assert feed is not None
+        running = asyncio.create_task(self._children.run(start, feed.emit))
+        try:
+            await self._until_ended(job, running)
+        finally:
+            if not running.done():
+                running.cancel()
+                await asyncio.gather(running, return_exceptions=True)
+        job.seen_values = feed.last_values
+        return running
+
+    async def _until_ended(self, job: Job, running: "asyncio.Task[RunEnded]") -> None:
+        stopping = asyncio.create_task(job.stop_asked.wait())
+        try:
+            await asyncio.wait(
+                {running, stopping},
+                timeout=self._settings.run_timeout_s,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            if running.done():
+                return
+            job.ask_stop(Stop("timeout"))  # unless somebody asked already
+            run_id = str(job.run_id)
+            self._children.cancel(run_id)
+            await asyncio.wait({running}, timeout=self._settings.cancel_grace_s)
+            if not running.done():
+                log_.warning("run.killed run_id=%s", run_id)
+                self._children.kill_run(run_id)
+                await asyncio.wait({running}, timeout=KILLED_S)
+        finally:
+            stopping.cancel()
+
+    async def _ending(
+        self, job: Job, start: StartRun, running: "asyncio.Task[RunEnded]"
+    ) -> Ending | None:
+        ended: RunEnded | None = None
+        if not running.cancelled():
+            exc = running.exception()
+            if isinstance(exc, ChildDied) and job.stop is None:
+                job.lost, job.excused = str(exc), exc.excused
+                return None
+            if exc is not None and not isinstance(exc, ChildDied):
+                raise exc
+            ended = None if exc is not None else running.result()
+        if job.stop is None and ended is not None and ended.status == "cancelled":
+            job.lost, job.excused = SILENT, True  # the child stopped it by itself
+            return None
+        if job.stop is not None and not job.stop.settles:
+            return None
+        return await self._stopped(job, start, ended)
+
+    async def _stopped(self, job: Job, start: StartRun, ended: RunEnded | None) -> Ending:
+        """The ending by what the graph came to; what is not known of its state is asked for."""
+        assert job.run is not None
+        if job.rolls_back:
+            return await self.roll_back(job.run)
+        if ended is None and not start.temporary:
+            ended = await self._left(start)
+        stop = job.stop or Stop("cancel", job.run.cancel_reason)
+        return ending_of(job.run, ended, stop, self._settings.run_timeout_s)
+
+    async def _left(self, start: StartRun) -> RunEnded | None:
+        query = State(
+            graph_id=start.graph_id, thread_id=start.thread_id, config=start.config, context=start.context
+        )
+        try:
+            async with asyncio.timeout(STATE_S):
+                state: dict[str, Any] = msgspec.json.decode(await self._ask(query))
+        except (ChildDied, QuestionFailed, TimeoutError) as exc:
+            log_.warning("run.state_unknown run_id=%s error=%s", start.run_id, exc)
+            return None
+        return ended_of(start.run_id, state) if state["checkpoint"] else None
+
+    async def _ask(self, query: Query) -> msgspec.Raw:
+        return await self._children.ask(query.VERB, msgspec.Raw(msgspec.json.encode(query)))
