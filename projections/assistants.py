@@ -48,7 +48,6 @@ TABLES = (
             "assistant_id": "BLOB NOT NULL",
             **FIELDS,
             "version": "INTEGER NOT NULL",
-            "user_id": "TEXT NOT NULL",
             "created_at": "INTEGER NOT NULL",
         },
         "version_id",
@@ -78,11 +77,10 @@ def _created(rows: Rows, recorded: Recorded, body: AssistantCreated) -> None:
     if rows.get("assistants", key) is not None:
         return
     at = micros(recorded.meta.at)
-    common: Row = {"assistant_id": key, "version": 1, "user_id": body.user_id, "created_at": at}
-    common |= _given(body)
-    own = {"system": int(body.system), "updated_at": at, "position": recorded.position}
-    rows.put("assistants", {**common, **own})
-    rows.put("assistant_versions", {**common, "version_id": _version_id(key, 1)})
+    row: Row = {"assistant_id": key, "version": 1, "user_id": body.user_id, "system": int(body.system)}
+    row |= {**_given(body), "created_at": at, "updated_at": at, "position": recorded.position}
+    rows.put("assistants", row)
+    _put_version(rows, row, at)
 
 
 def _updated(rows: Rows, recorded: Recorded, body: AssistantUpdated) -> None:
@@ -99,7 +97,7 @@ def _updated(rows: Rows, recorded: Recorded, body: AssistantUpdated) -> None:
 
 def _put_version(rows: Rows, row: Row, at: int) -> None:
     version_id = _version_id(row["assistant_id"], row["version"])
-    shown = {name: row[name] for name in ("assistant_id", *FIELDS, "version", "user_id")}
+    shown = {name: row[name] for name in ("assistant_id", *FIELDS, "version")}
     rows.put("assistant_versions", {**shown, "version_id": version_id, "created_at": at})
 
 
