@@ -27,6 +27,7 @@ class StreamSpec(msgspec.Struct, frozen=True, kw_only=True):
     deny_purge: bool = False
     no_ack: bool = False
     persist_async: bool = False
+    is_passing: bool = False  # nobody misses what is in it when it has to be made anew
 
 
 LEDGER = StreamSpec(
@@ -48,6 +49,7 @@ RUNEV = StreamSpec(
     # convenience and not the truth.
     storage="file",
     persist_async=True,
+    is_passing=True,
     max_age_s=600,
     max_bytes=256 << 20,
     max_msgs_per_subject=10_000,

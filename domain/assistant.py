@@ -1,4 +1,4 @@
-"""An assistant: a graph with its configuration. One default assistant stands for each graph."""
+"""An assistant: a graph with its configuration, in versions. One default assistant stands for each graph."""
 
 from collections.abc import Iterable
 from typing import Any, assert_never
@@ -6,15 +6,45 @@ from uuid import UUID, uuid5
 
 import msgspec
 
-from contracts.events import AssistantCreated, AssistantDeleted, AssistantEvent, AssistantUpdated
+from contracts.events import (
+    AssistantCreated,
+    AssistantDeleted,
+    AssistantEvent,
+    AssistantUpdated,
+    AssistantVersionChosen,
+)
 from contracts.ledger import Append, Body, Recorded
+from domain.errors import (
+    AlreadyExists,
+    AssistantNotFound,
+    AssistantVersionNotFound,
+    DefaultAssistant,
+    InvalidField,
+)
 
 NAMESPACE = UUID("6ba7b821-9dad-11d1-80b4-00c04fd430c8")
 """Both existing servers derive default assistants in this namespace; client code has the ids hard-coded."""
+MOST_BYTES = 256 * 1024
+"""Bytes of JSON that one version may have: it travels with every question about the assistant's graph."""
+UNTITLED = "Untitled"
+
+
+class AssistantVersion(msgspec.Struct, frozen=True, kw_only=True):
+    """What one version says. The context and the config's `configurable` are the same thing twice."""
+
+    graph_id: str
+    name: str
+    description: str | None = None
+    config: dict[str, Any] = {}
+    context: dict[str, Any] = {}
+    metadata: dict[str, Any] = {}
 
 
 class Assistant(msgspec.Struct, frozen=True, kw_only=True):
-    """An assistant as its events left it."""
+    """An assistant as its events left it, with the fields of the version that is in force.
+
+    `version` counts the events of its stream; `number` is the version that clients see.
+    """
 
     assistant_id: UUID
     version: int
@@ -24,18 +54,62 @@ class Assistant(msgspec.Struct, frozen=True, kw_only=True):
     config: dict[str, Any] = {}
     context: dict[str, Any] = {}
     metadata: dict[str, Any] = {}
+    system: bool = False
+    number: int = 1
+    versions: tuple[AssistantVersion, ...] = ()  # version 1 first, without a gap
     deleted: bool = False
 
 
 class RegisterGraph(msgspec.Struct, frozen=True, kw_only=True, tag="assistant.register"):
-    """See to it that the graph has its default assistant, with this name. Twice is harmless."""
+    """See to it that the graph has its default assistant, with this name. Twice is harmless.
+
+    Once somebody has made a version of it, name and description are theirs.
+    """
 
     graph_id: str
     name: str
     description: str | None = None
 
 
-AssistantCommand = RegisterGraph
+class CreateAssistant(msgspec.Struct, frozen=True, kw_only=True, tag="assistant.create"):
+    """Configure a graph. `chosen` = the client chose the id."""
+
+    assistant_id: UUID
+    graph_id: str
+    user_id: str
+    name: str = UNTITLED
+    description: str | None = None
+    config: dict[str, Any] = {}
+    context: dict[str, Any] = {}
+    metadata: dict[str, Any] = {}
+    chosen: bool = False
+
+
+class UpdateAssistant(msgspec.Struct, frozen=True, kw_only=True, tag="assistant.update"):
+    """Make a new version of the one in force; absent fields keep their value, metadata is merged (shallow).
+
+    A context replaces the config's `configurable`, and a `configurable` the context.
+    """
+
+    graph_id: str | msgspec.UnsetType = msgspec.UNSET
+    name: str | msgspec.UnsetType = msgspec.UNSET
+    description: str | msgspec.UnsetType = msgspec.UNSET
+    config: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
+    context: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
+    metadata: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
+
+
+class ChooseVersion(msgspec.Struct, frozen=True, kw_only=True, tag="assistant.choose_version"):
+    """Put a version into force. The one that is in force already changes nothing."""
+
+    number: int
+
+
+class DeleteAssistant(msgspec.Struct, frozen=True, kw_only=True, tag="assistant.delete"):
+    """End the assistant; its id is never used again."""
+
+
+AssistantCommand = RegisterGraph | CreateAssistant | UpdateAssistant | ChooseVersion | DeleteAssistant
 
 
 def default_assistant_id(graph_id: str) -> UUID:
@@ -52,39 +126,36 @@ def assistant_of(assistant_id: UUID, events: Iterable[Recorded]) -> Assistant | 
 
 
 def decide(assistant: Assistant | None, command: AssistantCommand) -> list[AssistantEvent]:
-    """The events that the command leads to; none when it changes nothing."""
+    """The events that the command leads to; none when it changes nothing. Raises Refused."""
     match command:
         case RegisterGraph():
             return _register(assistant, command)
+        case CreateAssistant():
+            return _create(assistant, command)
+        case UpdateAssistant():
+            return _update(_present(assistant), command)
+        case ChooseVersion():
+            return _choose(_present(assistant), command)
+        case DeleteAssistant():
+            return _delete(_present(assistant))
         case _:
             assert_never(command)
 
 
 def evolve(assistant: Assistant | None, assistant_id: UUID, event: Body) -> Assistant | None:
     """The assistant after the event."""
+    if isinstance(event, AssistantCreated):
+        return _created(assistant_id, event)
+    if assistant is None:
+        return None
+    changed = msgspec.structs.replace(assistant, version=assistant.version + 1)
     match event:
-        case AssistantCreated():
-            return Assistant(
-                assistant_id=assistant_id,
-                version=1,
-                graph_id=event.graph_id,
-                name=event.name,
-                description=event.description,
-                config=event.config,
-                context=event.context,
-                metadata=event.metadata,
-            )
-        case AssistantUpdated() if assistant is not None:
-            return msgspec.structs.replace(
-                assistant,
-                version=assistant.version + 1,
-                name=assistant.name if event.name is msgspec.UNSET else event.name,
-                description=assistant.description
-                if event.description is msgspec.UNSET
-                else event.description,
-            )
-        case AssistantDeleted() if assistant is not None:
-            return msgspec.structs.replace(assistant, version=assistant.version + 1, deleted=True)
+        case AssistantUpdated():
+            return _updated(changed, event)
+        case AssistantVersionChosen():
+            return _in_force(changed, event.number, changed.versions)
+        case AssistantDeleted():
+            return msgspec.structs.replace(changed, deleted=True)
         case _:
             return assistant
 
@@ -93,6 +164,20 @@ def appends(assistant_id: UUID, assistant: Assistant | None, events: Iterable[Bo
     """The append that stores the events, if there are any."""
     bodies = tuple(events)
     return (Append(assistant_id, assistant.version if assistant else 0, bodies),) if bodies else ()
+
+
+def mirrored(config: dict[str, Any], context: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Config and context that say the same; the one that is set fills the other."""
+    configurable = config.get("configurable") or {}
+    if configurable:
+        return config, configurable
+    return ({**config, "configurable": context} if context else config), context
+
+
+def _present(assistant: Assistant | None) -> Assistant:
+    if assistant is None or assistant.deleted:
+        raise AssistantNotFound("assistant_id: assistant not found")
+    return assistant
 
 
 def _register(assistant: Assistant | None, command: RegisterGraph) -> list[AssistantEvent]:
@@ -105,6 +190,127 @@ def _register(assistant: Assistant | None, command: RegisterGraph) -> list[Assis
             system=True,
         )
         return [created]
+    if not assistant.system or len(assistant.versions) > 1:
+        return []
     if (assistant.name, assistant.description) == (command.name, command.description):
         return []
     return [AssistantUpdated(name=command.name, description=command.description)]
+
+
+def _create(assistant: Assistant | None, command: CreateAssistant) -> list[AssistantEvent]:
+    if assistant is not None:
+        raise AlreadyExists(f"assistant_id: assistant {command.assistant_id} already exists")
+    if command.chosen and command.assistant_id.version == 8:
+        # Version 8 is what the server derives occurrences from: a chosen one could block a firing.
+        raise InvalidField("assistant_id: UUIDs of version 8 are made by the server only")
+    config, context = mirrored(command.config, command.context)
+    created = AssistantCreated(
+        graph_id=command.graph_id,
+        name=command.name,
+        description=command.description,
+        config=config,
+        context=context,
+        metadata=command.metadata,
+        user_id=command.user_id,
+    )
+    _check_size(_version_of(created))
+    return [created]
+
+
+def _update(assistant: Assistant, command: UpdateAssistant) -> list[AssistantEvent]:
+    names = ("graph_id", "name", "description")
+    fields = {name: value for name in names if (value := getattr(command, name)) is not msgspec.UNSET}
+    fields |= _reconfigured(assistant, command)
+    if command.metadata is not msgspec.UNSET:
+        fields["metadata"] = {**assistant.metadata, **command.metadata}
+    if not fields:
+        return []
+    updated = AssistantUpdated(**fields, number=len(assistant.versions) + 1)
+    _check_size(_changed(_now(assistant), updated))
+    return [updated]
+
+
+def _reconfigured(assistant: Assistant, command: UpdateAssistant) -> dict[str, Any]:
+    """The new config and context, if either was given; a config without `configurable` keeps the context."""
+    given, context = command.config, command.context
+    if given is msgspec.UNSET and context is msgspec.UNSET:
+        return {}
+    config = dict(assistant.config if given is msgspec.UNSET else given)
+    if given is not msgspec.UNSET and given.get("configurable"):
+        context = given["configurable"]
+    elif context is msgspec.UNSET:
+        context = {} if "configurable" in config else assistant.context
+    config.pop("configurable", None)
+    return dict(zip(("config", "context"), mirrored(config, context), strict=True))
+
+
+def _choose(assistant: Assistant, command: ChooseVersion) -> list[AssistantEvent]:
+    if not 1 <= command.number <= len(assistant.versions):
+        raise AssistantVersionNotFound(f"version: the assistant has no version {command.number}")
+    return [] if command.number == assistant.number else [AssistantVersionChosen(number=command.number)]
+
+
+def _delete(assistant: Assistant) -> list[AssistantEvent]:
+    if assistant.system:
+        raise DefaultAssistant(
+            f"assistant_id: the default assistant of graph '{assistant.graph_id}' can't be deleted"
+        )
+    return [AssistantDeleted()]
+
+
+def _check_size(version: AssistantVersion) -> None:
+    size = len(msgspec.json.encode(version))
+    if size > MOST_BYTES:
+        raise InvalidField(
+            f"config: {size} bytes of JSON (config, context, metadata, name, description);"
+            f" at most {MOST_BYTES} are allowed"
+        )
+
+
+def _created(assistant_id: UUID, event: AssistantCreated) -> Assistant:
+    first = _version_of(event)
+    return Assistant(
+        assistant_id=assistant_id,
+        version=1,
+        system=event.system,
+        versions=(first,),
+        **msgspec.structs.asdict(first),
+    )
+
+
+def _version_of(event: AssistantCreated) -> AssistantVersion:
+    return AssistantVersion(
+        graph_id=event.graph_id,
+        name=event.name,
+        description=event.description,
+        config=event.config,
+        context=event.context,
+        metadata=event.metadata,
+    )
+
+
+def _updated(assistant: Assistant, event: AssistantUpdated) -> Assistant:
+    if event.number:
+        made = _changed(_now(assistant), event)
+        return _in_force(assistant, event.number, (*assistant.versions, made))
+    # The default assistant was brought in step with its project, which changes its first version.
+    first = _changed(assistant.versions[0], event)
+    return _in_force(assistant, assistant.number, (first, *assistant.versions[1:]))
+
+
+def _now(assistant: Assistant) -> AssistantVersion:
+    return assistant.versions[assistant.number - 1]
+
+
+def _changed(version: AssistantVersion, event: AssistantUpdated) -> AssistantVersion:
+    given = {
+        name: value
+        for name in AssistantVersion.__struct_fields__
+        if (value := getattr(event, name)) is not msgspec.UNSET
+    }
+    return msgspec.structs.replace(version, **given)
+
+
+def _in_force(assistant: Assistant, number: int, versions: tuple[AssistantVersion, ...]) -> Assistant:
+    fields = msgspec.structs.asdict(versions[number - 1])
+    return msgspec.structs.replace(assistant, number=number, versions=versions, **fields)

@@ -75,6 +75,18 @@ class AssistantNotFound(NotFound):
     code = "assistant_not_found"
 
 
+class AssistantVersionNotFound(NotFound):
+    """The assistant has no version of that number."""
+
+    code = "assistant_version_not_found"
+
+
+class DefaultAssistant(Refused):
+    """The assistant stands for a graph of the project, and stays as long as the graph does."""
+
+    code = "default_assistant"
+
+
 class AlreadyExists(Refused):
     """The id is taken."""
 
@@ -109,3 +121,9 @@ class MustRollBack(Refused):
     """The run was asked to be undone: its checkpoints must be restored before it ends."""
 
     code = "must_roll_back"
+
+
+class GraphFailed(Refused):
+    """The graph raised when it was asked about itself; the text is for its author."""
+
+    code = "graph_failed"

@@ -14,6 +14,7 @@ from typing import Any
 from uuid import uuid4
 
 from contracts.codec import EventCodec
+from contracts.frames import StoreSettings
 from contracts.subjects import STREAMS, log_append_subject, log_nudge_subject, view_position_subject
 from services.gateway.app import GatewayParts, build_app
 from services.gateway.server import GatewayServer
@@ -143,6 +144,7 @@ class Embedded:
             self.settings.children,
             self.settings.runs_per_child,
             Path(self.settings.graph_python or sys.executable),
+            StoreSettings(path=str(self.folder / "store.db")),
         )
 
 

@@ -8,6 +8,7 @@ from litestar import Request, Response
 from litestar.exceptions import HTTPException
 
 from domain import errors
+from services.gateway.graphs import GraphsUnavailable
 from services.kit.commands import Conflict
 from services.kit.eventlog import LogUnavailable
 
@@ -25,15 +26,24 @@ STATUSES: dict[type[Exception], int] = {
     errors.ThreadNotFound: 404,
     errors.RunNotFound: 404,
     errors.AssistantNotFound: 404,
+    errors.AssistantVersionNotFound: 404,
+    errors.DefaultAssistant: 409,
     errors.AlreadyExists: 409,
     errors.ThreadBusy: 409,
     errors.LaneFull: 409,
     errors.TooManyCrons: 429,
     errors.RunNotActive: 409,
+    errors.MustRollBack: 409,
+    errors.GraphFailed: 422,
     Conflict: 409,
     LogUnavailable: 503,
+    GraphsUnavailable: 503,
 }
-CODES: dict[type[Exception], str] = {Conflict: "conflict", LogUnavailable: "log_unavailable"}
+CODES: dict[type[Exception], str] = {
+    Conflict: "conflict",
+    LogUnavailable: "log_unavailable",
+    GraphsUnavailable: "graphs_unavailable",
+}
 
 
 def problem(request: Request[Any, Any, Any], exc: Exception) -> Response[bytes]:

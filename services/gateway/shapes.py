@@ -137,6 +137,12 @@ def state(row: Row, blob_of: BlobOf) -> Row:
 
 def assistant(row: Row) -> Row:
     """An Assistant object."""
+    shown = assistant_version(row)
+    return {**shown, "updated_at": instant(row["updated_at"]), "user_id": row["user_id"]}
+
+
+def assistant_version(row: Row) -> Row:
+    """An AssistantVersion object."""
     return {
         "assistant_id": uuid(row["assistant_id"]),
         "graph_id": row["graph_id"],
@@ -147,8 +153,6 @@ def assistant(row: Row) -> Row:
         "metadata": _decode(row["metadata"]),
         "version": row["version"],
         "created_at": instant(row["created_at"]),
-        "updated_at": instant(row["updated_at"]),
-        "user_id": row["user_id"],
     }
 
 

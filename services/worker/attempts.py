@@ -87,9 +87,7 @@ class Attempts:
         finally:
             stopping.cancel()
 
-    async def _ending(
-        self, job: Job, start: StartRun, running: "asyncio.Task[RunEnded]"
-    ) -> Ending | None:
+    async def _ending(self, job: Job, start: StartRun, running: "asyncio.Task[RunEnded]") -> Ending | None:
         ended: RunEnded | None = None
         if not running.cancelled():
             exc = running.exception()

@@ -88,9 +88,7 @@ class Feed:
             settled = 0
             if not self._pending:
                 settled, self._settled = self._settled, 0
-            batch = LiveBatch(
-                attempt=self._attempt, began_ms=self._began_ms, events=events, settled=settled
-            )
+            batch = LiveBatch(attempt=self._attempt, began_ms=self._began_ms, events=events, settled=settled)
             message = _encode(batch)
             self._keep(message)
             await self._publish(message)

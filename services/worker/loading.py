@@ -33,7 +33,12 @@ class Story(msgspec.Struct, frozen=True):
     def meta(self, clock: Clock, actor: str) -> Meta:
         """The meta of what the newest event leads to; the time of a run never goes back, whatever clocks do."""
         newest = self.events[-1]
-        return Meta(at=max(clock.now(), newest.meta.at + TICK), actor=actor, cause=f"{newest.stream_id}.{newest.version}", corr=self.corr)
+        return Meta(
+            at=max(clock.now(), newest.meta.at + TICK),
+            actor=actor,
+            cause=f"{newest.stream_id}.{newest.version}",
+            corr=self.corr,
+        )
 
 
 def story_of(log: EventLog, run_id: UUID) -> Story:

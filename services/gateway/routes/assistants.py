@@ -1,23 +1,159 @@
-"""Assistants: read and search."""
+"""Assistants: create, read, change, choose a version, delete, search, and what their graphs look like."""
 
-from contracts.api import AssistantCount, AssistantSearch
-from domain.assistant import default_assistant_id
-from domain.errors import AssistantNotFound
-from services.gateway import shapes
-from services.gateway.http import Answer, Call, Route, as_json
+from typing import Any
+from uuid import UUID, uuid4
+
+import msgspec
+
+from contracts.api import (
+    AssistantCount,
+    AssistantCreate,
+    AssistantLatest,
+    AssistantPatch,
+    AssistantSearch,
+    AssistantVersions,
+)
+from contracts.queries import Drawing, GraphQuery, Schemas, Subgraphs
+from domain import assistant as assistants
+from domain.assistant import (
+    AssistantCommand,
+    ChooseVersion,
+    CreateAssistant,
+    DeleteAssistant,
+    assistant_of,
+    default_assistant_id,
+)
+from domain.assistant_fields import create_of, update_of
+from domain.changes import Changes
+from domain.cron import DeleteCron
+from domain.errors import AlreadyExists, AssistantNotFound, InvalidField
+from services.gateway import acting, ending, graphs, shapes
+from services.gateway.http import USER, Answer, Call, Route, as_json, nothing
 from services.gateway.parts import GatewayParts
 from services.gateway.queries import Filter, by_id, count, page, search, selected
 from services.kit.ids import parse_uuid
 
+YES, NO = frozenset({"true", "True", "1", "yes"}), frozenset({"false", "False", "0", "no"})
+DEEPEST = 1000
+RUNS = "SELECT run_id, thread_id FROM runs WHERE assistant_id = ? AND status IN ('pending', 'running')"
+THREADS = """
+SELECT thread_id FROM threads WHERE json_extract(metadata, '$.assistant_id') = ? AND NOT temporary
+"""
+
 
 def routes() -> list[Route]:
     """Every endpoint of this resource."""
-    tag = "assistants"
+    tag, one = "assistants", "/assistants/{assistant_id}"
+    recurse = {"recurse": "true: the graphs inside those too"}
     return [
+        Route(method="POST", path="/assistants", summary="Create an assistant: a graph with a configuration", handle=create, tag=tag, body=AssistantCreate),
         Route(method="POST", path="/assistants/search", summary="Search assistants", handle=find, tag=tag, body=AssistantSearch),
         Route(method="POST", path="/assistants/count", summary="Count assistants", handle=how_many, tag=tag, body=AssistantCount),
-        Route(method="GET", path="/assistants/{assistant_id}", summary="Get an assistant, by id or graph", handle=read, tag=tag),
+        Route(method="GET", path=one, summary="Get an assistant, by id or graph", handle=read, tag=tag),
+        Route(method="PATCH", path=one, summary="Make a new version of an assistant", handle=change, tag=tag, body=AssistantPatch),
+        Route(method="DELETE", path=one, summary="Delete an assistant with its crons, and stop its runs", handle=delete, tag=tag, status=204, query={"delete_threads": "true: its threads too"}),
+        Route(method="POST", path=one + "/versions", summary="The versions of an assistant, newest first", handle=versions, tag=tag, body=AssistantVersions),
+        Route(method="POST", path=one + "/latest", summary="Put a version of an assistant into force", handle=choose, tag=tag, body=AssistantLatest),
+        Route(method="GET", path=one + "/graph", summary="Nodes and edges of its graph", handle=drawing, tag=tag, query={"xray": "true or a depth: with the graphs inside"}),
+        Route(method="GET", path=one + "/schemas", summary="Schemas of its graph", handle=schemas, tag=tag),
+        Route(method="GET", path=one + "/subgraphs", summary="Schemas of the graphs inside its graph", handle=subgraphs, tag=tag, query=recurse),
+        Route(method="GET", path=one + "/subgraphs/{namespace}", summary="Schemas of one graph inside its graph", handle=subgraphs, tag=tag, query=recurse),
     ]  # fmt: skip
+
+
+async def create(parts: GatewayParts, call: Call) -> Answer:
+    """POST /assistants."""
+    body = call.body(AssistantCreate)
+    _check_graph(parts, body.graph_id)
+    assistant_id = uuid4()
+    if body.assistant_id is not None:
+        chosen = parse_uuid(body.assistant_id)
+        if chosen is None:
+            raise InvalidField("assistant_id: Invalid assistant ID: must be a UUID")
+        assistant_id = chosen
+    command, keep = create_of(body, assistant_id, USER), body.if_exists == "do_nothing"
+    position = await acting.act(parts, call, assistant_id, lambda: _created(parts, command, keep=keep))
+    if position is None:
+        # It exists, perhaps since a moment ago, and is not shown yet.
+        await parts.reached(parts.log.head(), acting.SHOWN_S)
+    return as_json(shapes.assistant(_row(parts, str(assistant_id))))
+
+
+def _created(parts: GatewayParts, command: CreateAssistant, *, keep: bool) -> Changes:
+    assistant_id = command.assistant_id
+    events = parts.log.stream(assistant_id)
+    assistant = assistant_of(assistant_id, events)
+    if assistant is not None and keep:
+        return Changes()
+    if events and assistant is None:
+        raise AlreadyExists(f"assistant_id: the id {assistant_id} is in use or was")
+    return Changes(appends=assistants.appends(assistant_id, None, assistants.decide(assistant, command)))
+
+
+async def read(parts: GatewayParts, call: Call) -> Answer:
+    """GET /assistants/{assistant_id}."""
+    return as_json(shapes.assistant(_row(parts, _named(call))))
+
+
+async def change(parts: GatewayParts, call: Call) -> Answer:
+    """PATCH /assistants/{assistant_id}: one that names no field makes no version."""
+    body = call.body(AssistantPatch)
+    if body.graph_id is not None:
+        _check_graph(parts, body.graph_id)
+    return await _changed(parts, call, update_of(body))
+
+
+async def choose(parts: GatewayParts, call: Call) -> Answer:
+    """POST /assistants/{assistant_id}/latest."""
+    return await _changed(parts, call, ChooseVersion(number=call.body(AssistantLatest).version))
+
+
+async def _changed(parts: GatewayParts, call: Call, command: AssistantCommand) -> Answer:
+    assistant_id = acting.assistant(parts, _named(call)).assistant_id
+    await acting.act(parts, call, assistant_id, lambda: _decided(parts, assistant_id, command))
+    return as_json(shapes.assistant(_row(parts, str(assistant_id))))
+
+
+def _decided(parts: GatewayParts, assistant_id: UUID, command: AssistantCommand) -> Changes:
+    assistant = acting.assistant(parts, str(assistant_id))
+    return Changes(appends=assistants.appends(assistant_id, assistant, assistants.decide(assistant, command)))
+
+
+async def versions(parts: GatewayParts, call: Call) -> Answer:
+    """POST /assistants/{assistant_id}/versions."""
+    body = call.body(AssistantVersions)
+    wanted = Filter()
+    wanted.equal("assistant_id", _row(parts, _named(call))["assistant_id"])
+    wanted.contains("metadata", body.metadata)
+    part = page(body.limit, body.offset, "version", "version_id", "desc")
+    rows, headers = search(parts.views, "assistant_versions", wanted, part)
+    return as_json([shapes.assistant_version(row) for row in rows], headers=headers)
+
+
+async def delete(parts: GatewayParts, call: Call) -> Answer:
+    """DELETE /assistants/{assistant_id}: it goes last, so that after a crash it can be asked for again."""
+    with_threads = _is_yes(call, "delete_threads")
+    assistant_id = acting.assistant(parts, _named(call)).assistant_id
+    _decided(parts, assistant_id, DeleteAssistant())  # refused before anything has ended
+    if with_threads:
+        for row in parts.views.all(THREADS, (str(assistant_id),)):
+            await ending.delete_thread(parts, call, UUID(bytes=row["thread_id"]))
+    await _stop_runs(parts, call, assistant_id)
+    command = DeleteCron(reason="assistant_deleted")
+
+    def decide() -> Changes:
+        ended = ending.end_crons(parts, call, "assistant_id", assistant_id, command)
+        return ended + _decided(parts, assistant_id, DeleteAssistant())
+
+    await acting.act(parts, call, assistant_id, decide)
+    await _stop_runs(parts, call, assistant_id)  # those that its crons began meanwhile
+    return nothing()
+
+
+async def _stop_runs(parts: GatewayParts, call: Call, assistant_id: UUID) -> None:
+    for row in parts.views.all(RUNS, (assistant_id.bytes,)):
+        thread_id, run_id = UUID(bytes=row["thread_id"]), UUID(bytes=row["run_id"])
+        await ending.stop_run(parts, call, thread_id, run_id, "assistant deleted")
 
 
 async def find(parts: GatewayParts, call: Call) -> Answer:
@@ -33,18 +169,69 @@ async def how_many(parts: GatewayParts, call: Call) -> Answer:
     return as_json(count(parts.views, "assistants", _filter(parts, call.body(AssistantCount))))
 
 
-async def read(parts: GatewayParts, call: Call) -> Answer:
-    """GET /assistants/{assistant_id}."""
-    text = str(call.params["assistant_id"])
+async def drawing(parts: GatewayParts, call: Call) -> Answer:
+    """GET /assistants/{assistant_id}/graph."""
+    return await _told(parts, call, Drawing, xray=_xray(call))
+
+
+async def schemas(parts: GatewayParts, call: Call) -> Answer:
+    """GET /assistants/{assistant_id}/schemas."""
+    return await _told(parts, call, Schemas)
+
+
+async def subgraphs(parts: GatewayParts, call: Call) -> Answer:
+    """GET /assistants/{assistant_id}/subgraphs, and those of one namespace."""
+    namespace = call.params.get("namespace")
+    return await _told(parts, call, Subgraphs, namespace=namespace, recurse=_is_yes(call, "recurse"))
+
+
+async def _told(parts: GatewayParts, call: Call, kind: type[GraphQuery], **more: Any) -> Answer:
+    assistant = acting.assistant(parts, _named(call))
+    query = kind(
+        graph_id=assistant.graph_id, config=assistant.config, context=assistant.context or None, **more
+    )
+    body: msgspec.Raw = await graphs.ask(parts, query, msgspec.Raw)
+    return Answer(200, bytes(body))
+
+
+def _xray(call: Call) -> bool | int:
+    given = call.text("xray")
+    if given in YES - {"1"}:
+        return True
+    if given is None or given in NO - {"0"}:
+        return False
+    try:
+        return call.number("xray", 1, 1, DEEPEST)
+    except InvalidField:
+        raise InvalidField(f"xray: must be true, false or a depth from 1 to {DEEPEST}") from None
+
+
+def _is_yes(call: Call, name: str) -> bool:
+    given = call.text(name)
+    if given is not None and given not in YES | NO:
+        raise InvalidField(f"{name}: must be true or false")
+    return given in YES
+
+
+def _named(call: Call) -> str:
+    return str(call.params["assistant_id"])
+
+
+def _row(parts: GatewayParts, text: str) -> dict[str, Any]:
     row = by_id(parts.views, "assistants", "assistant_id", parse_uuid(text) or default_assistant_id(text))
     if row is None:
         raise AssistantNotFound(f"assistant_id: assistant or graph '{text[:100]}' not found")
-    return as_json(shapes.assistant(row))
+    return row
+
+
+def _check_graph(parts: GatewayParts, graph_id: str) -> None:
+    if graph_id not in parts.graphs:
+        raise AssistantNotFound(f"graph_id: graph '{graph_id[:100]}' not found")
 
 
 def _filter(parts: GatewayParts, body: AssistantCount) -> Filter:
-    if body.graph_id is not None and body.graph_id not in parts.graphs:
-        raise AssistantNotFound(f"graph_id: graph '{body.graph_id[:100]}' not found")
+    if body.graph_id is not None:
+        _check_graph(parts, body.graph_id)
     wanted = Filter()
     wanted.equal("graph_id", body.graph_id)
     if body.name is not None:

@@ -53,7 +53,7 @@ async def ok(parts: GatewayParts, call: Call) -> Answer:
 
 async def info(parts: GatewayParts, _: Call) -> Answer:
     """GET /info."""
-    flags = {"assistants": True, "crons": True, "langsmith": False, "streaming": False, "store": False}
+    flags = {"assistants": True, "crons": True, "langsmith": False, "streaming": True, "store": True}
     return as_json(
         {
             "name": "Cronledger",

@@ -42,15 +42,17 @@ class Msg(Protocol):
     @property
     def headers(self) -> Mapping[str, str]: ...
 
-    async def respond(self, data: bytes) -> None:
-        """Answer a request; harmless when nobody asked."""
+    async def respond(self, data: bytes, headers: Mapping[str, str] | None = None) -> None:
+        """Answer a request, as often as there are parts to send; harmless when nobody asked."""
         ...
 
 
 class Subscription(Protocol):
     """Messages that keep coming until it ends."""
 
-    async def unsubscribe(self) -> None: ...
+    async def unsubscribe(self) -> None:
+        """End it; safe twice, and on a connection that is closed."""
+        ...
 
 
 Handler = Callable[[Msg], Awaitable[None]]
@@ -74,6 +76,13 @@ class Bus(Protocol):
 
     async def request(self, subject: str, data: bytes, timeout_s: float) -> bytes:
         """The first answer. Raises NoResponders, RequestTimeout."""
+        ...
+
+    def new_inbox(self) -> str:
+        """A subject that nobody else uses, for answers.
+
+        When nobody listens where a message with it as `reply` goes, it gets one with the header `Status: 503`.
+        """
         ...
 
     def on_reconnect(self, callback: Callable[[], None]) -> None:

@@ -11,6 +11,7 @@ import nats
 import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg as NatsMsg
+from nats.aio.subscription import Subscription as NatsSubscription
 
 from contracts.subjects import StreamSpec
 from services.kit.bus import Endpoint, Handler, NoResponders, RequestTimeout
@@ -81,11 +82,14 @@ class NatsBus:
         except nats.errors.Error as exc:
             raise ConnectionError(str(exc)) from exc
 
-    async def subscribe(self, subject: str, handler: Handler, queue: str = "") -> Any:
+    async def subscribe(self, subject: str, handler: Handler, queue: str = "") -> "_Subscribed":
         async def on_msg(msg: NatsMsg) -> None:
-            await handler(_Incoming(msg))
+            await handler(_Incoming(self, msg))
 
-        return await self.client.subscribe(subject, queue, cb=on_msg)
+        return _Subscribed(await self.client.subscribe(subject, queue, cb=on_msg))
+
+    def new_inbox(self) -> str:
+        return self.client.new_inbox()
 
     async def request(self, subject: str, data: bytes, timeout_s: float) -> bytes:
         return (await self.request_msg(subject, data, timeout_s)).data
@@ -129,15 +133,29 @@ class NatsBus:
 class _Incoming:
     """A message of the client library in our form."""
 
-    def __init__(self, msg: NatsMsg) -> None:
-        self._msg = msg
+    def __init__(self, bus: NatsBus, msg: NatsMsg) -> None:
+        self._bus, self._reply = bus, msg.reply
         self.subject: str = msg.subject
         self.data: bytes = msg.data
         self.headers: Mapping[str, str] = msg.headers or {}
 
-    async def respond(self, data: bytes) -> None:
-        if self._msg.reply:
-            await self._msg.respond(data)
+    async def respond(self, data: bytes, headers: Mapping[str, str] | None = None) -> None:
+        # Not the client's own `respond`: that one sends the request's headers back.
+        if self._reply:
+            await self._bus.publish(self._reply, data, headers)
+
+
+class _Subscribed:
+    """A subscription of the client library in our form."""
+
+    def __init__(self, subscription: NatsSubscription) -> None:
+        self._subscription = subscription
+
+    async def unsubscribe(self) -> None:
+        try:
+            await self._subscription.unsubscribe()
+        except nats.errors.Error:
+            pass  # it ended with its connection, or before
 
 
 async def _probe(endpoint: Endpoint) -> None:
@@ -193,11 +211,22 @@ async def _update_stream(bus: NatsBus, spec: StreamSpec, config: dict[str, Any])
     info = await _patient(bus, f"STREAM.INFO.{spec.name}", None)
     present = info["config"]
     for name in ("retention", "storage"):
+        if present[name] != config[name] and spec.is_passing:
+            await _replace_stream(bus, spec, config)
+            return
         if present[name] != config[name]:
             raise StreamDiffers(
                 f"stream {spec.name} has {name} '{present[name]}' where '{config[name]}' is needed"
             )
     answer = await _patient(bus, f"STREAM.UPDATE.{spec.name}", {**present, **config})
+    if "error" in answer:
+        raise StreamDiffers(f"stream {spec.name}: {answer['error'].get('description')}")
+
+
+async def _replace_stream(bus: NatsBus, spec: StreamSpec, config: dict[str, Any]) -> None:
+    await _patient(bus, f"STREAM.DELETE.{spec.name}", None)
+    await asyncio.sleep(0.05)  # made anew at once, a stream of that name can have old messages again
+    answer = await _patient(bus, f"STREAM.CREATE.{spec.name}", config)
     if "error" in answer:
         raise StreamDiffers(f"stream {spec.name}: {answer['error'].get('description')}")
 
@@ -229,4 +258,5 @@ def _config(spec: StreamSpec) -> dict[str, Any]:
         "no_ack": spec.no_ack,
         "duplicate_window": int(min(120, spec.max_age_s or 120) * 1e9),
         "num_replicas": 1,
+        **({"persist_mode": "async"} if spec.persist_async else {}),
     }

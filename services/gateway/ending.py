@@ -1,0 +1,64 @@
+"""What must end because something else does: runs are stopped, threads are deleted with all they have."""
+
+from uuid import UUID
+
+from domain import cron as crons
+from domain import requests
+from domain.changes import Changes
+from domain.cron import DeleteCron, cron_of
+from domain.errors import RunNotFound, ThreadNotFound
+from domain.run import CancelRun, run_of
+from services.gateway import acting
+from services.gateway.http import Call
+from services.gateway.parts import GatewayParts
+
+
+async def stop_run(parts: GatewayParts, call: Call, thread_id: UUID, run_id: UUID, reason: str) -> None:
+    """Ask that the run stops; one that waits ends at once. Harmless when it has ended or is gone."""
+
+    def decide() -> Changes:
+        try:
+            run = acting.run(parts, thread_id, run_id)
+        except RunNotFound:
+            return Changes()
+        if not run.is_active:
+            return Changes()
+        lane = acting.lane(parts, thread_id)
+        following = acting.following(parts, lane, run_id)
+        return requests.cancel(run, CancelRun(reason=reason), lane, following)
+
+    if await acting.act(parts, call, thread_id, decide) is not None:
+        await acting.signal_cancel(parts, run_id)
+
+
+async def delete_thread(parts: GatewayParts, call: Call, thread_id: UUID) -> None:
+    """Delete the thread with its runs and crons. Harmless when it is gone."""
+    running: list[UUID] = []
+
+    def decide() -> Changes:
+        running.clear()
+        try:
+            thread = acting.thread(parts, thread_id)
+        except ThreadNotFound:
+            return Changes()
+        lane = acting.lane(parts, thread_id)
+        found = [run_of(entry.run_id, parts.log.stream(entry.run_id)) for entry in lane.in_flight]
+        in_flight = [run for run in found if run is not None]
+        running[:] = [run.run_id for run in in_flight if run.status == "running"]
+        ended = end_crons(parts, call, "thread_id", thread_id, DeleteCron(reason="thread_deleted"))
+        return requests.delete_thread(thread, lane, in_flight, ended.appends)
+
+    await acting.act(parts, call, thread_id, decide)
+    for run_id in running:
+        await acting.signal_cancel(parts, run_id)
+
+
+def end_crons(parts: GatewayParts, call: Call, column: str, owner_id: UUID, command: DeleteCron) -> Changes:
+    """The end of every cron that has that id in that column of the read model."""
+    query, changes = f'SELECT cron_id FROM crons WHERE "{column}" = ?', Changes()
+    for row in parts.views.all(query, (owner_id.bytes,)):
+        cron_id = UUID(bytes=row["cron_id"])
+        cron = cron_of(cron_id, parts.log.stream(cron_id))
+        if cron is not None:
+            changes += crons.changes(cron_id, cron, crons.decide(cron, command, call.meta(parts).at))
+    return changes

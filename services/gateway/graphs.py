@@ -1,0 +1,58 @@
+"""Questions about graphs, states and the store: asked over the bus, answered by a worker's graph child."""
+
+from typing import Any
+
+import msgspec
+
+from contracts.queries import Query, QueryAnswer, QueryFailed
+from contracts.subjects import graph_query_subject
+from domain.errors import GraphFailed, InvalidField, NotFound, NotSupported, Refused
+from services.gateway.parts import GatewayParts
+from services.kit.bus import NoResponders
+from services.kit.bus.large import ask as ask_bus
+
+MOST_BYTES = 900 * 1024
+"""Of a question: it is one message, which may have 1 MB."""
+ANSWER_S = 30.0
+REFUSALS: dict[str, type[Refused]] = {
+    "invalid": InvalidField,
+    "not_found": NotFound,
+    "unsupported": NotSupported,
+    "failed": GraphFailed,
+}
+_answer_of = msgspec.json.Decoder(QueryAnswer).decode
+
+
+class GraphsUnavailable(Exception):
+    """No worker answers questions about graphs now; it can be tried again."""
+
+
+async def ask(parts: GatewayParts, query: Query, kind: Any) -> Any:
+    """The answer's body as `kind` (`msgspec.Raw` for the bytes of JSON as they are).
+
+    Raises InvalidField, NotFound, NotSupported, GraphFailed, GraphsUnavailable.
+    """
+    question = msgspec.json.encode(query)
+    if len(question) > MOST_BYTES:
+        raise InvalidField(f"body: {len(question)} bytes of JSON; at most {MOST_BYTES} are allowed here")
+    answer = _answer_of(await _sent(parts, query.VERB, question))
+    if answer.failed is not None:
+        raise _refusal(answer.failed)
+    return msgspec.json.decode(b"null" if answer.body is msgspec.UNSET else answer.body, type=kind)
+
+
+async def _sent(parts: GatewayParts, verb: str, question: bytes) -> bytes:
+    if parts.bus is None:
+        raise GraphsUnavailable("This server is not connected to any worker.")
+    try:
+        return await ask_bus(parts.bus, graph_query_subject(verb), question, ANSWER_S)
+    except NoResponders:
+        raise GraphsUnavailable("No worker is there to ask its graphs; try again.") from None
+    except TimeoutError:
+        raise GraphsUnavailable(f"No worker answered for its graphs in {ANSWER_S:g} s; try again.") from None
+    except ConnectionError:
+        raise GraphsUnavailable("The bus to the workers is not connected; try again.") from None
+
+
+def _refusal(failed: QueryFailed) -> Refused:
+    return REFUSALS[failed.code](failed.message)
