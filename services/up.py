@@ -141,10 +141,10 @@ class Embedded:
         return ChildPool(
             self.project,
             self.folder / "checkpoints.db",
+            StoreSettings(path=str(self.folder / "store.db")),
             self.settings.children,
             self.settings.runs_per_child,
             Path(self.settings.graph_python or sys.executable),
-            StoreSettings(path=str(self.folder / "store.db")),
         )
 
 

@@ -47,10 +47,10 @@ async def run(folder: Path, config: Path) -> None:
     children = ChildPool(
         project,
         folder / "checkpoints.db",
+        StoreSettings(path=str(folder / "store.db")),
         settings.children,
         settings.runs_per_child,
         Path(settings.graph_python or sys.executable),
-        StoreSettings(path=str(folder / "store.db")),
     )
     await children.start()
     worker = Worker(log, bus, children, project, SystemClock(), settings, worker_id=f"w-{uuid4().hex[:12]}")

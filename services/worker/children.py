@@ -39,6 +39,11 @@ class ChildPool:
         self.failing = ""
 
     @property
+    def pids(self) -> list[int]:
+        """The processes that are alive."""
+        return [child.pid for child in self._alive()]
+
+    @property
     def slots(self) -> int:
         """Runs at a time in all."""
         return self._size * self._runs_per_child
