@@ -51,7 +51,7 @@ def test_what_fits_into_one_message_has_no_headers() -> None:
 
 def test_a_value_with_a_lost_part_is_dropped_alone() -> None:
     first, second, third = parts_of(LARGE[: 3 * MOST_BYTES])
-    small = ({}, b"small")
+    small: tuple[dict[str, str], bytes] = ({}, b"small")
     assert joined(first, third, small) == [b"small"]
     assert joined(second, third, first, second, third) == [LARGE[: 3 * MOST_BYTES]]
     assert joined(first, second, first, second, third) == [LARGE[: 3 * MOST_BYTES]]
