@@ -1,13 +1,13 @@
 """Decisions over several aggregates: what one transaction holds."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import msgspec
 import pytest
 
-from contracts.api import RunCreate
+from contracts.api import Checkpoint, RunCreate, StatelessRunCreate
 from contracts.events import (
     CronDeleted,
     LaneChanged,
@@ -17,6 +17,7 @@ from contracts.events import (
     RunDispatched,
     RunInterrupted,
     RunRequested,
+    RunRolledBack,
     RunStarted,
     RunSucceeded,
     ThreadCreated,
@@ -27,15 +28,24 @@ from domain import requests
 from domain.assistant import Assistant
 from domain.changes import Changes
 from domain.errors import ContradictoryRequest, InvalidField, NotSupported, ThreadBusy
-from domain.lane import Lane, lane_id_of
-from domain.request import check_fields, kwargs_of, run_metadata, spec_of
-from domain.requests import MAX_WAITING, Occurrence, RunPlan, plan_of
+from domain.lane import Lane, evolve, lane_id_of
+from domain.request import (
+    check_fields,
+    check_stateless,
+    checkpoint_of,
+    kwargs_of,
+    run_metadata,
+    run_spec_of,
+    spec_of,
+)
+from domain.requests import MAX_WAITING, Line, Occurrence, RunPlan, plan_of
 from domain.run import CancelRun, Run, SettleRun, run_of
 from domain.thread import Thread
 
 THREAD = UUID("01900000-0000-7000-8000-000000000001")
-CRON, RUN, OTHER = UUID(int=3), UUID(int=4), UUID(int=5)
+CRON, RUN, OTHER, THIRD = UUID(int=3), UUID(int=4), UUID(int=5), UUID(int=6)
 DUE = datetime(2026, 11, 24, 9, tzinfo=UTC)
+NOW = DUE
 META = Meta(at=DUE, actor="test")
 ASSISTANT = Assistant(
     assistant_id=UUID(int=9),
@@ -56,6 +66,10 @@ def lane(*run_ids: UUID) -> Lane:
     return Lane(thread_id=THREAD, version=len(run_ids), in_flight=tuple(map(LaneRun, run_ids)))
 
 
+def line(*run_ids: UUID) -> Line:
+    return Line(lane=lane(*run_ids))
+
+
 def bodies(changes: Changes) -> dict[UUID, list[Body]]:
     return {append.stream_id: list(append.bodies) for append in changes.appends}
 
@@ -74,7 +88,7 @@ def requested(changes: Changes, run_id: UUID = RUN) -> RunRequested:
 
 
 def test_firing_appends_run_and_lane_and_rests_on_the_cron() -> None:
-    changes = requests.fire_on_thread(cron_plan(input={"x": 1}), OCCURRENCE, lane(), {"topic": "t"})
+    changes = requests.fire_on_thread(cron_plan(input={"x": 1}), OCCURRENCE, line(), {"topic": "t"}, NOW)
     assert changes.expects == (Expect(CRON, 2),)
     request = requested(changes)
     assert not request.waits
@@ -91,16 +105,16 @@ def test_firing_appends_run_and_lane_and_rests_on_the_cron() -> None:
 
 
 def test_firing_on_a_busy_thread_waits() -> None:
-    assert requested(requests.fire_on_thread(cron_plan(), OCCURRENCE, lane(OTHER), {})).waits
+    assert requested(requests.fire_on_thread(cron_plan(), OCCURRENCE, line(OTHER), {}, NOW)).waits
 
 
 def test_firing_that_the_lane_refuses_is_recorded() -> None:
-    busy = requests.fire_on_thread(cron_plan(multitask_strategy="reject"), OCCURRENCE, lane(OTHER), {})
+    busy = requests.fire_on_thread(cron_plan(multitask_strategy="reject"), OCCURRENCE, line(OTHER), {}, NOW)
     [skipped] = bodies(busy)[RUN]
     assert isinstance(skipped, OccurrenceSkipped)
     assert skipped.reason == "overlap"
     full = requests.fire_on_thread(
-        cron_plan(), OCCURRENCE, lane(*(UUID(int=100 + n) for n in range(MAX_WAITING + 1))), {}
+        cron_plan(), OCCURRENCE, line(*(UUID(int=100 + n) for n in range(MAX_WAITING + 1))), {}, NOW
     )
     [skipped] = bodies(full)[RUN]
     assert isinstance(skipped, OccurrenceSkipped)
@@ -110,19 +124,19 @@ def test_firing_that_the_lane_refuses_is_recorded() -> None:
 def test_direct_request_on_a_busy_thread_is_refused() -> None:
     plan = plan_of({"multitask_strategy": "reject"}, ASSISTANT, "alice")
     with pytest.raises(ThreadBusy):
-        requests.request_on_thread(plan, OCCURRENCE, lane(OTHER), {})
+        requests.request_on_thread(plan, OCCURRENCE, line(OTHER), {}, NOW)
 
 
 def test_temporary_firing_is_its_run_alone() -> None:
     plan = plan_of({}, ASSISTANT, "alice", cron_id=CRON, cron_version=1, temporary=True)
-    changes = requests.request_stateless(plan, OCCURRENCE)
+    changes = requests.request_stateless(plan, OCCURRENCE, NOW)
     assert [append.stream_id for append in changes.appends] == [RUN]
     assert requested(changes).temporary
 
 
 def test_kept_firing_makes_its_thread() -> None:
     plan = plan_of({}, ASSISTANT, "alice", cron_id=CRON, cron_version=1, cron_metadata={"team": "x"})
-    changes = requests.request_stateless(plan, OCCURRENCE)
+    changes = requests.request_stateless(plan, OCCURRENCE, NOW)
     [created] = bodies(changes)[THREAD]
     assert isinstance(created, ThreadCreated)
     assert created.cron_id == CRON
@@ -137,7 +151,7 @@ def test_kept_firing_makes_its_thread() -> None:
 
 def test_large_input_goes_beside_the_event() -> None:
     plan = cron_plan(input={"text": "x" * 40_000})
-    changes = requests.fire_on_thread(plan, OCCURRENCE, lane(), {})
+    changes = requests.fire_on_thread(plan, OCCURRENCE, line(), {}, NOW)
     [blob] = changes.blobs
     assert requested(changes).kwargs.sha256 == blob.sha256
 
@@ -155,9 +169,9 @@ SUCCEEDED = RunSucceeded(thread_id=THREAD, attempt=1)
 
 def test_settle_dispatches_the_next_in_the_same_append() -> None:
     waiting = run(msgspec.structs.replace(REQUEST, waits=True), run_id=OTHER)
-    line = lane(RUN, OTHER)
-    assert requests.following_of(line, RUN) == OTHER
-    settled = requests.settle(run(REQUEST, STARTED), SettleRun(attempt=1, outcome=SUCCEEDED), line, waiting)
+    settled = requests.settle(
+        run(REQUEST, STARTED), SettleRun(attempt=1, outcome=SUCCEEDED), lane(RUN, OTHER), waiting
+    )
     assert settled.appends == (
         Append(RUN, 2, (SUCCEEDED,)),
         Append(
@@ -169,9 +183,60 @@ def test_settle_dispatches_the_next_in_the_same_append() -> None:
     )
 
 
-def test_nobody_follows_one_who_waits() -> None:
-    assert requests.following_of(lane(OTHER, RUN), RUN) is None
-    assert requests.following_of(lane(RUN), RUN) is None
+def test_taking_a_place_stops_those_who_have_it() -> None:
+    running, waiting = run(REQUEST, STARTED, run_id=OTHER), run(REQUEST, run_id=THIRD)
+    busy = Line(lane=lane(OTHER, THIRD), runs={OTHER: running, THIRD: waiting})
+    for strategy, outcome in (("interrupt", RunInterrupted), ("rollback", RunRolledBack)):
+        plan = plan_of({"multitask_strategy": strategy}, ASSISTANT, "alice")
+        stored = bodies(requests.request_on_thread(plan, OCCURRENCE, busy, {}, NOW))
+        assert [type(body) for body in stored[OTHER]] == [RunCancelRequested]
+        assert [type(body) for body in stored[THIRD]] == [RunCancelRequested, outcome]
+        [asked] = stored[RUN]
+        assert isinstance(asked, RunRequested)
+        assert asked.waits
+        [changed] = stored[lane_id_of(THREAD)]
+        assert isinstance(changed, LaneChanged)
+        assert [(e.run_id, e.stopping) for e in changed.in_flight] == [(OTHER, strategy), (RUN, "")]
+
+
+def test_taking_the_place_of_one_who_waits_starts_at_once() -> None:
+    busy = Line(lane=lane(OTHER), runs={OTHER: run(REQUEST, run_id=OTHER)})
+    plan = plan_of({"multitask_strategy": "interrupt"}, ASSISTANT, "alice")
+    assert not requested(requests.request_on_thread(plan, OCCURRENCE, busy, {}, NOW)).waits
+
+
+def test_delayed_run_is_released_when_its_time_and_turn_have_come() -> None:
+    delayed = msgspec.structs.replace(OCCURRENCE, not_before=NOW + timedelta(minutes=1))
+    plan = plan_of({}, ASSISTANT, "alice")
+    changes = requests.request_on_thread(plan, delayed, line(), {}, NOW)
+    asked = requested(changes)
+    assert asked.waits
+    [joined] = bodies(changes)[lane_id_of(THREAD)]
+    assert isinstance(joined, LaneChanged)
+    waiting, alone = run(asked), evolve(lane(), joined)
+    assert not requests.release(waiting, alone, NOW)
+    released = requests.release(waiting, alone, NOW + timedelta(minutes=1))
+    assert bodies(released)[RUN] == [RunDispatched(thread_id=THREAD)]
+    assert released.expects == (Expect(lane_id_of(THREAD), 1),)
+    behind = Lane(thread_id=THREAD, in_flight=(LaneRun(OTHER), *joined.in_flight))
+    assert not requests.release(waiting, behind, NOW + timedelta(hours=1))
+
+
+def test_delayed_temporary_run_has_no_turn_to_wait_for() -> None:
+    delayed = msgspec.structs.replace(OCCURRENCE, not_before=NOW + timedelta(minutes=1))
+    plan = plan_of({}, ASSISTANT, "alice", temporary=True)
+    asked = requested(requests.request_stateless(plan, delayed, NOW))
+    assert asked.waits
+    released = requests.release(run(asked), lane(), NOW + timedelta(minutes=1))
+    assert [append.stream_id for append in released.appends] == [RUN]
+
+
+def test_cancelled_running_run_stays_in_the_line_until_it_has_stopped() -> None:
+    changes = requests.cancel(run(REQUEST, STARTED), CancelRun(action="rollback"), lane(RUN, OTHER), None)
+    assert [type(body) for body in bodies(changes)[RUN]] == [RunCancelRequested]
+    [changed] = bodies(changes)[lane_id_of(THREAD)]
+    assert isinstance(changed, LaneChanged)
+    assert changed.in_flight == (LaneRun(RUN, None, "rollback"), LaneRun(OTHER))
 
 
 def test_cancelled_waiting_run_leaves_the_line() -> None:
@@ -238,10 +303,53 @@ def test_spec_leaves_reserved_keys_out() -> None:
     assert spec_of(body) == {"metadata": {"mine": 1}, "config": {"configurable": {"k": 1}}}
 
 
-@pytest.mark.parametrize("field", ["webhook", "command", "checkpoint", "checkpoint_id", "after_seconds"])
-def test_known_fields_that_do_nothing_yet_are_refused(field: str) -> None:
-    with pytest.raises(NotSupported, match=field):
-        check_fields(msgspec.convert({"assistant_id": "agent", field: "x"}, RunCreate))
+def test_webhook_is_refused_as_long_as_nobody_calls_it() -> None:
+    with pytest.raises(NotSupported, match="webhook"):
+        check_fields(RunCreate(assistant_id="agent", webhook="https://example.com"))
+
+
+@pytest.mark.parametrize(
+    ("refusal", "match", "fields"),
+    [
+        (InvalidField, "input", {"input": {}, "command": {"resume": 1}}),
+        (InvalidField, "command.goto", {"command": {"goto": {"input": 1}}}),
+        (InvalidField, "command.goto", {"command": {"goto": ["a", {"node": 5}]}}),
+        (InvalidField, "checkpoint", {"checkpoint": {"checkpoint_id": "x"}}),
+        (InvalidField, "checkpoint", {"checkpoint_id": "x"}),
+        (ContradictoryRequest, "thread_id", {"command": {"resume": 1}}),
+    ],
+)
+def test_what_a_run_without_a_thread_may_not_ask(
+    refusal: type[Exception], match: str, fields: dict[str, Any]
+) -> None:
+    body = msgspec.convert({"assistant_id": "agent", **fields}, StatelessRunCreate)
+    with pytest.raises(refusal, match=match):
+        check_stateless(body)
+
+
+def test_checkpoint_to_start_from_is_in_the_configurable_and_not_in_the_context() -> None:
+    body = RunCreate(
+        assistant_id="agent",
+        checkpoint=Checkpoint(thread_id="elsewhere", checkpoint_id="c1", checkpoint_ns=""),
+        config={"configurable": {"k": 2}},
+    )
+    kwargs = kwargs_of(run_spec_of(body), ASSISTANT, None, temporary=False)
+    assert kwargs.config["configurable"] == {
+        "model": "small",
+        "k": 2,
+        "checkpoint_id": "c1",
+        "checkpoint_ns": "",
+    }
+    assert kwargs.context == {"k": 2}
+    assert checkpoint_of(None, "c2") == {"checkpoint_id": "c2"}
+    assert checkpoint_of(Checkpoint(checkpoint_ns=""), None) == {}
+
+
+def test_command_is_kept_as_it_was_sent() -> None:
+    command = {"resume": {"id": "yes"}, "goto": [{"node": "a", "input": 1}, "b"], "update": [["k", 1]]}
+    body = msgspec.convert({"assistant_id": "agent", "command": command}, RunCreate)
+    kwargs = kwargs_of(run_spec_of(body), ASSISTANT, None, temporary=False)
+    assert msgspec.json.decode(msgspec.json.encode(kwargs.command)) == command
 
 
 def test_configurable_with_context_is_refused() -> None:

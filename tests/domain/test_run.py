@@ -14,14 +14,15 @@ from contracts.events import (
     RunFailed,
     RunInterrupted,
     RunRequested,
+    RunRolledBack,
     RunStarted,
     RunSucceeded,
     RunTimedOut,
 )
 from contracts.ledger import Body, Meta, Payload, Recorded
-from domain.errors import RunNotActive, RunNotFound
+from domain.errors import MustRollBack, RunNotActive, RunNotFound
 from domain.run import (
-    MAX_ATTEMPTS,
+    MAX_LOSSES,
     CancelRun,
     ClaimRun,
     DeleteRun,
@@ -91,10 +92,46 @@ def test_lost_attempt_is_claimed_again() -> None:
 
 
 def test_after_the_last_attempt_it_fails_with_the_reason() -> None:
-    tries = [msgspec.structs.replace(STARTED, attempt=n) for n in range(1, MAX_ATTEMPTS + 1)]
+    tries = [
+        msgspec.structs.replace(STARTED, attempt=n, lost="x" if n > 1 else "")
+        for n in range(1, MAX_LOSSES + 1)
+    ]
     [failed] = decide(given(REQUESTED, *tries), ClaimRun(worker="w2", lost="child died"))
     assert isinstance(failed, RunFailed)
     assert "child died" in failed.message
+
+
+def test_excused_losses_are_not_counted() -> None:
+    tries = [msgspec.structs.replace(STARTED, attempt=n, lost="x", excused=True) for n in range(2, 12)]
+    [started] = decide(given(REQUESTED, STARTED, *tries), ClaimRun(worker="w2", lost="child died"))
+    assert isinstance(started, RunStarted)
+    assert started.attempt == 12
+
+
+def test_a_stop_is_carried_out_however_often_it_is_lost() -> None:
+    tries = [msgspec.structs.replace(STARTED, attempt=n, lost="x") for n in range(2, 9)]
+    asked = RunCancelRequested(thread_id=THREAD, cron_id=CRON, action="rollback")
+    [started] = decide(given(REQUESTED, STARTED, *tries, asked), ClaimRun(worker="w2", lost="child died"))
+    assert isinstance(started, RunStarted)
+
+
+@pytest.mark.parametrize("outcome", OUTCOMES, ids=lambda outcome: type(outcome).__name__)
+def test_whoever_was_asked_to_stop_is_interrupted(outcome: Outcome) -> None:
+    asked = RunCancelRequested(thread_id=THREAD, cron_id=CRON, reason="enough")
+    [settled] = decide(given(REQUESTED, STARTED, asked), SettleRun(attempt=1, outcome=outcome))
+    assert isinstance(settled, RunInterrupted)
+    assert settled.reason == "enough"
+
+
+def test_whoever_is_to_be_undone_takes_no_other_outcome() -> None:
+    asked = RunCancelRequested(thread_id=THREAD, cron_id=CRON, action="rollback")
+    with pytest.raises(MustRollBack):
+        decide(given(REQUESTED, STARTED, asked), SettleRun(attempt=1, outcome=SUCCEEDED))
+    undone = RunRolledBack(thread_id=THREAD, cron_id=CRON)
+    assert decide(given(REQUESTED, STARTED, asked), SettleRun(attempt=1, outcome=undone)) == [undone]
+    assert decide(given(REQUESTED), CancelRun(action="rollback"))[1:] == [undone]
+    with pytest.raises(RunNotFound):
+        decide(given(REQUESTED, STARTED, asked, undone), DeleteRun())
 
 
 @pytest.mark.parametrize("outcome", OUTCOMES, ids=lambda outcome: type(outcome).__name__)
@@ -131,7 +168,8 @@ def test_pending_run_is_cancelled_at_once() -> None:
 def test_running_run_is_asked_to_stop_once() -> None:
     asked = RunCancelRequested(thread_id=THREAD, cron_id=CRON, reason="enough")
     assert decide(given(REQUESTED, STARTED), CancelRun(reason="enough")) == [asked]
-    assert decide(given(REQUESTED, STARTED, asked), CancelRun(reason="again")) == []
+    with pytest.raises(RunNotActive):
+        decide(given(REQUESTED, STARTED, asked), CancelRun(reason="again"))
 
 
 def test_ended_run_is_not_cancelled() -> None:
