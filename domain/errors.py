@@ -75,6 +75,12 @@ class RunNotFound(NotFound):
     code = "run_not_found"
 
 
+class ThreadWithoutGraph(Refused):
+    """The thread's state can't be written, because nothing says which graph it belongs to."""
+
+    code = "thread_without_graph"
+
+
 class AssistantNotFound(NotFound):
     """There is no such assistant or graph."""
 

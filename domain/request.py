@@ -6,7 +6,16 @@ from uuid import UUID
 
 import msgspec
 
-from contracts.api import Checkpoint, RunConfig, RunCreate, RunFields, RunKwargs, StatelessRunCreate
+from contracts.api import (
+    Checkpoint,
+    CommandBody,
+    RunConfig,
+    RunCreate,
+    RunFields,
+    RunKwargs,
+    StatelessRunCreate,
+    StateWrite,
+)
 from domain.assistant import Assistant
 from domain.errors import ContradictoryRequest, InvalidField, NotSupported
 
@@ -51,10 +60,8 @@ def check_run(body: RunCreate) -> None:
     check_fields(body)
     if body.command is not None and body.input is not None:
         raise InvalidField("input: may not be given together with command")
-    goto = body.command.goto if body.command is not None else None
-    for target in goto if isinstance(goto, list) else [goto]:
-        if isinstance(target, dict) and not isinstance(target.get("node"), str):
-            raise InvalidField("command.goto: an object must name its 'node'")
+    if body.command is not None:
+        _check_goto(body.command)
 
 
 def check_stateless(body: StatelessRunCreate) -> None:
@@ -64,6 +71,15 @@ def check_stateless(body: StatelessRunCreate) -> None:
         raise ContradictoryRequest("You must provide a thread_id when resuming.")
     if body.checkpoint is not None or body.checkpoint_id is not None:
         raise InvalidField("checkpoint: a new thread has none; name the thread in the path")
+
+
+def check_write(write: StateWrite) -> None:
+    """Refuse a write into a thread's state that contradicts itself. Raises Refused."""
+    if write.command is None:
+        return
+    if write.values:
+        raise InvalidField("values: may not be given together with command")
+    _check_goto(write.command)
 
 
 def check_config(config: dict[str, Any] | None, context: dict[str, Any] | None) -> None:
@@ -111,7 +127,7 @@ def run_spec_of(body: RunCreate) -> dict[str, Any]:
     """The same of a single run, with its command; a checkpoint to start from goes into the configurable."""
     spec = spec_of(body)
     if body.command is not None:
-        spec["command"] = {k: v for k, v in msgspec.structs.asdict(body.command).items() if v is not None}
+        spec["command"] = _given(body.command)
     if body.feedback_keys is not None:
         spec["feedback_keys"] = body.feedback_keys
     if checkpoint := checkpoint_of(body.checkpoint, body.checkpoint_id):
@@ -130,6 +146,15 @@ def checkpoint_of(checkpoint: Checkpoint | None, checkpoint_id: str | None) -> d
     if checkpoint_id is not None:
         found["checkpoint_id"] = checkpoint_id
     return found if found.get("checkpoint_id") or found.get("checkpoint_map") else {}
+
+
+def updates_of(writes: Sequence[StateWrite]) -> list[dict[str, Any]]:
+    """The writes of one superstep as a run carries them, absent fields left out."""
+    updates = []
+    for write in writes:
+        command = {} if write.command is None else {"command": _given(write.command)}
+        updates.append({**_given(write), **command})
+    return updates
 
 
 def clean_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
@@ -153,6 +178,7 @@ def kwargs_of(spec: dict[str, Any], assistant: Assistant, cron_id: UUID | None, 
         resumable=bool(spec.get("stream_resumable")),
         checkpoint_during=spec.get("checkpoint_during"),
         durability=_durability(spec),
+        updates=spec.get("updates", msgspec.UNSET),
     )
 
 
@@ -171,6 +197,16 @@ def run_metadata(
         merged.update(part)
     merged["assistant_id"] = str(assistant.assistant_id)
     return merged
+
+
+def _given(body: msgspec.Struct) -> dict[str, Any]:
+    return {name: value for name, value in msgspec.structs.asdict(body).items() if value is not None}
+
+
+def _check_goto(command: CommandBody) -> None:
+    for target in command.goto if isinstance(command.goto, list) else [command.goto]:
+        if isinstance(target, dict) and not isinstance(target.get("node"), str):
+            raise InvalidField("command.goto: an object must name its 'node'")
 
 
 def _clean_config(config: dict[str, Any]) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from domain.run import Run
 from domain.thread import Thread
 
 MAX_WAITING = 100
-"""Runs of a cron's thread that may wait; a firing beyond is skipped and says so."""
+"""Runs of a cron's thread that may wait (a firing beyond is skipped and says so), and writes of a state."""
 
 
 class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,6 +102,27 @@ def plan_of(
         revision=revision,
         cron_metadata=cron_metadata or {},
     )
+
+
+def state_plan(
+    updates: list[list[dict[str, Any]]], checkpoint: dict[str, Any], assistant: Assistant, user_id: str
+) -> RunPlan:
+    """The plan of a write into a thread's state: supersteps, on top of a checkpoint (empty: the newest)."""
+    return plan_of({"updates": updates, "config": {"configurable": checkpoint}}, assistant, user_id)
+
+
+def write_state(
+    plan: RunPlan, run_id: UUID, line: Line, thread_metadata: dict[str, Any], now: datetime
+) -> Changes:
+    """A write into the thread's state, behind other writes only. Raises ThreadBusy, LaneFull, ThreadNotFound.
+
+    A run that was asked to stop counts no longer: the write comes after its end.
+    """
+    waits_for = (line.runs[entry.run_id] for entry in line.lane.in_flight if not entry.stopping)
+    if any(run.request.kind != "state" for run in waits_for):
+        raise ThreadBusy("Thread is busy with a running task: its state can be written when it has ended.")
+    occurrence = Occurrence(run_id=run_id, thread_id=line.lane.thread_id, kind="state")
+    return request_on_thread(plan, occurrence, line, thread_metadata, now, MAX_WAITING)
 
 
 def request_on_thread(

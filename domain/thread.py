@@ -24,12 +24,13 @@ class Thread(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CreateThread(msgspec.Struct, frozen=True, kw_only=True, tag="thread.create"):
-    """Begin a conversation. `chosen` = the client chose the id."""
+    """Begin a conversation. `chosen` = the client chose the id; `copied_from` = it goes on from that one's state."""
 
     thread_id: UUID
     user_id: str
     metadata: dict[str, Any] = {}
     cron_id: UUID | None = None
+    copied_from: UUID | None = None
     chosen: bool = False
 
 
@@ -108,7 +109,14 @@ def _create(thread: Thread | None, command: CreateThread) -> list[ThreadEvent]:
     metadata = clean_metadata(command.metadata)
     if command.cron_id is not None:
         metadata["cron_id"] = str(command.cron_id)  # by it the threads of a stateless cron are found
-    return [ThreadCreated(user_id=command.user_id, metadata=metadata, cron_id=command.cron_id)]
+    return [
+        ThreadCreated(
+            user_id=command.user_id,
+            metadata=metadata,
+            cron_id=command.cron_id,
+            copied_from=command.copied_from,
+        )
+    ]
 
 
 def _update(thread: Thread, command: UpdateThread) -> list[ThreadEvent]:

@@ -7,8 +7,10 @@ import msgspec
 from contracts.events import (
     LaneChanged,
     RunFailed,
+    RunInterrupted,
     RunRequested,
     RunRolledBack,
+    RunSucceeded,
     RunTimedOut,
     Settled,
     ThreadCreated,
@@ -19,7 +21,7 @@ from contracts.ledger import Recorded
 from projections.rows import Row, Rows, Table, blob, maybe_text, micros, text
 
 NAME = "threads"
-VERSION = 2
+VERSION = 3
 TABLES = (
     Table(
         "threads",
@@ -42,6 +44,7 @@ TABLES = (
             "checkpoint_at": "TEXT",
             "error": "TEXT",
             "last_run_id": "BLOB",
+            "writes": "TEXT NOT NULL",  # JSON array: runs in flight that only write its state
             "cron_id": "BLOB",
             "temporary": "INTEGER NOT NULL",
             "created_at": "INTEGER NOT NULL",
@@ -55,7 +58,7 @@ TABLES = (
 )
 COPIED = (
     "graph_id", "assistant_id", "values", "interrupts", "next", "tasks", "checkpoint_metadata", "checkpoint_at",
-    "error", "state_updated_at",
+    "state_updated_at",
 )  # fmt: skip
 """What a copied thread has of its source; its checkpoints have ids of the new thread."""
 
@@ -93,7 +96,7 @@ def _created(rows: Rows, recorded: Recorded, body: ThreadCreated) -> None:
 def _copy(row: Row, source: Row | None) -> None:
     if source is not None:
         row |= {name: source[name] for name in COPIED}
-        row["status"] = row["settled_status"] = source["settled_status"]
+        row["status"] = row["settled_status"] = _resting(row)
 
 
 def _updated(rows: Rows, recorded: Recorded, body: ThreadUpdated) -> None:
@@ -116,6 +119,10 @@ def _requested(rows: Rows, recorded: Recorded, body: RunRequested) -> None:
         return
     row = row_or_none
     row |= {"graph_id": body.graph_id, "assistant_id": body.assistant_id.bytes}
+    if body.kind == "state":
+        row["writes"] = text([*msgspec.json.decode(row["writes"]), str(recorded.stream_id)])
+        rows.put("threads", row)
+        return
     # A look at the text first: nearly always both keys are there, and decoding costs more.
     if '"graph_id"' not in row["metadata"] or '"assistant_id"' not in row["metadata"]:
         known = msgspec.json.decode(row["metadata"])
@@ -142,11 +149,31 @@ def _settled(rows: Rows, recorded: Recorded, body: Settled) -> None:
         rows.delete("threads", body.thread_id.bytes)
         return
     at = micros(recorded.meta.at)
-    row |= {"last_run_id": recorded.stream_id.bytes, "updated_at": at}
+    row["updated_at"] = at
     if body.output is not None:
         _state(row, body, at)
-    row |= _status(row, body)
+    if _is_write(row, recorded):
+        if isinstance(body, RunSucceeded):
+            row |= _status(row, body)
+    else:
+        row["last_run_id"] = recorded.stream_id.bytes
+        if not _never_ran(body):
+            row |= _status(row, body)
     rows.put("threads", row)
+
+
+def _is_write(row: Row, recorded: Recorded) -> bool:
+    """Whether the run only wrote the state: when that fails, the thread is as before."""
+    writes, run_id = msgspec.json.decode(row["writes"]), str(recorded.stream_id)
+    if run_id not in writes:
+        return False
+    row["writes"] = text([other for other in writes if other != run_id])
+    return True
+
+
+def _never_ran(body: Settled) -> bool:
+    """Whether it was cancelled while it waited, which leaves the thread as it was."""
+    return isinstance(body, RunInterrupted) and body.attempt == 0
 
 
 def _rolled_back(rows: Rows, recorded: Recorded, body: RunRolledBack) -> None:
@@ -156,7 +183,8 @@ def _rolled_back(rows: Rows, recorded: Recorded, body: RunRolledBack) -> None:
     if row["temporary"]:
         rows.delete("threads", body.thread_id.bytes)
         return
-    settled = "interrupted" if row["next"] != "[]" else "idle"
+    _is_write(row, recorded)
+    settled = _resting(row)
     row |= {"settled_status": settled, "status": "busy" if row["in_flight"] else settled, "error": None}
     row["updated_at"] = micros(recorded.meta.at)
     rows.put("threads", row)
@@ -183,9 +211,14 @@ def _status(row: Row, body: Settled) -> Row:
         settled = "error"
         error = text({"error": "TimeoutError", "message": f"the run took longer than {body.limit_s:g} s"})
     else:
-        settled, error = ("interrupted" if row["next"] != "[]" else "idle"), None
+        settled, error = _resting(row), None
     status = "busy" if row["in_flight"] else settled
     return {"settled_status": settled, "status": status, "error": error}
+
+
+def _resting(row: Row) -> str:
+    """The status that the state alone makes."""
+    return "interrupted" if row["next"] != "[]" else "idle"
 
 
 def _row(recorded: Recorded, thread_id: bytes, user_id: str, metadata: dict[str, Any]) -> Row:
@@ -209,6 +242,7 @@ def _row(recorded: Recorded, thread_id: bytes, user_id: str, metadata: dict[str,
         "checkpoint_at": None,
         "error": None,
         "last_run_id": None,
+        "writes": "[]",
         "cron_id": None,
         "temporary": 0,
         "created_at": at,

@@ -48,6 +48,13 @@ def lane(parts: GatewayParts, thread_id: UUID) -> Lane:
     return lane_of(thread_id, parts.log.newest([stream_id]).get(stream_id))
 
 
+def line(parts: GatewayParts, thread_id: UUID) -> requests.Line:
+    """The thread's lane with the runs that stand in it."""
+    found = lane(parts, thread_id)
+    runs = {entry.run_id: run_of(entry.run_id, parts.log.stream(entry.run_id)) for entry in found.in_flight}
+    return requests.Line(lane=found, runs={run_id: run for run_id, run in runs.items() if run is not None})
+
+
 def run(parts: GatewayParts, thread_id: UUID, run_id: UUID) -> Run:
     """The run of that thread. Raises RunNotFound."""
     found = run_of(run_id, parts.log.stream(run_id))

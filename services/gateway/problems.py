@@ -31,6 +31,7 @@ STATUSES: dict[type[Exception], int] = {
     errors.DefaultAssistant: 409,
     errors.AlreadyExists: 409,
     errors.ThreadBusy: 409,
+    errors.ThreadWithoutGraph: 400,
     errors.LaneFull: 409,
     errors.TooManyCrons: 429,
     errors.RunNotActive: 409,

@@ -7,7 +7,8 @@ from uuid import UUID
 import msgspec
 
 from domain.assistant import default_assistant_id
-from domain.errors import InvalidField
+from domain.errors import InvalidField, ThreadNotFound
+from services.gateway.parts import GatewayParts
 from services.kit.ids import parse_uuid
 from services.kit.views import Views
 
@@ -100,3 +101,11 @@ def selected(objects: list[Row], names: Sequence[str] | None) -> list[Row]:
 def by_id(views: Views, table: str, column: str, value: UUID) -> Row | None:
     """One row by its id."""
     return views.one(f"SELECT * FROM {table} WHERE {column} = ?", (value.bytes,))
+
+
+def thread_row(parts: GatewayParts, thread_id: UUID) -> Row:
+    """The row of a thread. Raises ThreadNotFound."""
+    row = by_id(parts.views, "threads", "thread_id", thread_id)
+    if row is None:
+        raise ThreadNotFound("Thread not found")
+    return row

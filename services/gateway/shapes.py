@@ -135,6 +135,13 @@ def state(row: Row, blob_of: BlobOf) -> Row:
     }
 
 
+def state_written(row: Row) -> Row:
+    """The answer to a write into a thread's state: the checkpoint that it made."""
+    place = _checkpoint(row["checkpoint"])
+    assert place is not None
+    return {"checkpoint": place, "configurable": place, "checkpoint_id": place["checkpoint_id"]}
+
+
 def assistant(row: Row) -> Row:
     """An Assistant object."""
     shown = assistant_version(row)

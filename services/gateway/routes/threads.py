@@ -1,24 +1,26 @@
-"""Threads: create, read, change, delete, search, and the state that their last run left."""
+"""Threads: create, read, change, delete, search."""
 
 import re
-from typing import Any
+from typing import Any, get_args
 from uuid import UUID
 
-from contracts.api import ThreadCount, ThreadCreate, ThreadPatch, ThreadSearch
-from domain import cron as crons
+from contracts.api import ThreadCount, ThreadCreate, ThreadPatch, ThreadSearch, ThreadSelect
 from domain import requests
 from domain import thread as threads
 from domain.changes import Changes
-from domain.cron import DeleteCron, cron_of
-from domain.errors import AlreadyExists, InvalidField, NotSupported, ThreadNotFound
-from domain.run import run_of
+from domain.errors import AlreadyExists, InvalidField, NotSupported, Refused
+from domain.lane import Lane
+from domain.requests import RunPlan
 from domain.thread import CreateThread, UpdateThread, thread_of
-from services.gateway import acting, shapes
+from services.gateway import acting, shapes, writing
+from services.gateway.ending import delete_thread
+from services.gateway.graphs import GraphsUnavailable
 from services.gateway.http import USER, Answer, Call, Route, as_json, nothing
 from services.gateway.parts import GatewayParts
-from services.gateway.queries import Filter, by_id, count, page, search, selected
+from services.gateway.queries import Filter, count, page, search, selected, thread_row
 from services.kit.ids import parse_uuid, uuid7
 
+MOST_IDS = 10_000
 MOST_PATHS = 10
 PATH = re.compile(r"(values|metadata|config|interrupts)((?:\.[^.\[\]]+|\[-?[0-9]{1,6}\])*)")
 STEP = re.compile(r"\.([^.\[\]]+)|\[(-?[0-9]+)\]")
@@ -34,44 +36,74 @@ def routes() -> list[Route]:
         Route(method="GET", path="/threads/{thread_id}", summary="Get a thread", handle=read, tag=tag),
         Route(method="PATCH", path="/threads/{thread_id}", summary="Merge into a thread's metadata", handle=change, tag=tag, body=ThreadPatch),
         Route(method="DELETE", path="/threads/{thread_id}", summary="Delete a thread with its runs and crons", handle=delete, tag=tag, status=204),
-        Route(method="GET", path="/threads/{thread_id}/state", summary="The state that the last run left", handle=state, tag=tag),
     ]  # fmt: skip
 
 
 async def create(parts: GatewayParts, call: Call) -> Answer:
-    """POST /threads."""
+    """POST /threads, empty or with the state that supersteps make: then all of it, or nothing."""
     body = call.body(ThreadCreate)
-    for name in ("ttl", "supersteps"):
-        if getattr(body, name) is not None:
-            raise NotSupported(f"{name}: not supported yet")
-    thread_id = uuid7()
-    if body.thread_id is not None:
-        chosen = parse_uuid(body.thread_id)
-        if chosen is None:
-            raise InvalidField("thread_id: Invalid thread ID: must be a UUID")
-        thread_id = chosen
+    if body.ttl is not None:
+        raise NotSupported("ttl: not supported yet")
+    thread_id = _chosen(body.thread_id) or uuid7()
     command = CreateThread(
         thread_id=thread_id, user_id=USER, metadata=body.metadata or {}, chosen=body.thread_id is not None
     )
-    await acting.act(
-        parts, call, thread_id, lambda: _created(parts, command, keep=body.if_exists == "do_nothing")
-    )
-    return as_json(shapes.thread(_row(parts, thread_id), parts.log.blob))
+    plan, run_id, keep = _first_state(parts, body), uuid7(), body.if_exists == "do_nothing"
+    made = await acting.act(parts, call, thread_id, lambda: _created(parts, command, plan, run_id, keep=keep))
+    if plan is not None and made is not None:
+        await _written_or_gone(parts, call, thread_id, run_id)
+    return as_json(shapes.thread(thread_row(parts, thread_id), parts.log.blob))
 
 
-def _created(parts: GatewayParts, command: CreateThread, *, keep: bool) -> Changes:
-    events = parts.log.stream(command.thread_id)
-    thread = thread_of(command.thread_id, events)
+def _chosen(text: str | None) -> UUID | None:
+    if text is None:
+        return None
+    chosen = parse_uuid(text)
+    if chosen is None:
+        raise InvalidField("thread_id: Invalid thread ID: must be a UUID")
+    return chosen
+
+
+def _first_state(parts: GatewayParts, body: ThreadCreate) -> RunPlan | None:
+    """The plan of the supersteps, if there are any. Raises InvalidField."""
+    if not body.supersteps:
+        return None
+    updates, graph_id = writing.checked(body.supersteps), (body.metadata or {}).get("graph_id")
+    if graph_id not in parts.graphs:
+        known = ", ".join(parts.graphs)
+        raise InvalidField(f"metadata.graph_id: must name the graph of the supersteps; graphs are {known}")
+    return requests.state_plan(updates, {}, acting.assistant(parts, graph_id), USER)
+
+
+def _created(
+    parts: GatewayParts, command: CreateThread, plan: RunPlan | None, run_id: UUID, *, keep: bool
+) -> Changes:
+    thread_id = command.thread_id
+    events = parts.log.stream(thread_id)
+    thread = thread_of(thread_id, events)
     if thread is not None and keep:
         return Changes()
     if events and thread is None:
-        raise AlreadyExists(f"thread_id: the id {command.thread_id} is in use or was")
-    return Changes(appends=threads.appends(command.thread_id, None, threads.decide(thread, command)))
+        raise AlreadyExists(f"thread_id: the id {thread_id} is in use or was")
+    created = Changes(appends=threads.appends(thread_id, None, threads.decide(thread, command)))
+    if plan is None:
+        return created
+    line = requests.Line(lane=Lane(thread_id=thread_id))
+    return created + requests.write_state(plan, run_id, line, command.metadata, parts.clock.now())
+
+
+async def _written_or_gone(parts: GatewayParts, call: Call, thread_id: UUID, run_id: UUID) -> None:
+    """Wait for the first state; when it can't be made, the thread is deleted again, and the reason raised."""
+    try:
+        await writing.written(parts, call, thread_id, run_id, "supersteps")
+    except (Refused, GraphsUnavailable):
+        await delete_thread(parts, call, thread_id)
+        raise
 
 
 async def read(parts: GatewayParts, call: Call) -> Answer:
     """GET /threads/{thread_id}."""
-    return as_json(shapes.thread(_row(parts, call.uuid("thread_id")), parts.log.blob))
+    return as_json(shapes.thread(thread_row(parts, call.uuid("thread_id")), parts.log.blob))
 
 
 async def change(parts: GatewayParts, call: Call) -> Answer:
@@ -88,38 +120,15 @@ async def change(parts: GatewayParts, call: Call) -> Answer:
     await acting.act(parts, call, thread_id, decide)
     if "return=minimal" in call.headers.get("prefer", ""):
         return nothing()
-    return as_json(shapes.thread(_row(parts, thread_id), parts.log.blob))
+    return as_json(shapes.thread(thread_row(parts, thread_id), parts.log.blob))
 
 
 async def delete(parts: GatewayParts, call: Call) -> Answer:
-    """DELETE /threads/{thread_id}."""
+    """DELETE /threads/{thread_id}: its runs are stopped, its crons end."""
     thread_id = call.uuid("thread_id")
-    running: list[UUID] = []
-
-    def decide() -> Changes:
-        thread, lane = acting.thread(parts, thread_id), acting.lane(parts, thread_id)
-        in_flight = [
-            run for entry in lane.in_flight if (run := run_of(entry.run_id, parts.log.stream(entry.run_id)))
-        ]
-        running[:] = [run.run_id for run in in_flight if run.status == "running"]
-        ended = _crons_end(parts, call, thread_id)
-        return requests.delete_thread(thread, lane, in_flight, ended.appends)
-
-    await acting.act(parts, call, thread_id, decide)
-    for run_id in running:
-        await acting.signal_cancel(parts, run_id)
+    acting.thread(parts, thread_id)
+    await delete_thread(parts, call, thread_id)
     return nothing()
-
-
-def _crons_end(parts: GatewayParts, call: Call, thread_id: UUID) -> Changes:
-    changes = Changes()
-    for row in parts.views.all("SELECT cron_id FROM crons WHERE thread_id = ?", (thread_id.bytes,)):
-        cron_id = UUID(bytes=row["cron_id"])
-        cron = cron_of(cron_id, parts.log.stream(cron_id))
-        if cron is not None:
-            decision = crons.decide(cron, DeleteCron(reason="thread_deleted"), call.meta(parts).at)
-            changes += crons.changes(cron_id, cron, decision)
-    return changes
 
 
 async def find(parts: GatewayParts, call: Call) -> Answer:
@@ -144,14 +153,11 @@ async def how_many(parts: GatewayParts, call: Call) -> Answer:
     return as_json(count(parts.views, "threads", _filter(call.body(ThreadCount))))
 
 
-async def state(parts: GatewayParts, call: Call) -> Answer:
-    """GET /threads/{thread_id}/state."""
-    return as_json(shapes.state(_row(parts, call.uuid("thread_id")), parts.log.blob))
-
-
 def _filter(body: ThreadCount) -> Filter:
     wanted = Filter()
     if body.ids is not None:
+        if len(body.ids) > MOST_IDS:
+            raise InvalidField(f"ids: at most {MOST_IDS} are allowed")
         ids = [parse_uuid(text) for text in body.ids]
         if None in ids:
             raise InvalidField("ids: every one must be a UUID")
@@ -175,7 +181,7 @@ def _paths(extract: dict[str, str]) -> dict[str, list[str | int]]:
             raise InvalidField(
                 f"extract.{alias}: '{path[:100]}' is not a path such as 'values.messages[-1].content'"
             )
-        if not alias.isidentifier() or alias in ("thread_id", "values", "metadata", "status", "config"):
+        if not alias.isidentifier() or alias in get_args(ThreadSelect):
             raise InvalidField(f"extract: '{alias[:100]}' may not be an alias")
         steps: list[str | int] = [match[1]]
         steps += [key or int(index) for key, index in STEP.findall(match[2])]
@@ -190,10 +196,3 @@ def _at(value: Any, path: list[str | int]) -> Any:
         except (KeyError, IndexError, TypeError):
             return None
     return value
-
-
-def _row(parts: GatewayParts, thread_id: UUID) -> dict[str, Any]:
-    row = by_id(parts.views, "threads", "thread_id", thread_id)
-    if row is None:
-        raise ThreadNotFound("Thread not found")
-    return row
