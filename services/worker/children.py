@@ -14,6 +14,11 @@ BACK_OFF_S = (0.0, 0.2, 1.0, 5.0)
 log_ = logging.getLogger("cronledger.children")
 
 
+def store_settings(path: Path, project: Project) -> StoreSettings:
+    """The store in that file, as the project wants it."""
+    return StoreSettings(path=str(path), index=project.store.index, ttl=project.store.ttl)
+
+
 class ChildPool:
     """As many children as asked for, each with so many runs at a time.
 
