@@ -54,7 +54,7 @@ async def run(folder: Path, config: Path) -> None:
     await children.start()
     worker = Worker(log, bus, children, project, SystemClock(), settings, worker_id=f"w-{uuid4().hex[:12]}")
     await worker.start()
-    sys.stdout.write(f"worker is ready, graphs run in {' '.join(map(str, children.pids))}\n")
+    sys.stdout.write(f"worker {worker.id} is ready, graphs run in {' '.join(map(str, children.pids))}\n")
     sys.stdout.flush()
     await stopping.wait()
     await worker.stop()

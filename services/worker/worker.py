@@ -55,7 +55,7 @@ class Worker:
         worker_id: str,
     ) -> None:
         self._log, self._bus, self._children, self._project = log, bus, children, project
-        self._clock, self._settings, self._id = clock, settings, worker_id
+        self._clock, self._settings, self.id = clock, settings, worker_id
         self._jobs: dict[UUID, Job] = {}
         self._executing: set[UUID] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -96,7 +96,7 @@ class Worker:
         for graph_id, name in (self._children.ready.graphs if self._children.ready else {}).items():
             description = self._project.graphs[graph_id].description
             command = RegisterGraph(graph_id=graph_id, name=name, description=description)
-            await register(self._log, self._clock, command, self._id)
+            await register(self._log, self._clock, command, self.id)
         self._feeds.start()
         await self._answering.start()
         self._cancels.append(await self._bus.subscribe(run_cancel_subject(), self._on_cancel))
