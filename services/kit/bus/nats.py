@@ -194,22 +194,24 @@ async def ensure_streams(bus: NatsBus, specs: Sequence[StreamSpec]) -> None:
 async def _ensure_stream(bus: NatsBus, spec: StreamSpec) -> None:
     config = _config(spec)
     for attempt in range(API_RETRIES):
+        # Asked first: creating what exists counts its reserved bytes a second time, and may be refused for it.
+        present = (await _patient(bus, f"STREAM.INFO.{spec.name}", None)).get("config")
+        if present is not None:
+            await _update_stream(bus, spec, present, config)
+            return
         answer = await _patient(bus, f"STREAM.CREATE.{spec.name}", config)
         error = answer.get("error")
         if error is None:
             return
-        if error.get("err_code") == 10058:  # the name is in use with another configuration
-            await _update_stream(bus, spec, config)
-            return
-        if error.get("code") != 503:
+        if error.get("code") != 503 and error.get("err_code") != 10058:  # somebody else made it meanwhile
             raise StreamDiffers(f"stream {spec.name}: {error.get('description')}")
         await asyncio.sleep(0.05 * min(attempt + 1, 10))
     raise ConnectionError(f"stream {spec.name}: JetStream is not available")
 
 
-async def _update_stream(bus: NatsBus, spec: StreamSpec, config: dict[str, Any]) -> None:
-    info = await _patient(bus, f"STREAM.INFO.{spec.name}", None)
-    present = info["config"]
+async def _update_stream(
+    bus: NatsBus, spec: StreamSpec, present: dict[str, Any], config: dict[str, Any]
+) -> None:
     for name in ("retention", "storage"):
         if present[name] != config[name] and spec.is_passing:
             await _replace_stream(bus, spec, config)
@@ -218,6 +220,8 @@ async def _update_stream(bus: NatsBus, spec: StreamSpec, config: dict[str, Any])
             raise StreamDiffers(
                 f"stream {spec.name} has {name} '{present[name]}' where '{config[name]}' is needed"
             )
+    if all(present.get(name) == value for name, value in config.items() if value or name in present):
+        return
     answer = await _patient(bus, f"STREAM.UPDATE.{spec.name}", {**present, **config})
     if "error" in answer:
         raise StreamDiffers(f"stream {spec.name}: {answer['error'].get('description')}")
