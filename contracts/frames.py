@@ -121,10 +121,13 @@ class Failure(msgspec.Struct, frozen=True):
 
 
 class RunEnded(Frame, frozen=True, kw_only=True, tag="ended"):
-    """How a run ended, and the state that it left; without `values` the state is not known."""
+    """How a run ended, and the state that it left; without `values` the state is not known.
+
+    `fenced`: it was stopped because the worker's lease had ended; its end is for somebody else to tell.
+    """
 
     run_id: str
-    status: str  # success, error, cancelled
+    status: str  # success, error, cancelled, fenced
     values: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     output: msgspec.Raw | msgspec.UnsetType = (
         msgspec.UNSET

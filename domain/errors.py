@@ -39,6 +39,12 @@ class ContradictoryRequest(Refused):
     code = "contradictory_request"
 
 
+class IncompleteRequest(Refused):
+    """A part of the request without which it names nothing is empty or absent."""
+
+    code = "incomplete_request"
+
+
 class EmptyUpdate(Refused):
     """An update that names no field."""
 

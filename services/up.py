@@ -14,7 +14,6 @@ from typing import Any
 from uuid import uuid4
 
 from contracts.codec import EventCodec
-from contracts.frames import StoreSettings
 from contracts.subjects import STREAMS, log_append_subject, log_nudge_subject, view_position_subject
 from services.gateway.app import GatewayParts, build_app
 from services.gateway.server import GatewayServer
@@ -32,7 +31,7 @@ from services.kit.views import Views
 from services.projector.projector import Projector
 from services.relay.relay import Relay
 from services.scheduler.scheduler import Scheduler
-from services.worker.children import ChildPool
+from services.worker.children import ChildPool, store_settings
 from services.worker.graph_child import GraphLoadFailed
 from services.worker.lease import PREFIX as WORKER_PREFIX
 from services.worker.lease import void_leases
@@ -141,10 +140,10 @@ class Embedded:
         return ChildPool(
             self.project,
             self.folder / "checkpoints.db",
+            store_settings(self.folder / "store.db", self.project),
             self.settings.children,
             self.settings.runs_per_child,
             Path(self.settings.graph_python or sys.executable),
-            StoreSettings(path=str(self.folder / "store.db")),
         )
 
 

@@ -27,14 +27,15 @@ class GraphsUnavailable(Exception):
     """No worker answers questions about graphs now; it can be tried again."""
 
 
-async def ask(parts: GatewayParts, query: Query, kind: Any) -> Any:
+async def ask(parts: GatewayParts, query: Query, kind: Any, *, field: str = "body") -> Any:
     """The answer's body as `kind` (`msgspec.Raw` for the bytes of JSON as they are).
 
+    `field` is what is told to be too large when the question is.
     Raises InvalidField, NotFound, NotSupported, GraphFailed, GraphsUnavailable.
     """
     question = msgspec.json.encode(query)
     if len(question) > MOST_BYTES:
-        raise InvalidField(f"body: {len(question)} bytes of JSON; at most {MOST_BYTES} are allowed here")
+        raise InvalidField(f"{field}: {len(question)} bytes of JSON; at most {MOST_BYTES} are allowed here")
     answer = _answer_of(await _sent(parts, query.VERB, question))
     if answer.failed is not None:
         raise _refusal(answer.failed)

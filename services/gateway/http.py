@@ -17,6 +17,7 @@ from services.gateway.parts import GatewayParts
 from services.kit.ids import parse_uuid
 
 JSON = "application/json"
+YES, NO = frozenset({"true", "1", "yes"}), frozenset({"false", "0", "no"})
 T = TypeVar("T")
 _decoders: dict[Any, msgspec.json.Decoder[Any]] = {}
 _encode = msgspec.json.Encoder().encode
@@ -76,6 +77,13 @@ class Call:
         if not re.fullmatch(r"-?[0-9]{1,18}", given) or not low <= int(given) <= high:
             raise InvalidField(f"{name}: must be a whole number from {low} to {high}")
         return int(given)
+
+    def flag(self, name: str) -> bool | None:
+        """A yes or no of the query, None when it is absent. Raises InvalidField."""
+        given = (self.text(name) or "").lower()
+        if given and given not in YES | NO:
+            raise InvalidField(f"{name}: must be true or false")
+        return given in YES if given else None
 
     def body(self, kind: type[T]) -> T:
         """The body as that struct; an empty one is an empty object. Raises InvalidField."""

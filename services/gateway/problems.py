@@ -20,6 +20,7 @@ STATUSES: dict[type[Exception], int] = {
     errors.InvalidTimezone: 422,
     errors.NotSupported: 422,
     errors.ContradictoryRequest: 400,
+    errors.IncompleteRequest: 400,
     errors.EmptyUpdate: 400,
     errors.NotFound: 404,
     errors.CronNotFound: 404,

@@ -3,7 +3,7 @@
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
@@ -27,11 +27,13 @@ REFUSED = {
     "auth": "authentication is not supported yet; a server without it would be open to everybody",
     "webhooks": "webhooks are not supported yet",
     "encryption": "encryption is not supported yet",
-    "store": "store settings are not supported yet",
     "checkpointer": "checkpointer settings are not supported yet",
     "http": "http settings are not supported yet",
 }
 SCRIPT = (".js", ".ts", ".mjs", ".mts", ".cjs", ".cts", ".jsx", ".tsx")
+Minutes = Annotated[float, msgspec.Meta(gt=0)]
+Text = Annotated[str, msgspec.Meta(min_length=1)]
+T = TypeVar("T")
 
 
 class ProjectError(Exception):
@@ -47,6 +49,29 @@ class GraphSpec(msgspec.Struct, frozen=True, kw_only=True):
     description: str | None = None
 
 
+class StoreConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """What the project says of its store, in the form of `contracts.frames.StoreSettings`; None = nothing.
+
+    `embed` in the index is the absolute path of a file and a name in it (`/p/file.py:name`), a module and a
+    name (`module:name`), or a model of a provider (`openai:text-embedding-3-small`).
+    """
+
+    index: dict[str, Any] | None = None
+    ttl: dict[str, Any] | None = None
+
+
+class _StoreIndex(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
+    dims: Annotated[int, msgspec.Meta(ge=1)]
+    embed: str
+    fields: Annotated[list[Text], msgspec.Meta(min_length=1)] | None = None
+
+
+class _StoreTtl(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
+    refresh_on_read: bool | None = None
+    default_ttl: Minutes | None = None
+    sweep_interval_minutes: Minutes | None = None
+
+
 class Project(msgspec.Struct, frozen=True, kw_only=True):
     """A project as the server uses it."""
 
@@ -55,6 +80,7 @@ class Project(msgspec.Struct, frozen=True, kw_only=True):
     graphs: dict[str, GraphSpec]
     roots: tuple[Path, ...] = ()  # importable folders, first wins
     env: dict[str, str] = {}
+    store: StoreConfig = StoreConfig()
     notices: tuple[str, ...] = ()
 
 
@@ -77,6 +103,7 @@ def load_project(path: Path | None, cwd: Path) -> Project:
         graphs=_graphs(file, folder, config),
         roots=_roots(file, folder, config),
         env=_env(file, folder, config.get("env")),
+        store=_store(file, folder, config.get("store")),
         notices=_notices(config),
     )
 
@@ -108,7 +135,7 @@ def _refuse(file: Path, config: dict[str, Any]) -> None:
 
 
 def _notices(config: dict[str, Any]) -> tuple[str, ...]:
-    known = {"graphs", "dependencies", "env", "$schema", *REFUSED}
+    known = {"graphs", "dependencies", "env", "store", "$schema", *REFUSED}
     notices = [f"{key}: for image builds, ignored here" for key in BUILD_KEYS if key in config]
     unknown = sorted(set(config) - known - set(BUILD_KEYS))
     return (*notices, *(f"{key}: unknown, ignored" for key in unknown))
@@ -170,6 +197,49 @@ def _env(file: Path, folder: Path, env: Any) -> dict[str, str]:
     if not path.is_file():
         raise ProjectError(f"{file}: env: {path} is not there")
     return dict(_env_lines(path.read_text(encoding="utf-8")))
+
+
+def _store(file: Path, folder: Path, store: Any) -> StoreConfig:
+    where = f"{file}: store"
+    if store is None:
+        return StoreConfig()
+    if not isinstance(store, dict):
+        raise ProjectError(f"{where}: must be an object")
+    if store.get("path") is not None:
+        raise ProjectError(f"{where}.path: a store of one's own is not supported")
+    if unknown := sorted(set(store) - {"index", "ttl", "path"}):
+        raise ProjectError(f"{where}.{unknown[0]}: unknown; a store may have 'index' and 'ttl'")
+    index = _section(f"{where}.index", store.get("index"), _StoreIndex)
+    ttl = _section(f"{where}.ttl", store.get("ttl"), _StoreTtl)
+    if index is not None:
+        index.embed = _embed(f"{where}.index.embed", folder, index.embed)
+    return StoreConfig(index=_plain(index), ttl=_plain(ttl))
+
+
+def _section(where: str, value: Any, kind: type[T]) -> T | None:
+    if value is None:
+        return None
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as exc:
+        raise ProjectError(f"{where}: {exc}") from None
+
+
+def _plain(section: Any) -> dict[str, Any] | None:
+    plain: dict[str, Any] | None = None if section is None else msgspec.to_builtins(section)
+    return plain or None
+
+
+def _embed(where: str, folder: Path, value: str) -> str:
+    place, colon, name = value.rpartition(":")
+    if not colon or not place or not name:
+        raise ProjectError(f"{where}: '{value}' must be 'file.py:name', 'module:name' or 'provider:model'")
+    if "/" not in place and not place.endswith(".py"):
+        return value
+    path = (folder / place).resolve()
+    if not path.is_file():
+        raise ProjectError(f"{where}: {path} is not there")
+    return f"{path}:{name}"
 
 
 def _env_lines(text: str) -> list[tuple[str, str]]:

@@ -11,7 +11,6 @@ from pathlib import Path
 from uuid import uuid4
 
 from contracts.codec import EventCodec
-from contracts.frames import StoreSettings
 from contracts.subjects import log_append_subject, log_nudge_subject
 from services.kit.bus import Msg
 from services.kit.bus.embedded import runtime_endpoint
@@ -20,7 +19,7 @@ from services.kit.clock import SystemClock
 from services.kit.eventlog.remote import RemoteLog
 from services.kit.project import load_project
 from services.kit.settings import Settings
-from services.worker.children import ChildPool
+from services.worker.children import ChildPool, store_settings
 from services.worker.worker import Worker
 
 APPEND_S = 10.0
@@ -47,10 +46,10 @@ async def run(folder: Path, config: Path) -> None:
     children = ChildPool(
         project,
         folder / "checkpoints.db",
+        store_settings(folder / "store.db", project),
         settings.children,
         settings.runs_per_child,
         Path(settings.graph_python or sys.executable),
-        StoreSettings(path=str(folder / "store.db")),
     )
     await children.start()
     worker = Worker(log, bus, children, project, SystemClock(), settings, worker_id=f"w-{uuid4().hex[:12]}")

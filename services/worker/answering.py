@@ -11,7 +11,7 @@ from services.kit.bus import Msg
 from services.kit.bus.large import answer
 from services.kit.bus.nats import NatsBus
 from services.worker.children import ChildPool
-from services.worker.graph_child import ChildDied, QuestionFailed
+from services.worker.graph_child import ChildDied, NoAnswer
 
 QUEUE = "graphs"
 AT_ONCE = 64
@@ -64,7 +64,7 @@ class Answering:
             return QueryAnswer(failed=QueryFailed("invalid", f"nobody answers '{verb[:50]}'"))
         try:
             return QueryAnswer(body=await self._children.ask(verb, msgspec.Raw(data)))
-        except QuestionFailed as exc:
+        except NoAnswer as exc:
             return QueryAnswer(failed=exc.failed)
         except ChildDied as exc:
             return QueryAnswer(failed=QueryFailed("failed", str(exc)))

@@ -13,7 +13,7 @@ from services.kit.eventlog import EventLog
 from services.kit.project import Project
 from services.kit.settings import Settings
 from services.worker.children import ChildPool
-from services.worker.graph_child import ChildDied, QuestionFailed
+from services.worker.graph_child import ChildDied, NoAnswer
 from services.worker.job import Job, Stop
 from services.worker.loading import InputErased, kwargs_of
 from services.worker.outcomes import Ending, ended_of, ending_of, failure, undone
@@ -21,7 +21,6 @@ from services.worker.starting import start_of
 
 KILLED_S = 5.0
 STATE_S = 10.0
-SILENT = "the worker was silent for longer than its lease"
 log_ = logging.getLogger("cronledger.worker")
 
 
@@ -48,7 +47,7 @@ class Attempts:
         return await self._ending(job, start, running)
 
     async def roll_back(self, run: Run) -> Ending:
-        """The end of a run that is undone: its checkpoints are taken back. Raises ChildDied, QuestionFailed."""
+        """The end of a run that is undone: its checkpoints are taken back. Raises ChildDied, NoAnswer."""
         if not run.request.temporary:
             await self._ask(Rollback(thread_id=str(run.request.thread_id), run_id=str(run.run_id)))
         return undone(run)
@@ -97,9 +96,6 @@ class Attempts:
             if exc is not None and not isinstance(exc, ChildDied):
                 raise exc
             ended = None if exc is not None else running.result()
-        if job.stop is None and ended is not None and ended.status == "cancelled":
-            job.lost, job.excused = SILENT, True  # the child stopped it by itself
-            return None
         if job.stop is not None and not job.stop.settles:
             return None
         return await self._stopped(job, start, ended)
@@ -121,7 +117,7 @@ class Attempts:
         try:
             async with asyncio.timeout(STATE_S):
                 state: dict[str, Any] = msgspec.json.decode(await self._ask(query))
-        except (ChildDied, QuestionFailed, TimeoutError) as exc:
+        except (ChildDied, NoAnswer, TimeoutError) as exc:
             log_.warning("run.state_unknown run_id=%s error=%s", start.run_id, exc)
             return None
         return ended_of(start.run_id, state) if state["checkpoint"] else None

@@ -28,7 +28,7 @@ from services.worker.attempts import Attempts
 from services.worker.children import ChildPool
 from services.worker.claiming import Claims
 from services.worker.feed import Feeds
-from services.worker.graph_child import ChildDied, QuestionFailed
+from services.worker.graph_child import ChildDied, NoAnswer
 from services.worker.job import Done, Hopeless, Job, Later, Stop
 from services.worker.lease import WorkerLease
 from services.worker.loading import story_of
@@ -139,7 +139,7 @@ class Worker:
                 query = Forget(thread_id=str(chore.forget_thread))
                 await self._children.ask(query.VERB, msgspec.Raw(msgspec.json.encode(query)))
             await delivery.ack()
-        except (ChildDied, QuestionFailed):
+        except (ChildDied, NoAnswer):
             await delivery.nak(1.0)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
@@ -194,7 +194,7 @@ class Worker:
     async def _carried_out(self, job: Job) -> Ending | None:
         try:
             return await self._attempts.carry_out(job)
-        except (ChildDied, QuestionFailed) as exc:
+        except (ChildDied, NoAnswer) as exc:
             assert job.run is not None
             if not job.rolls_back:
                 raise
@@ -237,7 +237,7 @@ class Worker:
         while True:
             try:
                 return await self._attempts.roll_back(run)
-            except (ChildDied, QuestionFailed) as exc:
+            except (ChildDied, NoAnswer) as exc:
                 log_.warning("run.not_rolled_back run_id=%s error=%s", run.run_id, exc)
                 await asyncio.sleep(1.0)
 

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from services.kit.project import ProjectError, load_project
+from services.kit.project import ProjectError, StoreConfig, load_project
 
 
 def written(folder: Path, config: dict[str, Any] | str) -> Path:
@@ -50,6 +50,60 @@ def test_found_by_name_and_by_environment(tmp_path: Path, monkeypatch: pytest.Mo
         load_project(None, elsewhere)
     monkeypatch.setenv("CRONLEDGER_CONFIG", str(path))
     assert load_project(None, elsewhere).folder == tmp_path
+
+
+def stored(folder: Path, store: Any) -> StoreConfig:
+    config = {"graphs": {"a": "./agent.py:graph"}, "store": store}
+    return load_project(written(folder, config), folder).store
+
+
+def test_store_settings(tmp_path: Path) -> None:
+    store = stored(
+        tmp_path,
+        {
+            "index": {"dims": 8, "embed": "./agent.py:graph", "fields": ["text", "a.b[*].c"]},
+            "ttl": {"refresh_on_read": False, "default_ttl": 60, "sweep_interval_minutes": 0.5},
+        },
+    )
+    embed = f"{tmp_path / 'agent.py'}:graph"
+    assert store.index == {"dims": 8, "embed": embed, "fields": ["text", "a.b[*].c"]}
+    assert store.ttl == {"refresh_on_read": False, "default_ttl": 60.0, "sweep_interval_minutes": 0.5}
+
+
+@pytest.mark.parametrize("store", [None, {}, {"index": None, "ttl": None}, {"ttl": {}}])
+def test_store_without_settings(tmp_path: Path, store: Any) -> None:
+    assert stored(tmp_path, store) == StoreConfig()
+
+
+@pytest.mark.parametrize(
+    "embed", ["openai:text-embedding-3-small", "package.module:embed", "huggingface:org/model", "x:y:0"]
+)
+def test_embedding_that_is_no_file_stays_as_it_is(tmp_path: Path, embed: str) -> None:
+    assert stored(tmp_path, {"index": {"dims": 8, "embed": embed}}).index == {"dims": 8, "embed": embed}
+
+
+@pytest.mark.parametrize(
+    ("store", "words"),
+    [
+        ([], "store: must be an object"),
+        ({"path": "./agent.py:store"}, r"store\.path: .* not supported"),
+        ({"scopes": {}}, r"store\.scopes: unknown"),
+        ({"index": "yes"}, r"store\.index: Expected"),
+        ({"index": {"embed": "a:b"}}, r"store\.index: .*dims"),
+        ({"index": {"dims": 8}}, r"store\.index: .*embed"),
+        ({"index": {"dims": 0, "embed": "a:b"}}, r"store\.index: .*>= 1.*dims"),
+        ({"index": {"dims": 8, "embed": "a:b", "fields": []}}, r"store\.index: .*fields"),
+        ({"index": {"dims": 8, "embed": "a:b", "metric": "l2"}}, r"store\.index: .*metric"),
+        ({"index": {"dims": 8, "embed": "embed"}}, r"store\.index\.embed: 'embed' must be"),
+        ({"index": {"dims": 8, "embed": "./nowhere.py:embed"}}, r"nowhere\.py is not there"),
+        ({"ttl": {"default_ttl": 0}}, r"store\.ttl: .*default_ttl"),
+        ({"ttl": {"default_ttl": "1h"}}, r"store\.ttl: .*default_ttl"),
+        ({"ttl": {"sweep": 1}}, r"store\.ttl: .*sweep"),
+    ],
+)
+def test_mistakes_in_store_settings(tmp_path: Path, store: Any, words: str) -> None:
+    with pytest.raises(ProjectError, match=r"langgraph\.json: .*" + words):
+        stored(tmp_path, store)
 
 
 @pytest.mark.parametrize(

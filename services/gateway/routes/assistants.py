@@ -33,7 +33,6 @@ from services.gateway.parts import GatewayParts
 from services.gateway.queries import Filter, by_id, count, page, search, selected
 from services.kit.ids import parse_uuid
 
-YES, NO = frozenset({"true", "True", "1", "yes"}), frozenset({"false", "False", "0", "no"})
 DEEPEST = 1000
 RUNS = "SELECT run_id, thread_id FROM runs WHERE assistant_id = ? AND status IN ('pending', 'running')"
 THREADS = """
@@ -132,7 +131,7 @@ async def versions(parts: GatewayParts, call: Call) -> Answer:
 
 async def delete(parts: GatewayParts, call: Call) -> Answer:
     """DELETE /assistants/{assistant_id}: it goes last, so that after a crash it can be asked for again."""
-    with_threads = _is_yes(call, "delete_threads")
+    with_threads = call.flag("delete_threads")
     assistant_id = acting.assistant(parts, _named(call)).assistant_id
     _decided(parts, assistant_id, DeleteAssistant())  # refused before anything has ended
     if with_threads:
@@ -182,7 +181,7 @@ async def schemas(parts: GatewayParts, call: Call) -> Answer:
 async def subgraphs(parts: GatewayParts, call: Call) -> Answer:
     """GET /assistants/{assistant_id}/subgraphs, and those of one namespace."""
     namespace = call.params.get("namespace")
-    return await _told(parts, call, Subgraphs, namespace=namespace, recurse=_is_yes(call, "recurse"))
+    return await _told(parts, call, Subgraphs, namespace=namespace, recurse=bool(call.flag("recurse")))
 
 
 async def _told(parts: GatewayParts, call: Call, kind: type[GraphQuery], **more: Any) -> Answer:
@@ -195,22 +194,12 @@ async def _told(parts: GatewayParts, call: Call, kind: type[GraphQuery], **more:
 
 
 def _xray(call: Call) -> bool | int:
-    given = call.text("xray")
-    if given in YES - {"1"}:
-        return True
-    if given is None or given in NO - {"0"}:
-        return False
     try:
-        return call.number("xray", 1, 1, DEEPEST)
+        if (call.text("xray") or "").lstrip("-").isdigit():
+            return call.number("xray", 1, 1, DEEPEST)  # here 1 is a depth, not a yes
+        return bool(call.flag("xray"))
     except InvalidField:
         raise InvalidField(f"xray: must be true, false or a depth from 1 to {DEEPEST}") from None
-
-
-def _is_yes(call: Call, name: str) -> bool:
-    given = call.text(name)
-    if given is not None and given not in YES | NO:
-        raise InvalidField(f"{name}: must be true or false")
-    return given in YES
 
 
 def _named(call: Call) -> str:

@@ -1,21 +1,13 @@
-"""Threads and assistants: life, metadata, the ids that client code has hard-coded."""
+"""Threads: life and metadata."""
 
 from datetime import UTC, datetime
 from uuid import UUID
 
 import pytest
 
-from contracts.events import (
-    AssistantCreated,
-    AssistantUpdated,
-    ThreadCreated,
-    ThreadDeleted,
-    ThreadUpdated,
-)
+from contracts.events import ThreadCreated, ThreadDeleted, ThreadUpdated
 from contracts.ledger import Body, Meta, Recorded
-from domain import assistant as assistants
 from domain import thread as threads
-from domain.assistant import Assistant, RegisterGraph, default_assistant_id
 from domain.errors import AlreadyExists, InvalidField, ThreadNotFound
 from domain.thread import CreateThread, DeleteThread, Thread, UpdateThread
 
@@ -30,10 +22,6 @@ def recorded(stream_id: UUID, *bodies: Body) -> list[Recorded]:
 
 def thread(*bodies: Body) -> Thread | None:
     return threads.thread_of(THREAD, recorded(THREAD, *bodies))
-
-
-def assistant(*bodies: Body) -> Assistant | None:
-    return assistants.assistant_of(UUID(int=1), recorded(UUID(int=1), *bodies))
 
 
 def test_thread_is_created_without_reserved_metadata() -> None:
@@ -70,19 +58,3 @@ def test_deleted_thread_is_unknown() -> None:
     assert gone is None
     with pytest.raises(ThreadNotFound):
         threads.decide(gone, UpdateThread(metadata={}))
-
-
-def test_default_assistant_id_is_what_clients_expect() -> None:
-    assert str(default_assistant_id("agent")) == "fe096781-5601-53d2-b2f6-0d3403f7e9ca"
-
-
-def test_graph_is_registered_once_and_kept_in_step() -> None:
-    created = AssistantCreated(graph_id="agent", name="agent", metadata={"created_by": "system"}, system=True)
-    assert assistants.decide(None, RegisterGraph(graph_id="agent", name="agent")) == [created]
-    assert assistants.decide(assistant(created), RegisterGraph(graph_id="agent", name="agent")) == []
-    renamed = RegisterGraph(graph_id="agent", name="Agent", description="does it")
-    updated = AssistantUpdated(name="Agent", description="does it")
-    assert assistants.decide(assistant(created), renamed) == [updated]
-    now = assistant(created, updated)
-    assert now is not None
-    assert (now.name, now.description, now.version) == ("Agent", "does it", 2)

@@ -1,0 +1,249 @@
+"""The checkpoints: LangGraph's SQLite saver, with a fence and a way back.
+
+Fence: past the worker's lease nothing is written, because somebody else may have the run by then.
+Way back: what a run changes at checkpoints that it did not make (a resumed run adds its writes to the checkpoint
+at which it paused) is kept aside before its first change, so that a rollback can put it back.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
+from contextvars import ContextVar
+from typing import Any, TypeVar
+
+import aiosqlite
+from langgraph.checkpoint.base import CheckpointMetadata
+from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
+
+RUN: ContextVar[str] = ContextVar("cronledger_run", default="")
+"""The run on whose behalf the code runs, in its nodes' threads too."""
+BUSY_S = 30.0
+LATE = "the worker's lease has ended"
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS cronledger_touched (
+    thread_id TEXT NOT NULL,
+    run_id TEXT NOT NULL,
+    checkpoint_ns TEXT NOT NULL,
+    checkpoint_id TEXT NOT NULL,
+    PRIMARY KEY (thread_id, run_id, checkpoint_ns, checkpoint_id)
+);
+CREATE TABLE IF NOT EXISTS cronledger_kept (
+    run_id TEXT NOT NULL,
+    thread_id TEXT NOT NULL,
+    checkpoint_ns TEXT NOT NULL,
+    checkpoint_id TEXT NOT NULL,
+    task_id TEXT NOT NULL,
+    idx INTEGER NOT NULL,
+    channel TEXT NOT NULL,
+    type TEXT,
+    value BLOB,
+    task_path TEXT NOT NULL,
+    PRIMARY KEY (thread_id, run_id, checkpoint_ns, checkpoint_id, task_id, idx)
+);
+"""
+FENCE = """
+CREATE TEMP TRIGGER IF NOT EXISTS fence_checkpoints BEFORE INSERT ON main.checkpoints WHEN cronledger_late()
+BEGIN SELECT RAISE(ABORT, '{late}'); END;
+CREATE TEMP TRIGGER IF NOT EXISTS fence_writes BEFORE INSERT ON main.writes WHEN cronledger_late()
+BEGIN SELECT RAISE(ABORT, '{late}'); END;
+""".format(late=LATE.replace("'", "''"))
+"""Asked by SQLite when it has the write lock: a check before the wait for it would be too early."""
+WRITES = "thread_id, checkpoint_ns, checkpoint_id, task_id, idx, channel, type, value, task_path"
+T = TypeVar("T")
+
+
+class LeaseEnded(Exception):
+    """A checkpoint was refused because the worker's lease has ended."""
+
+
+class Lease:
+    """Until when the worker's claims hold, on the host's monotonic clock."""
+
+    def __init__(self, until_s: float) -> None:
+        self.until_s = until_s
+
+    @property
+    def ended(self) -> bool:
+        return time.monotonic() > self.until_s
+
+
+@contextlib.contextmanager
+def alone(path: str) -> Iterator[None]:
+    """Set up a database while no other child of the host does: migrations of two at once would collide."""
+    descriptor = os.open(path + ".setup", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+class Saver(AsyncSqliteSaver):
+    """The saver of every run that is not temporary."""
+
+    def __init__(self, conn: aiosqlite.Connection, lease: Lease) -> None:
+        super().__init__(conn)
+        self._lease = lease
+        # Per run: checkpoints that it made, or whose writes are kept already.
+        self._known: dict[str, set[tuple[str, str, str]]] = {}
+
+    @classmethod
+    async def opened(cls, path: str, lease: Lease) -> "Saver":
+        """The saver of that database file, which it makes when there is none."""
+        saver = cls(await aiosqlite.connect(path, timeout=BUSY_S), lease)
+        with alone(path):
+            await saver.setup()
+            await saver.conn.executescript(SCHEMA)
+        await saver.conn.create_function("cronledger_late", 0, lambda: lease.ended)
+        await saver.conn.executescript(FENCE)
+        await saver.conn.commit()
+        return saver
+
+    # --- what LangGraph calls ---------------------------------------------------------------------
+
+    async def aput(
+        self, config: Any, checkpoint: Any, metadata: CheckpointMetadata, new_versions: Any
+    ) -> Any:
+        """Save a checkpoint, as one of the current run's. Raises LeaseEnded."""
+        run_id = RUN.get()
+        if run_id:
+            # Set here: LangGraph loses the config's metadata on some paths, and a client's may say otherwise.
+            metadata = {**metadata, "run_id": run_id}
+            conf = config["configurable"]
+            known = self._known.setdefault(run_id, set())
+            known.add((str(conf["thread_id"]), conf["checkpoint_ns"], checkpoint["id"]))
+        return await self._written(super().aput(config, checkpoint, metadata, new_versions))
+
+    async def aput_writes(
+        self, config: Any, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
+    ) -> None:
+        """Save what a task wrote; before a run's first at a checkpoint of others, keep what is there."""
+        run_id, conf = RUN.get(), config["configurable"]
+        at = (str(conf["thread_id"]), str(conf["checkpoint_ns"]), str(conf["checkpoint_id"]))
+        if run_id and at not in self._known.setdefault(run_id, set()):
+            await self._written(self._keep(run_id, at))
+            self._known[run_id].add(at)
+        await self._written(super().aput_writes(config, writes, task_id, task_path))
+
+    # --- what the worker asks ---------------------------------------------------------------------
+
+    async def begin(self, thread_id: str, run_id: str) -> None:
+        """Forget what was kept for earlier runs of the thread: this one builds on what they left."""
+        query = "SELECT 1 FROM cronledger_touched WHERE thread_id = ? AND run_id <> ? LIMIT 1"
+        async with self.lock, self.conn.execute(query, (thread_id, run_id)) as cursor:
+            if await cursor.fetchone() is None:
+                return
+        async with self._changes() as conn:
+            for table in ("cronledger_touched", "cronledger_kept"):
+                await conn.execute(
+                    f"DELETE FROM {table} WHERE thread_id = ? AND run_id <> ?", (thread_id, run_id)
+                )
+
+    async def newest_run(self, thread_id: str) -> Any:
+        """The run that made the thread's newest checkpoint; None without one."""
+        query = """SELECT json_extract(CAST(metadata AS TEXT), '$.run_id') FROM checkpoints
+            WHERE thread_id = ? AND checkpoint_ns = '' ORDER BY checkpoint_id DESC LIMIT 1"""
+        async with self.lock, self.conn.execute(query, (thread_id,)) as cursor:
+            row = await cursor.fetchone()
+            return None if row is None else row[0]
+
+    def ended(self, run_id: str) -> None:
+        """Drop what this process remembers of a run."""
+        self._known.pop(run_id, None)
+
+    async def rollback(self, thread_id: str, run_id: str) -> None:
+        """Bring the thread's checkpoints to what they were before the run; twice is harmless."""
+        self._known.pop(run_id, None)
+        ids = (thread_id, run_id)
+        async with self._changes() as conn:
+            await conn.execute(
+                """DELETE FROM writes WHERE thread_id = ?1 AND (
+                    (checkpoint_ns, checkpoint_id) IN (
+                        SELECT checkpoint_ns, checkpoint_id FROM checkpoints
+                        WHERE thread_id = ?1 AND json_extract(CAST(metadata AS TEXT), '$.run_id') = ?2)
+                    OR (checkpoint_ns, checkpoint_id) IN (
+                        SELECT checkpoint_ns, checkpoint_id FROM cronledger_touched
+                        WHERE thread_id = ?1 AND run_id = ?2))""",
+                ids,
+            )
+            await conn.execute(
+                """DELETE FROM checkpoints WHERE thread_id = ?1
+                AND json_extract(CAST(metadata AS TEXT), '$.run_id') = ?2""",
+                ids,
+            )
+            await conn.execute(
+                f"""INSERT INTO writes ({WRITES}) SELECT {WRITES} FROM cronledger_kept
+                WHERE thread_id = ?1 AND run_id = ?2""",
+                ids,
+            )
+            for table in ("cronledger_touched", "cronledger_kept"):
+                await conn.execute(f"DELETE FROM {table} WHERE thread_id = ?1 AND run_id = ?2", ids)
+
+    async def forget(self, thread_id: str) -> None:
+        """Remove everything of a thread; twice is harmless."""
+        async with self._changes() as conn:
+            for table in ("checkpoints", "writes", "cronledger_touched", "cronledger_kept"):
+                await conn.execute(f"DELETE FROM {table} WHERE thread_id = ?", (thread_id,))
+
+    async def copy(self, thread_id: str, to_thread_id: str) -> None:
+        """Copy a thread's checkpoints to a new thread; twice is harmless."""
+        async with self._changes() as conn:
+            await conn.execute(
+                """INSERT OR IGNORE INTO checkpoints
+                    (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, checkpoint, metadata)
+                SELECT ?2, checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, checkpoint,
+                    CASE WHEN json_extract(CAST(metadata AS TEXT), '$.thread_id') IS NULL THEN metadata
+                    ELSE CAST(json_set(CAST(metadata AS TEXT), '$.thread_id', ?2) AS BLOB) END
+                FROM checkpoints WHERE thread_id = ?1""",
+                (thread_id, to_thread_id),
+            )
+            await conn.execute(
+                f"""INSERT OR IGNORE INTO writes ({WRITES})
+                SELECT ?2, {WRITES.partition(", ")[2]} FROM writes WHERE thread_id = ?1""",
+                (thread_id, to_thread_id),
+            )
+
+    # --- how ----------------------------------------------------------------------------------------
+
+    async def _keep(self, run_id: str, at: tuple[str, str, str]) -> None:
+        async with self._changes() as conn:
+            cursor = await conn.execute(
+                """INSERT OR IGNORE INTO cronledger_touched (run_id, thread_id, checkpoint_ns, checkpoint_id)
+                VALUES (?, ?, ?, ?)""",
+                (run_id, *at),
+            )
+            if cursor.rowcount == 0:
+                return  # an earlier attempt came first: what is there now is partly its own
+            await conn.execute(
+                f"""INSERT INTO cronledger_kept (run_id, {WRITES}) SELECT ?, {WRITES} FROM writes
+                WHERE thread_id = ? AND checkpoint_ns = ? AND checkpoint_id = ?""",
+                (run_id, *at),
+            )
+
+    @contextlib.asynccontextmanager
+    async def _changes(self) -> AsyncIterator[aiosqlite.Connection]:
+        """A transaction of several statements."""
+        async with self.lock:
+            await self.conn.execute("BEGIN IMMEDIATE")
+            try:
+                yield self.conn
+                await self.conn.commit()
+            except BaseException:
+                await self.conn.rollback()
+                raise
+
+    async def _written(self, writing: Awaitable[T]) -> T:
+        """The write's result. It goes on when the run is cancelled: half done, it would hold the database."""
+        task = asyncio.ensure_future(writing)
+        try:
+            return await asyncio.shield(task)
+        except sqlite3.Error as exc:
+            async with self.lock:
+                await self.conn.rollback()
+            if LATE in str(exc):
+                raise LeaseEnded(LATE) from None
+            raise

@@ -1,0 +1,89 @@
+"""What graphs look like: drawings, schemas, the graphs inside."""
+
+import warnings
+from typing import Any
+
+from .asking import NotFound
+
+
+async def drawing(graph: Any, ask: dict[str, Any]) -> dict[str, Any]:
+    """Nodes and edges; with `xray` those of the graphs inside too, so many levels deep."""
+    drawn = (await graph.aget_graph(ask.get("config") or None, xray=ask.get("xray", False))).to_json()
+    return {
+        "nodes": [node_shown(node) for node in drawn["nodes"]],
+        "edges": [edge for edge in drawn["edges"] if edge],
+    }
+
+
+def node_shown(node: dict[str, Any]) -> dict[str, Any]:
+    """A node with all three members; LangChain leaves them out where it has nothing to tell."""
+    data = node.get("data")
+    data = data if isinstance(data, dict) else {"name": data}
+    return {
+        **node,
+        "id": str(node["id"]),
+        "type": node.get("type", "schema"),
+        "data": {**data, "name": data.get("name") or str(node["id"])},
+    }
+
+
+async def schemas(graph: Any, ask: dict[str, Any]) -> dict[str, Any]:
+    """The five schemas of a graph; None where one can't be derived."""
+    return {"graph_id": ask["graph_id"], **five(graph)}
+
+
+async def subgraphs(graph: Any, ask: dict[str, Any]) -> dict[str, Any]:
+    """The schemas of the graphs inside, by namespace."""
+    namespace = ask.get("namespace")
+    found = {
+        name: {"graph_id": ask["graph_id"], **five(inner)}
+        async for name, inner in graph.aget_subgraphs(namespace=namespace, recurse=bool(ask.get("recurse")))
+    }
+    if namespace is not None and not found:
+        raise NotFound(f"namespace: the graph '{ask['graph_id']}' has no graph inside at '{namespace}'")
+    return found
+
+
+def five(graph: Any) -> dict[str, Any]:
+    """Input, output, state, config and context schema of a compiled graph."""
+    return {
+        "input_schema": derived(graph.get_input_jsonschema),
+        "output_schema": derived(graph.get_output_jsonschema),
+        "state_schema": derived(lambda: state_schema(graph)),
+        "config_schema": derived(lambda: config_schema(graph)),
+        "context_schema": derived(graph.get_context_jsonschema),
+    }
+
+
+def derived(schema: Any) -> Any:
+    """What the function gives; None when the user's types have no JSON schema."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return schema()
+    except Exception:
+        return None
+
+
+def state_schema(graph: Any) -> dict[str, Any]:
+    """The schema of the whole state: of each channel what may be written to it, or anything."""
+    from pydantic import TypeAdapter, create_model
+
+    fields: dict[str, Any] = {}
+    for name in graph.stream_channels_list:
+        kind = graph.channels[name].UpdateType
+        try:
+            TypeAdapter(kind).json_schema()
+        except Exception:
+            kind = Any
+        fields[name] = (kind, None)
+    schema: dict[str, Any] = create_model(graph.get_name("State"), **fields).model_json_schema()
+    return schema
+
+
+def config_schema(graph: Any) -> Any:
+    """The schema of what a run's `configurable` may hold; None when the graph does not say."""
+    from pydantic import TypeAdapter
+
+    field = graph.config_schema().model_fields.get("configurable")
+    return None if field is None else TypeAdapter(field.annotation).json_schema()
