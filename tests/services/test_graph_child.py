@@ -5,7 +5,6 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from contracts.queries import Forget, Schemas, State
@@ -152,7 +151,7 @@ async def test_users_modules_win_over_ours_and_messages_are_flat(trail: Bench) -
     ],
 )
 async def test_factories(trail: Bench, graph: str, expected: list[str]) -> None:
-    pool = await trail.pool(1, **{graph: graph})
+    pool = await trail.pool(1, None, **{graph: graph})
     ended = await trail.run(pool, graph, config={"configurable": {"k": "v"}})
     assert ended.failure is None
     assert values(ended)["trail"] == expected
@@ -234,7 +233,7 @@ async def test_past_the_lease_runs_stop_and_write_nothing(trail: Bench) -> None:
 
 @pytest.mark.parametrize("graph", ["of_runtime"])
 async def test_factories_are_told_what_for(trail: Bench, graph: str) -> None:
-    pool = await trail.pool(1, **{graph: graph})
+    pool = await trail.pool(1, None, **{graph: graph})
     await trail.run(pool, graph)
     await ask(pool, State(graph_id=graph, thread_id=graph))
     await ask(pool, Schemas(graph_id=graph))
