@@ -73,8 +73,11 @@ GRAPHS = '''
     def ask(state): return {"n": interrupt({"question": 1})}
     def one(state): return {"n": 1}
     def boom(state): raise OSError("password")
-    def strange(state): return {"odd": {
-        "nul": "a\\\\0b", "surrogate": "\\\\ud800", "nan": float("nan"), "big": 1 << 80, "set": {1}, (1, 2): b"x"}}
+    def strange(state):
+        write = get_stream_writer()
+        write({"nul": "a\\0b", "surrogate": "\\ud800", "nan": float("nan"), "big": 1 << 80, "set": {1}, (1, 2): b"x"})
+        write({"nan": float("nan"), "path": Path("/a"), "wait": timedelta(minutes=1), "kind": Kind.ONE,
+               "price": Decimal("1.5"), "many": deque([1]), "who": object(), "point": Point(1, "s"), 3: Pair(1, 2)})
 
 
     class Kind(Enum):
