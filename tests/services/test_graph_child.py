@@ -1,19 +1,15 @@
 """Real graph children with real graphs: loading, running, cancelling, dying."""
 
 import asyncio
-import sys
-from collections.abc import AsyncIterator, Callable
+import time
+from collections.abc import AsyncIterator
 from pathlib import Path
-from textwrap import dedent
-from typing import Any
 
-import msgspec
 import pytest
 
-from contracts.frames import Emitted, RunEnded, StartRun
-from services.kit.project import GraphSpec, Project
-from services.worker.children import ChildPool
-from services.worker.graph_child import ChildDied, GraphLoadFailed
+from contracts.queries import Forget, Schemas, State
+from services.worker.graph_child import ChildDied, GraphLoadFailed, NoAnswer
+from tests.services.graph_children import Bench, ask, bench_of, values
 
 GRAPHS = """
     import asyncio, contextlib, operator, os, time
@@ -21,6 +17,7 @@ GRAPHS = """
     from typing import Annotated, Any, TypedDict
     from langchain_core.messages import AIMessage
     from langchain_core.runnables import RunnableConfig
+    from langgraph.config import get_stream_writer
     from langgraph.graph import END, START, StateGraph
     from langgraph.types import interrupt
     from langgraph_sdk.runtime import ServerRuntime
@@ -69,16 +66,29 @@ GRAPHS = """
     asking = built(ask=ask, done=lambda s: {"trail": ["done"]}).compile()
     blocking = built(block=block).compile()
     hogging = built(hog=hog).compile()
+    async def heard(state):
+        get_stream_writer()("begun")
+        await asyncio.sleep(60)
+    async def gives_up(state): raise asyncio.CancelledError("by itself")
     slow_graph = built(slow=slow).compile()
+    waiting = built(heard=heard).compile()
+    resigning = built(gives_up=gives_up).compile()
     large = built(big=big).compile()
     resuming = built(first=first, second=second).compile()
 
     def marked(*marks): return built(mark=lambda s: {"trail": list(marks)}).compile()
     def plain(): return marked("plain")
     def of_config(config): return marked("config", config["configurable"]["k"])
-    def of_runtime(runtime: ServerRuntime): return marked("runtime", runtime.access_context)
+    def of_runtime(runtime: ServerRuntime):
+        assert runtime.store is not None and runtime.user is None
+        with open(os.environ["TRAIL"], "a") as file: file.write(runtime.access_context + "\\n")
+        return marked("runtime", runtime.access_context)
     def of_both(config: RunnableConfig, runtime: ServerRuntime): return marked("both", config["configurable"]["k"])
     async def awaited(): return marked("awaited")
+    async def dawdling():
+        Path(os.environ["TRAIL"]).touch()
+        while not os.path.exists(os.environ["GO"]): await asyncio.sleep(0.01)
+        return marked("dawdling")
 
     @contextlib.asynccontextmanager
     async def managed(config):
@@ -93,6 +103,8 @@ NAMES = [
     "blocking",
     "hogging",
     "slow_graph",
+    "waiting",
+    "resigning",
     "large",
     "resuming",
     "plain",
@@ -101,67 +113,23 @@ NAMES = [
     "of_both",
     "awaited",
     "managed",
+    "dawdling",
 ]
-Make = Callable[..., Any]
-
-
-class Trail:
-    """A project in a folder, and the pool that runs it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.trail, self.go = folder / "trail", folder / "go"
-        # Folders of the user's that are named like ours: one a package, one not.
-        (folder / "services").mkdir()
-        (folder / "services" / "__init__.py").touch()
-        (folder / "services" / "llm.py").write_text("NAME = 'theirs'\n")
-        (folder / "domain").mkdir()
-        (folder / "domain" / "words.py").write_text("WORD = 'theirs too'\n")
-        (folder / "graphs.py").write_text(dedent(GRAPHS))
-        self.pools: list[ChildPool] = []
-        self.events: list[Emitted] = []
-
-    def project(self, **graphs: str) -> Project:
-        chosen = graphs or {name: name for name in NAMES}
-        path = self.folder / "graphs.py"
-        return Project(
-            file=self.folder / "langgraph.json",
-            folder=self.folder,
-            graphs={name: GraphSpec(variable=variable, path=path) for name, variable in chosen.items()},
-            roots=(self.folder,),
-            env={"TRAIL": str(self.trail), "GO": str(self.go)},
-        )
-
-    async def pool(self, children: int = 1, **graphs: str) -> ChildPool:
-        checkpoints = self.folder / "checkpoints.db"
-        pool = ChildPool(self.project(**graphs), checkpoints, children, 10, Path(sys.executable))
-        self.pools.append(pool)
-        await pool.start()
-        return pool
-
-    async def heard(self, event: Emitted) -> None:
-        self.events.append(event)
-
-    async def run(self, pool: ChildPool, graph: str, **fields: Any) -> RunEnded:
-        given = {"run_id": graph, "thread_id": graph, "input": msgspec.Raw(b'{"trail": []}'), **fields}
-        async with asyncio.timeout(30):
-            return await pool.run(StartRun(graph_id=graph, **given), self.heard)
-
-
-def values(ended: RunEnded) -> Any:
-    assert ended.values is not msgspec.UNSET, ended
-    return msgspec.json.decode(ended.values)
 
 
 @pytest.fixture
-async def trail(tmp_path: Path) -> AsyncIterator[Trail]:
-    made = Trail(tmp_path)
-    yield made
-    for pool in made.pools:
-        await pool.stop()
+async def trail(tmp_path: Path) -> AsyncIterator[Bench]:
+    # Folders of the user's that are named like ours: one a package, one not.
+    (tmp_path / "services").mkdir()
+    (tmp_path / "services" / "__init__.py").touch()
+    (tmp_path / "services" / "llm.py").write_text("NAME = 'theirs'\n")
+    (tmp_path / "domain").mkdir()
+    (tmp_path / "domain" / "words.py").write_text("WORD = 'theirs too'\n")
+    async with bench_of(tmp_path, GRAPHS, NAMES) as bench:
+        yield bench
 
 
-async def test_users_modules_win_over_ours_and_messages_are_flat(trail: Trail) -> None:
+async def test_users_modules_win_over_ours_and_messages_are_flat(trail: Bench) -> None:
     ended = await trail.run(await trail.pool(), "hello_graph", stream_modes=["values", "updates"])
     assert ended.status == "success"
     found = values(ended)
@@ -182,15 +150,15 @@ async def test_users_modules_win_over_ours_and_messages_are_flat(trail: Trail) -
         ("managed", ["managed"]),
     ],
 )
-async def test_factories(trail: Trail, graph: str, expected: list[str]) -> None:
-    pool = await trail.pool(1, **{graph: graph})
+async def test_factories(trail: Bench, graph: str, expected: list[str]) -> None:
+    pool = await trail.pool(1, None, **{graph: graph})
     ended = await trail.run(pool, graph, config={"configurable": {"k": "v"}})
     assert ended.failure is None
     assert values(ended)["trail"] == expected
-    assert trail.trail.exists() == (graph == "managed")
+    assert trail.trail.exists() == (graph in ("managed", "of_runtime"))
 
 
-async def test_failures_are_shown_with_care(trail: Trail) -> None:
+async def test_failures_are_shown_with_care(trail: Bench) -> None:
     pool = await trail.pool()
     failed = await trail.run(pool, "failing")
     assert failed.failure is not None
@@ -200,7 +168,7 @@ async def test_failures_are_shown_with_care(trail: Trail) -> None:
     assert (hidden.failure.error, hidden.failure.message) == ("OSError", "An internal error occurred")
 
 
-async def test_interrupt_pauses_and_is_told(trail: Trail) -> None:
+async def test_interrupt_pauses_and_is_told(trail: Bench) -> None:
     ended = await trail.run(await trail.pool(), "asking")
     assert (ended.status, ended.next) == ("success", ["ask"])
     [[pause]] = ended.interrupts.values()
@@ -208,23 +176,97 @@ async def test_interrupt_pauses_and_is_told(trail: Trail) -> None:
     assert ended.checkpoint is not None
 
 
-async def test_large_values_and_many_at_once(trail: Trail) -> None:
+async def test_large_values_and_many_at_once(trail: Bench) -> None:
     pool = await trail.pool()
     assert len(values(await trail.run(pool, "large"))["value"]) == 5_000_000
     runs = [trail.run(pool, "hello_graph", run_id=f"r{n}", thread_id=f"t{n}") for n in range(20)]
     assert {ended.status for ended in await asyncio.gather(*runs)} == {"success"}
 
 
-async def test_waiting_node_is_cancelled(trail: Trail) -> None:
+async def test_waiting_node_is_cancelled(trail: Bench) -> None:
     pool = await trail.pool()
-    running = asyncio.create_task(trail.run(pool, "slow_graph"))
-    await asyncio.sleep(0.5)
-    pool.cancel("slow_graph")
+    running = asyncio.create_task(trail.run(pool, "waiting", stream_modes=["custom"]))
+    await trail.until(lambda event: event.event == "custom")
+    pool.cancel("waiting")
     assert (await running).status == "cancelled"
 
 
+async def test_a_cancellation_that_nobody_asked_for_is_an_error(trail: Bench) -> None:
+    ended = await trail.run(await trail.pool(), "resigning")
+    assert ended.failure is not None
+    assert (ended.status, ended.failure.error) == ("error", "NodeCancelledError")
+
+
+async def test_other_runs_of_a_killed_child_are_excused(trail: Bench) -> None:
+    pool = await trail.pool()
+    guilty = asyncio.create_task(trail.run(pool, "waiting", run_id="a", stream_modes=["custom"]))
+    other = asyncio.create_task(
+        trail.run(pool, "waiting", run_id="b", thread_id="b", stream_modes=["custom"])
+    )
+    for run_id in ("a", "b"):
+        await trail.until(lambda event, run_id=run_id: event.run_id == run_id)  # type: ignore[misc]
+    pool.kill_run("a")
+    with pytest.raises(ChildDied) as died:
+        await guilty
+    assert not died.value.excused
+    with pytest.raises(ChildDied) as died:
+        await other
+    assert died.value.excused
+
+
+async def test_past_the_lease_runs_stop_and_write_nothing(trail: Bench) -> None:
+    pool = await trail.pool()
+    running = asyncio.create_task(trail.run(pool, "waiting", stream_modes=["custom"], durability="sync"))
+    await trail.until(lambda event: event.event == "custom")
+    at_pause = await ask(pool, State(graph_id="waiting", thread_id="waiting"))
+    pool.lease(time.monotonic() - 1)
+    with pytest.raises(ChildDied, match="lease") as died:
+        await running
+    assert died.value.excused
+    with pytest.raises(ChildDied, match="lease"):
+        await trail.run(pool, "plain")
+    assert (await ask(pool, State(graph_id="plain", thread_id="plain")))["checkpoint"] is None
+    assert await ask(pool, State(graph_id="waiting", thread_id="waiting")) == at_pause
+    pool.lease(time.monotonic() + 60)
+    assert (await trail.run(pool, "plain")).status == "success"
+
+
+@pytest.mark.parametrize("graph", ["of_runtime"])
+async def test_factories_are_told_what_for(trail: Bench, graph: str) -> None:
+    pool = await trail.pool(1, None, **{graph: graph})
+    await trail.run(pool, graph)
+    await ask(pool, State(graph_id=graph, thread_id=graph))
+    await ask(pool, Schemas(graph_id=graph))
+    updates = [[{"values": {"trail": ["by hand"]}, "as_node": "mark"}]]
+    await trail.run(pool, graph, run_id="u", updates=updates)
+    assert trail.trail.read_text().split() == [
+        "threads.create_run",
+        "threads.read",
+        "assistants.read",
+        "threads.update",
+    ]
+
+
+async def test_an_unknown_graph_is_not_found(trail: Bench) -> None:
+    pool = await trail.pool()
+    with pytest.raises(NoAnswer) as refused:
+        await ask(pool, Schemas(graph_id="nothing"))
+    assert refused.value.failed.code == "not_found"
+
+
+async def test_questions_wait_for_no_other(trail: Bench) -> None:
+    pool = await trail.pool()
+    slow = asyncio.create_task(ask(pool, Schemas(graph_id="dawdling")))
+    while not trail.trail.exists():  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    assert (await ask(pool, Schemas(graph_id="hello_graph")))["graph_id"] == "hello_graph"
+    assert not slow.done()
+    trail.go.touch()
+    assert (await slow)["graph_id"] == "dawdling"
+
+
 @pytest.mark.parametrize("graph", ["blocking", "hogging"])
-async def test_blocking_node_is_killed_with_its_child_and_another_comes(trail: Trail, graph: str) -> None:
+async def test_blocking_node_is_killed_with_its_child_and_another_comes(trail: Bench, graph: str) -> None:
     pool = await trail.pool()
     running = asyncio.create_task(trail.run(pool, graph))
     await asyncio.sleep(0.7)
@@ -237,9 +279,10 @@ async def test_blocking_node_is_killed_with_its_child_and_another_comes(trail: T
     assert (await trail.run(pool, "hello_graph")).status == "success"
 
 
-async def test_next_attempt_continues_from_the_checkpoint(trail: Trail) -> None:
+async def test_next_attempt_continues_from_the_checkpoint(trail: Bench) -> None:
     pool = await trail.pool()
-    running = asyncio.create_task(trail.run(pool, "resuming"))
+    # Else what is told apart here would depend on how far the writing of checkpoints lags behind.
+    running = asyncio.create_task(trail.run(pool, "resuming", durability="sync"))
     while not trail.trail.exists() or "second" not in trail.trail.read_text():  # noqa: ASYNC110
         await asyncio.sleep(0.02)
     pool.kill_run("resuming")
@@ -254,17 +297,17 @@ async def test_next_attempt_continues_from_the_checkpoint(trail: Trail) -> None:
     assert trail.trail.read_text() == "first second second "
 
 
-async def test_temporary_runs_and_forgotten_threads_leave_no_checkpoint(trail: Trail) -> None:
+async def test_temporary_runs_and_forgotten_threads_leave_no_checkpoint(trail: Bench) -> None:
     pool = await trail.pool()
     for _ in range(2):
         ended = await trail.run(pool, "plain", temporary=True)
         assert values(ended)["trail"] == ["plain"]
     await trail.run(pool, "plain")
-    await pool.forget("plain")
+    await ask(pool, Forget(thread_id="plain"))
     assert values(await trail.run(pool, "plain"))["trail"] == ["plain"]
 
 
-async def test_two_children_share_the_checkpoints(trail: Trail) -> None:
+async def test_two_children_share_the_checkpoints(trail: Bench) -> None:
     one, other = await trail.pool(), await trail.pool()
     await trail.run(one, "plain")
     assert values(await trail.run(other, "plain", run_id="b"))["trail"] == ["plain", "plain"]
@@ -280,7 +323,7 @@ async def test_two_children_share_the_checkpoints(trail: Trail) -> None:
         ("def graph(a, b): pass", "ServerRuntime"),
     ],
 )
-async def test_what_can_not_be_loaded_is_told(trail: Trail, source: str, word: str) -> None:
+async def test_what_can_not_be_loaded_is_told(trail: Bench, source: str, word: str) -> None:
     (trail.folder / "graphs.py").write_text(source + "\n")
     with pytest.raises(GraphLoadFailed, match=word):
         await trail.pool(graph="graph")

@@ -210,19 +210,29 @@ class Saver(AsyncSqliteSaver):
     # --- how ----------------------------------------------------------------------------------------
 
     async def _keep(self, run_id: str, at: tuple[str, str, str]) -> None:
+        """Keep the writes at a checkpoint, if it is none of the run's own."""
+        query = """SELECT json_extract(CAST(metadata AS TEXT), '$.run_id') FROM checkpoints
+            WHERE thread_id = ? AND checkpoint_ns = ? AND checkpoint_id = ?"""
+        async with self.lock, self.conn.execute(query, at) as cursor:
+            row = await cursor.fetchone()
+        if row is None or row[0] == run_id:
+            return  # LangGraph may save a task's writes before the checkpoint that they belong to
         async with self._changes() as conn:
-            cursor = await conn.execute(
-                """INSERT OR IGNORE INTO cronledger_touched (run_id, thread_id, checkpoint_ns, checkpoint_id)
-                VALUES (?, ?, ?, ?)""",
-                (run_id, *at),
-            )
-            if cursor.rowcount == 0:
-                return  # an earlier attempt came first: what is there now is partly its own
-            await conn.execute(
-                f"""INSERT INTO cronledger_kept (run_id, {WRITES}) SELECT ?, {WRITES} FROM writes
-                WHERE thread_id = ? AND checkpoint_ns = ? AND checkpoint_id = ?""",
-                (run_id, *at),
-            )
+            await self._keep_once(conn, run_id, at)
+
+    async def _keep_once(self, conn: aiosqlite.Connection, run_id: str, at: tuple[str, str, str]) -> None:
+        cursor = await conn.execute(
+            """INSERT OR IGNORE INTO cronledger_touched (run_id, thread_id, checkpoint_ns, checkpoint_id)
+            VALUES (?, ?, ?, ?)""",
+            (run_id, *at),
+        )
+        if cursor.rowcount == 0:
+            return  # an earlier attempt came first: what is there now is partly its own
+        await conn.execute(
+            f"""INSERT INTO cronledger_kept (run_id, {WRITES}) SELECT ?, {WRITES} FROM writes
+            WHERE thread_id = ? AND checkpoint_ns = ? AND checkpoint_id = ?""",
+            (run_id, *at),
+        )
 
     @contextlib.asynccontextmanager
     async def _changes(self) -> AsyncIterator[aiosqlite.Connection]:

@@ -55,8 +55,9 @@ class Outlet:
         self._writer.writelines((len(data).to_bytes(4, "big"), data))
 
     async def drain(self) -> None:
-        """Wait while the worker is slow to read."""
-        await self._writer.drain()
+        """Wait while the worker is slow to read; when it is gone, the process ends soon."""
+        with contextlib.suppress(ConnectionError):
+            await self._writer.drain()
 
 
 class Run:

@@ -1,6 +1,7 @@
 """Frames in and out: what the worker asks of the child."""
 
 import asyncio
+import contextlib
 import json
 import socket
 import sys
@@ -30,7 +31,7 @@ class Child:
         self._entries: dict[str, Entry] = {}
         self._runs: dict[str, tuple[Run, asyncio.Task[None]]] = {}
         self._answering: set[asyncio.Task[None]] = set()
-        self._lease = Lease(0.0)
+        self._lease, self._renewed = Lease(0.0), asyncio.Event()
         self._verbs: dict[str, Callable[[dict[str, Any]], Awaitable[Any]]] = {
             "state": lambda ask: self._with_graph(READS, ask, states.state),
             "history": lambda ask: self._with_graph(READS, ask, states.history),
@@ -97,6 +98,7 @@ class Child:
                 task.add_done_callback(self._answering.discard)
             case "lease":
                 self._lease.until_s = frame["until_s"]
+                self._renewed.set()
 
     # --- runs -----------------------------------------------------------------------------------------
 
@@ -114,13 +116,19 @@ class Child:
     async def _watch_lease(self) -> None:
         """Stop every run when the worker's lease has ended; the saver refuses their writes by then."""
         while True:
-            if self._lease.ended:
-                for run, task in list(self._runs.values()):
-                    if not run.fenced:
-                        run.fenced = True
-                        task.cancel()
+            self._renewed.clear()
             left_s = self._lease.until_s - time.monotonic()
-            await asyncio.sleep(left_s + 0.001 if left_s > 0 else 1.0)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(left_s + 0.001 if left_s > 0 else 1.0):
+                    await self._renewed.wait()
+            if self._lease.ended:
+                self._fence_all()
+
+    def _fence_all(self) -> None:
+        for run, task in list(self._runs.values()):
+            if not run.fenced:
+                run.fenced = True
+                task.cancel()
 
     # --- questions --------------------------------------------------------------------------------------
 
