@@ -1,5 +1,6 @@
 """What graphs look like: drawings, schemas, the graphs inside."""
 
+import typing
 import warnings
 from typing import Any
 
@@ -47,8 +48,10 @@ async def subgraphs(graph: Any, ask: dict[str, Any]) -> dict[str, Any]:
 def five(graph: Any) -> dict[str, Any]:
     """Input, output, state, config and context schema of a compiled graph."""
     return {
-        "input_schema": derived(graph.get_input_jsonschema),
-        "output_schema": derived(graph.get_output_jsonschema),
+        "input_schema": derived(graph.get_input_jsonschema)
+        or derived(lambda: declared(graph, "input_schema")),
+        "output_schema": derived(graph.get_output_jsonschema)
+        or derived(lambda: declared(graph, "output_schema")),
         "state_schema": derived(lambda: state_schema(graph)),
         "config_schema": derived(lambda: config_schema(graph)),
         "context_schema": derived(graph.get_context_jsonschema),
@@ -65,20 +68,34 @@ def derived(schema: Any) -> Any:
         return None
 
 
-def state_schema(graph: Any) -> dict[str, Any]:
-    """The schema of the whole state: of each channel what may be written to it, or anything."""
+def declared(graph: Any, which: str) -> dict[str, Any]:
+    """The schema of a class of fields as its author wrote it, for those that pydantic takes no notice of.
+
+    Before Python 3.12 it refuses every `typing.TypedDict`, which is what most graphs are written with.
+    """
+    kind = getattr(graph.builder, which)
+    return of_fields(kind.__name__, typing.get_type_hints(kind))
+
+
+def of_fields(title: str, kinds: dict[str, Any]) -> dict[str, Any]:
+    """The schema of an object with these fields; one whose type has no schema may hold anything."""
     from pydantic import TypeAdapter, create_model
 
     fields: dict[str, Any] = {}
-    for name in graph.stream_channels_list:
-        kind = graph.channels[name].UpdateType
+    for name, kind in kinds.items():
         try:
             TypeAdapter(kind).json_schema()
+            fields[name] = (kind, None)
         except Exception:
-            kind = Any
-        fields[name] = (kind, None)
-    schema: dict[str, Any] = create_model(graph.get_name("State"), **fields).model_json_schema()
+            fields[name] = (Any, None)
+    schema: dict[str, Any] = create_model(title, **fields).model_json_schema()
     return schema
+
+
+def state_schema(graph: Any) -> dict[str, Any]:
+    """The schema of the whole state: of each channel what may be written to it, or anything."""
+    kinds = {name: graph.channels[name].UpdateType for name in graph.stream_channels_list}
+    return of_fields(graph.get_name("State"), kinds)
 
 
 def config_schema(graph: Any) -> Any:
