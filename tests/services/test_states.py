@@ -1,6 +1,7 @@
 """Threads' states while no worker is there: what the read models know is told, writes are withdrawn."""
 
-from collections.abc import AsyncIterator
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,18 @@ import pytest
 from httpx import ASGITransport
 
 from contracts.codec import EventCodec, pack
-from contracts.events import CheckpointRef, LaneChanged, RunRequested, RunSucceeded
-from contracts.ledger import Append, Meta, Payload, Transaction
+from contracts.events import (
+    CheckpointRef,
+    LaneChanged,
+    RunFailed,
+    RunInterrupted,
+    RunRequested,
+    RunRolledBack,
+    RunSucceeded,
+    RunTimedOut,
+    ThreadDeleted,
+)
+from contracts.ledger import Append, Body, Meta, Payload, Transaction
 from domain import assistant as assistants
 from domain.assistant import RegisterGraph, default_assistant_id
 from domain.lane import lane_id_of
@@ -29,16 +40,20 @@ ASSISTANT = default_assistant_id("agent")
 
 
 class HastyClock(SystemClock):
-    """Whoever waits for news is told at once that the time is over."""
+    """Whoever waits for news is told at once that the time is over, or sees what happens `meanwhile`."""
 
     def __init__(self) -> None:
         self.waited_s = 0.0
+        self.meanwhile: Callable[[], Awaitable[None]] | None = None
 
     def monotonic_s(self) -> float:
         return self.waited_s
 
     async def changed(self, timeout_s: float) -> None:
         self.waited_s += timeout_s
+        meanwhile, self.meanwhile = self.meanwhile, None
+        if meanwhile is not None:
+            await meanwhile()
 
 
 class Bench:
@@ -153,6 +168,40 @@ async def test_supersteps_that_nobody_does_leave_nothing(http: httpx.AsyncClient
     answer = await http.post("/threads", json=body)
     assert answer.status_code == 503
     assert (await http.post("/threads/count", json={})).json() == 0
+
+
+THREAD = UUID("01900000-0000-7000-8000-000000000001")
+
+
+@pytest.mark.parametrize(
+    ("outcome", "status", "named"),
+    [
+        (
+            RunFailed(thread_id=THREAD, error="InvalidUpdateError", message="no node"),
+            422,
+            "values: .*no node",
+        ),
+        (RunFailed(thread_id=THREAD, error="WorkerLost", message="lost 3 times"), 503, "lost 3 times"),
+        (RunTimedOut(thread_id=THREAD, limit_s=1), 503, "timeout"),
+        (RunInterrupted(thread_id=THREAD, reason="run x took its place"), 409, "run x took its place"),
+        (RunRolledBack(thread_id=THREAD), 409, "a run took its place"),
+        (RunSucceeded(thread_id=THREAD), 422, "keeps no checkpoint"),
+        (ThreadDeleted(), 404, "Thread not found"),
+    ],
+)
+async def test_write_that_comes_to_nothing_says_why(
+    bench: Bench, http: httpx.AsyncClient, outcome: Body, status: int, named: str
+) -> None:
+    async def meanwhile() -> None:
+        [row] = bench.views.all("SELECT run_id FROM runs")
+        at = THREAD if isinstance(outcome, ThreadDeleted) else UUID(bytes=row["run_id"])
+        await bench.store(Append(at, 1, (outcome,)))
+
+    await http.post("/threads", json={"thread_id": str(THREAD), "metadata": {"graph_id": "agent"}})
+    bench.clock.meanwhile = meanwhile
+    answer = await http.post(f"/threads/{THREAD}/state", json={"values": {"x": 1}})
+    assert answer.status_code == status
+    assert re.search(named, answer.json()["detail"])
 
 
 async def test_searches_are_bounded(http: httpx.AsyncClient) -> None:
