@@ -73,21 +73,21 @@ CONFIG = """
 class Server:
     """A `cronledger up` that can be killed and started again on the same folder."""
 
-    def __init__(self, folder: Path, environment: dict[str, str]) -> None:
+    def __init__(self, folder: Path, environment: dict[str, str], config: Path | None = None) -> None:
         self.folder = folder
         self.data = folder / "data"
         self.environment = {"CRONLEDGER_SECONDS": "first", "CRONLEDGER_LOG_LEVEL": "warning"} | environment
         self.url = ""
         self.process: subprocess.Popen[str] | None = None
         project = folder / "project"
+        self.config = config or project / "langgraph.json"
         project.mkdir()
         (project / "graphs.py").write_text(dedent(GRAPHS))
         (project / "langgraph.json").write_text(dedent(CONFIG))
 
     def start(self) -> "Server":
         """Start it and wait until it is ready."""
-        config = self.folder / "project" / "langgraph.json"
-        arguments = ["up", "--config", str(config), "--data", str(self.data), "--port", "0"]
+        arguments = ["up", "--config", str(self.config), "--data", str(self.data), "--port", "0"]
         with (self.folder / "server.log").open("a") as errors:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "services", *arguments],
@@ -135,13 +135,13 @@ class Server:
 
 @pytest.fixture
 def make_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
-    """Start a server with extra environment; it is stopped after the test."""
+    """Start a server with extra environment, on the test graphs or another project; it is stopped after the test."""
     servers: list[Server] = []
 
-    def make(**environment: str) -> Server:
+    def make(config: Path | None = None, /, **environment: str) -> Server:
         folder = tmp_path / f"server{len(servers)}"
         folder.mkdir()
-        server = Server(folder, environment)
+        server = Server(folder, environment, config)
         servers.append(server)
         return server.start()
 
