@@ -20,7 +20,7 @@ Connect = Callable[[str], Awaitable[Any]]
 @pytest.fixture
 def serve(make_server: Callable[..., Any]) -> Serve:
     """A server on that sample."""
-    return lambda name: make_server(SAMPLES / name / "langgraph.json")
+    return lambda name: make_server(str(SAMPLES / name))
 
 
 @pytest.fixture
