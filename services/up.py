@@ -131,6 +131,7 @@ class Embedded:
         )
         self.gateway = GatewayServer(build_app(parts), self.settings.host, self.settings.port)
         await self._begin(self.gateway)
+        await self._begin(parts)  # stopped first: streams end before the server waits for them
 
     async def _begin(self, part: Part) -> None:
         self._started.append(part)

@@ -3,12 +3,14 @@
 from collections.abc import Callable, Hashable
 from uuid import UUID
 
+from contracts.events import RunCancelRequested
+from contracts.ledger import Transaction
 from contracts.subjects import run_cancel_subject
 from domain import requests
 from domain.assistant import Assistant, assistant_of, default_assistant_id
 from domain.changes import Changes
 from domain.errors import AssistantNotFound, RunNotFound, ThreadNotFound
-from domain.lane import Lane, lane_id_of, lane_of
+from domain.lane import Lane, following_of, lane_id_of, lane_of
 from domain.run import Run, run_of
 from domain.thread import Thread, thread_of
 from services.gateway.http import Call
@@ -23,15 +25,32 @@ LAST_RESORT_S = 30.0
 async def act(parts: GatewayParts, call: Call, key: Hashable, decide: Callable[[], Changes]) -> int | None:
     """Carry out what `decide` decides, one command on the key at a time here; the position, None = nothing.
 
-    When it returns, the read models show it.
+    When it returns, the read models show it; workers whose runs are to stop have been told.
     """
-    meta = call.meta(parts)
+    meta, decided = call.meta(parts), Changes()
+
+    def deciding() -> Transaction:
+        nonlocal decided
+        decided = decide()
+        return decided.by(meta)
+
     async with parts.locks.hold(key):
-        position = await execute(parts.log, lambda: decide().by(meta), attempts=8)
+        position = await execute(parts.log, deciding, attempts=8)
+    for run_id in stopping(decided):
+        await signal_cancel(parts, run_id)
     if position is not None and not await parts.reached(position, SHOWN_S):
         # It is stored and durable; an answer that does not show it would be worse than a late one.
         await parts.reached(position, LAST_RESORT_S)
     return position
+
+
+def stopping(changes: Changes) -> list[UUID]:
+    """The runs that a worker has and is to stop."""
+    return [
+        append.stream_id
+        for append in changes.appends
+        if isinstance(append.bodies[-1], RunCancelRequested)  # else its outcome stands behind it
+    ]
 
 
 def thread(parts: GatewayParts, thread_id: UUID) -> Thread:
@@ -65,7 +84,7 @@ def run(parts: GatewayParts, thread_id: UUID, run_id: UUID) -> Run:
 
 def following(parts: GatewayParts, line: Lane, run_id: UUID) -> Run | None:
     """The run that comes to the head of the lane when this one leaves."""
-    coming = requests.following_of(line, run_id)
+    coming = following_of(line, run_id, parts.clock.now())
     return None if coming is None else run_of(coming, parts.log.stream(coming))
 
 

@@ -6,7 +6,17 @@ from litestar.config.cors import CORSConfig
 from services.gateway.http import Route, handler
 from services.gateway.parts import GatewayParts
 from services.gateway.problems import problem
-from services.gateway.routes import assistants, crons, ledger, runs, states, storage, system, threads
+from services.gateway.routes import (
+    assistants,
+    crons,
+    ledger,
+    runs,
+    stateless,
+    states,
+    storage,
+    system,
+    threads,
+)
 
 MOST_BYTES = 300 << 20
 EXPOSED = ["x-pagination-total", "x-pagination-next", "content-location", "location", "x-request-id"]
@@ -19,6 +29,7 @@ def all_routes() -> list[Route]:
         *threads.routes(),
         *states.routes(),
         *runs.routes(),
+        *stateless.routes(),
         *assistants.routes(),
         *storage.routes(),
         *ledger.routes(),

@@ -21,22 +21,19 @@ async def stop_run(parts: GatewayParts, call: Call, thread_id: UUID, run_id: UUI
             run = acting.run(parts, thread_id, run_id)
         except RunNotFound:
             return Changes()
-        if not run.is_active:
+        if not run.is_active or run.cancel:
             return Changes()
         lane = acting.lane(parts, thread_id)
         following = acting.following(parts, lane, run_id)
         return requests.cancel(run, CancelRun(reason=reason), lane, following)
 
-    if await acting.act(parts, call, thread_id, decide) is not None:
-        await acting.signal_cancel(parts, run_id)
+    await acting.act(parts, call, thread_id, decide)
 
 
 async def delete_thread(parts: GatewayParts, call: Call, thread_id: UUID) -> None:
     """Delete the thread with its runs and crons. Harmless when it is gone."""
-    running: list[UUID] = []
 
     def decide() -> Changes:
-        running.clear()
         try:
             thread = acting.thread(parts, thread_id)
         except ThreadNotFound:
@@ -44,13 +41,10 @@ async def delete_thread(parts: GatewayParts, call: Call, thread_id: UUID) -> Non
         lane = acting.lane(parts, thread_id)
         found = [run_of(entry.run_id, parts.log.stream(entry.run_id)) for entry in lane.in_flight]
         in_flight = [run for run in found if run is not None]
-        running[:] = [run.run_id for run in in_flight if run.status == "running"]
         ended = end_crons(parts, call, "thread_id", thread_id, DeleteCron(reason="thread_deleted"))
         return requests.delete_thread(thread, lane, in_flight, ended.appends)
 
     await acting.act(parts, call, thread_id, decide)
-    for run_id in running:
-        await acting.signal_cancel(parts, run_id)
 
 
 def end_crons(parts: GatewayParts, call: Call, column: str, owner_id: UUID, command: DeleteCron) -> Changes:

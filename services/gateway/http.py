@@ -9,11 +9,11 @@ import msgspec
 from litestar import Request, Response
 from litestar.handlers import HTTPRouteHandler
 from litestar.handlers import route as litestar_route
-from litestar.response import Stream
 
 from contracts.ledger import Meta
 from domain.errors import InvalidField
 from services.gateway.parts import GatewayParts
+from services.gateway.streamed import Over, Pieces
 from services.kit.ids import parse_uuid
 
 JSON = "application/json"
@@ -24,13 +24,17 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What goes back: bytes, or pieces as they come."""
+    """What goes back: bytes, or pieces as they come.
+
+    `over` is called once when the pieces are over, with whether the client left before.
+    """
 
     status: int
     body: bytes = b""
     headers: Mapping[str, str] = {}
     media_type: str = JSON
     pieces: AsyncIterator[bytes] | None = None
+    over: Over | None = None
 
 
 class Call:
@@ -170,6 +174,12 @@ def framed(answer: Answer, request_id: str) -> Response[Any]:
     """An answer in the framework's form."""
     headers = {**answer.headers, "x-request-id": request_id}
     if answer.pieces is not None:
-        return Stream(answer.pieces, status_code=answer.status, headers=headers, media_type=answer.media_type)
+        return Pieces(
+            answer.pieces,
+            answer.over,
+            status_code=answer.status,
+            headers=headers,
+            media_type=answer.media_type,
+        )
     media_type = answer.media_type or JSON
     return Response(answer.body, status_code=answer.status, headers=headers, media_type=media_type)

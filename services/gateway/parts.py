@@ -3,17 +3,20 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from services.kit.bus import Bus
+from services.gateway.live import Live
+from services.gateway.watching import Ends
+from services.kit.bus.nats import NatsBus
 from services.kit.clock import Clock
 from services.kit.commands import KeyedLocks
 from services.kit.eventlog import EventLog
+from services.kit.lifecycle import Background
 from services.kit.settings import Settings
 from services.kit.views import Views
 
 
 @dataclass(frozen=True, kw_only=True)
 class GatewayParts:
-    """The edges of the gateway.
+    """The edges of the gateway, and what it shares between requests: a part with a life.
 
     `reached(position, timeout_s)` waits until the read models have passed a position; `changed(timeout_s)`
     waits until they move at all; `health()` gives the name of each part with '' or why it is not well.
@@ -25,8 +28,26 @@ class GatewayParts:
     changed: Callable[[float], Awaitable[None]]
     clock: Clock
     settings: Settings
-    bus: Bus | None
+    bus: NatsBus | None
     health: Callable[[], dict[str, str]]
     version: str
     graphs: tuple[str, ...]
     locks: KeyedLocks = field(default_factory=KeyedLocks)
+    background: Background = field(default_factory=lambda: Background("gateway.background"))
+    live: Live = field(init=False)
+    ends: Ends = field(init=False)
+
+    def __post_init__(self) -> None:
+        # Frozen, and still made of its other fields.
+        object.__setattr__(self, "live", Live(self.bus))
+        object.__setattr__(self, "ends", Ends(self.views, self.changed))
+
+    async def start(self) -> None:
+        """Begin to watch what is waited for."""
+        await self.ends.start()
+
+    async def stop(self) -> None:
+        """Close every stream; the clients come back to whoever serves then."""
+        await self.live.stop()
+        await self.background.stop()
+        await self.ends.stop()

@@ -62,6 +62,7 @@ def cron(row: Row, blob_of: BlobOf) -> Row:
 def run(row: Row, blob_of: BlobOf) -> Row:
     """A Run object."""
     kwargs = value_of(row["kwargs"], blob_of) or {}
+    kwargs.pop("updates", None)
     error = row["error"]
     return {
         "run_id": uuid(row["run_id"]),

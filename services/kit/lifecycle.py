@@ -3,8 +3,8 @@
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Protocol
 
 
 class Part(Protocol):
@@ -65,3 +65,30 @@ class Supervised:
     def _back_off_s(self, failures: int) -> float:
         longest_s = min(self._most_s, 0.05 * 2.0 ** min(failures, 10))
         return longest_s * random.uniform(0.5, 1.0)  # noqa: S311
+
+
+class Background:
+    """Work that outlives whoever began it; `stop` waits for it."""
+
+    def __init__(self, name: str) -> None:
+        self._log = logging.getLogger(f"cronledger.{name}")
+        self._name = name
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do it, whoever goes away meanwhile; what it raises is logged."""
+        task = asyncio.create_task(work, name=self._name)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    async def start(self) -> None:
+        """There is nothing to begin."""
+
+    async def stop(self) -> None:
+        """Wait until all of it is done."""
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (exc := task.exception()) is not None:
+            self._log.error("%s.failed", self._name, exc_info=exc)

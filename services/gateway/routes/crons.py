@@ -1,5 +1,6 @@
 """Crons: create, read, change, delete, search, and what they did and will do."""
 
+from datetime import datetime
 from functools import lru_cache
 from typing import Any
 from uuid import UUID
@@ -19,7 +20,6 @@ from domain.request import (
     SPEC_FIELDS,
     check_config,
     check_fields,
-    check_strategy,
     clean_spec,
     client_keys,
     spec_of,
@@ -33,6 +33,7 @@ from services.gateway.queries import Filter, by_id, count, page, search, selecte
 from services.kit.ids import uuid7
 
 COLUMNS = {"next_run_date": "next_at", "end_time": "end_at"}
+SINGLE_RUN_FIELDS = ("command", "checkpoint", "checkpoint_id", "after_seconds")
 WITNESS_S = 3600
 """The witness is asked once an hour for the same schedule: it costs more than everything else here."""
 
@@ -69,6 +70,9 @@ async def _create(parts: GatewayParts, call: Call, thread_id: UUID | None) -> An
     check_fields(body)
     if body.if_not_exists == "create":
         raise NotSupported("if_not_exists: 'create' is not supported on crons; create the thread first")
+    for name in SINGLE_RUN_FIELDS:
+        if getattr(body, name) is not None:
+            raise NotSupported(f"{name}: is for a single run, not for a cron")
     if body.timezone == "":
         zone("")
     cron_id, run_id = uuid7(), uuid7()
@@ -119,11 +123,16 @@ def _created(
     if not enabled or parts.settings.first_run != "immediate":
         return changes
     metadata = {} if thread is None else thread.metadata
-    return changes + _first_run(parts, command, assistant, run_id, metadata)
+    return changes + _first_run(parts, command, assistant, run_id, metadata, now)
 
 
 def _first_run(
-    parts: GatewayParts, command: CreateCron, assistant: Assistant, run_id: UUID, metadata: dict[str, Any]
+    parts: GatewayParts,
+    command: CreateCron,
+    assistant: Assistant,
+    run_id: UUID,
+    metadata: dict[str, Any],
+    now: datetime,
 ) -> Changes:
     temporary = command.thread_id is None and (command.on_run_completed or "delete") == "delete"
     plan = plan_of(
@@ -137,8 +146,9 @@ def _first_run(
     )
     occurrence = Occurrence(run_id=run_id, thread_id=command.thread_id or uuid7(), kind="first")
     if command.thread_id is None:
-        return requests.request_stateless(plan, occurrence)
-    return requests.request_on_thread(plan, occurrence, acting.lane(parts, command.thread_id), metadata)
+        return requests.request_stateless(plan, occurrence, now)
+    line = acting.line(parts, command.thread_id)
+    return requests.request_on_thread(plan, occurrence, line, metadata, now)
 
 
 def _check_cap(parts: GatewayParts) -> None:
@@ -183,12 +193,6 @@ async def change(parts: GatewayParts, call: Call) -> Answer:
 def _check_patch(body: CronPatch) -> None:
     if body.webhook is not None:
         raise NotSupported("webhook: not supported yet")
-    if body.stream_resumable:
-        raise NotSupported("stream_resumable: true is not supported yet")
-    if body.multitask_strategy is not msgspec.UNSET:
-        check_strategy(body.multitask_strategy)
-    if body.stream_mode is not msgspec.UNSET and "events" in body.stream_mode:
-        raise NotSupported("stream_mode: 'events' is not supported yet")
 
 
 def _update(parts: GatewayParts, cron: Cron, body: CronPatch) -> UpdateCron:

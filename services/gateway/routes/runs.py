@@ -1,31 +1,27 @@
-"""Runs of a thread: ask for one, list, read, wait for, delete."""
+"""Runs of a thread: ask for one, list, read, wait for, watch, stop, delete."""
 
-from collections.abc import AsyncIterator
-from typing import Any, get_args
+from typing import Literal, get_args
 from uuid import UUID
-
-import msgspec
 
 from contracts.api import RunCreate
 from domain import requests
 from domain import run as runs
-from domain import thread as threads
 from domain.changes import Changes
-from domain.errors import InvalidField, RunNotActive, RunNotFound, ThreadNotFound
-from domain.request import check_fields, spec_of
-from domain.requests import Occurrence, plan_of
+from domain.errors import InvalidField, RunNotActive, RunNotFound
 from domain.run import CancelRun, DeleteRun, RunStatus
-from domain.thread import CreateThread, thread_of
-from services.gateway import acting, shapes
-from services.gateway.http import USER, Answer, Call, Route, as_json, nothing
+from services.gateway import acting, following, requesting, shapes, sse
+from services.gateway.ending import stop_run
+from services.gateway.http import Answer, Call, Route, as_json, nothing
+from services.gateway.live import Listener
 from services.gateway.parts import GatewayParts
-from services.gateway.queries import by_id, selected
-from services.kit.ids import parse_uuid, uuid7
+from services.gateway.queries import Row, by_id, selected, thread_row
+from services.gateway.requesting import Asked
+from services.gateway.sse import Wanted
+from services.kit.ids import uuid7
 
-ENDED = frozenset({"success", "error", "timeout", "interrupted"})
-KEEP_ALIVE_S = 5.0
+REQUESTED = "cancelled by request"
 LIST = """
-SELECT * FROM runs WHERE thread_id = ? AND (? IS NULL OR status = ?)
+SELECT * FROM runs WHERE thread_id = ? AND hidden = 0 AND (? IS NULL OR status = ?)
 ORDER BY created_at DESC, run_id DESC LIMIT ? OFFSET ?
 """
 SELECTABLE = frozenset(
@@ -34,49 +30,70 @@ SELECTABLE = frozenset(
         "kwargs", "multitask_strategy", "input", "output", "error_message", "config", "context", "cancel_reason",
     }
 )  # fmt: skip
+PAGING = {"limit": "1 to 1000, 10 by default", "offset": "from 0", "status": "only these", "select": "keys, may be repeated"}  # fmt: skip
+LEAVING = {"cancel_on_disconnect": "true: stop the run when the client goes away"}
+WATCHING = {"stream_mode": "only events of these modes: repeated, a JSON array, or with commas", **LEAVING}
+CANCELLING = {"wait": "1: answer when it has stopped", "action": "interrupt (default) or rollback"}
+Action = Literal["interrupt", "rollback"]
 
 
 def routes() -> list[Route]:
     """Every endpoint of this resource."""
     tag, base = "runs", "/threads/{thread_id}/runs"
+    one, alone = base + "/{run_id}", "/runs/{run_id}"
     return [
         Route(method="POST", path=base, summary="Start a run in the background", handle=create, tag=tag, body=RunCreate),
-        Route(method="GET", path=base, summary="The runs of a thread, newest first", handle=listed, tag=tag, query={"limit": "1 to 1000, 10 by default", "offset": "from 0", "status": "only these", "select": "keys, may be repeated"}),
-        Route(method="GET", path=base + "/{run_id}", summary="Get a run", handle=read, tag=tag),
-        Route(method="GET", path=base + "/{run_id}/join", summary="Wait until a run has ended; its final values", handle=join, tag=tag),
-        Route(method="DELETE", path=base + "/{run_id}", summary="Stop a run if need be, and delete it", handle=delete, tag=tag, status=204),
+        Route(method="POST", path=base + "/stream", summary="Start a run and stream its events", handle=create_and_stream, tag=tag, body=RunCreate),
+        Route(method="POST", path=base + "/wait", summary="Start a run and wait for its final values", handle=create_and_wait, tag=tag, body=RunCreate),
+        Route(method="GET", path=base, summary="The runs of a thread, newest first", handle=listed, tag=tag, query=PAGING),
+        Route(method="GET", path=one, summary="Get a run", handle=read, tag=tag),
+        Route(method="GET", path=one + "/join", summary="Wait until a run has ended; its final values", handle=join, tag=tag, query=LEAVING),
+        Route(method="GET", path=one + "/stream", summary="Stream the events of a run", handle=watch, tag=tag, query=WATCHING),
+        Route(method="POST", path=one + "/cancel", summary="Stop a run", handle=cancel, tag=tag, query=CANCELLING, status=202),
+        Route(method="DELETE", path=one, summary="Stop a run if need be, and delete it", handle=delete, tag=tag, status=204),
+        Route(method="GET", path=alone, summary="Get a run, whichever thread it is on", handle=read, tag=tag),
+        Route(method="GET", path=alone + "/join", summary="Wait until a run has ended; its final values", handle=join, tag=tag, query=LEAVING),
+        Route(method="GET", path=alone + "/stream", summary="Stream the events of a run", handle=watch, tag=tag, query=WATCHING),
     ]  # fmt: skip
+
+
+# --- ask for one --------------------------------------------------------------------------------------
 
 
 async def create(parts: GatewayParts, call: Call) -> Answer:
     """POST /threads/{thread_id}/runs."""
+    body, asked = _asked(parts, call)
+    await requesting.on_thread(parts, call, body, asked)
+    shown = shapes.run(visible(parts, asked.run_id), parts.log.blob)
+    return as_json(shown, headers={"Content-Location": asked.path})
+
+
+async def create_and_stream(parts: GatewayParts, call: Call) -> Answer:
+    """POST /threads/{thread_id}/runs/stream."""
+    body, asked = _asked(parts, call)
+    listener = await parts.live.listen(asked.run_id)  # before it can begin, so that nothing is missed
+    try:
+        await requesting.on_thread(parts, call, body, asked)
+    except BaseException:
+        listener.close()
+        raise
+    return streamed_from_birth(parts, call, body, asked, listener)
+
+
+async def create_and_wait(parts: GatewayParts, call: Call) -> Answer:
+    """POST /threads/{thread_id}/runs/wait."""
+    body, asked = _asked(parts, call)
+    await requesting.on_thread(parts, call, body, asked)
+    return following.waited(parts, call, asked, cancels=body.on_disconnect == "cancel")
+
+
+def _asked(parts: GatewayParts, call: Call) -> tuple[RunCreate, Asked]:
     thread_id, body = call.uuid("thread_id"), call.body(RunCreate)
-    check_fields(body)
-    if parse_uuid(body.assistant_id) is None and body.assistant_id not in parts.graphs:
-        known = ", ".join(parts.graphs)
-        raise InvalidField(
-            f"assistant_id: '{body.assistant_id[:100]}' is no UUID and no graph; graphs are {known}"
-        )
-    run_id = uuid7()
-    await acting.act(parts, call, thread_id, lambda: _requested(parts, body, thread_id, run_id))
-    where = {"Content-Location": f"/threads/{thread_id}/runs/{run_id}"}
-    return as_json(shapes.run(_row(parts, thread_id, run_id), parts.log.blob), headers=where)
+    requesting.check(parts, body)
+    return body, Asked(uuid7(), thread_id)
 
 
-def _requested(parts: GatewayParts, body: RunCreate, thread_id: UUID, run_id: UUID) -> Changes:
-    assistant = acting.assistant(parts, body.assistant_id)
-    thread = thread_of(thread_id, parts.log.stream(thread_id))
-    changes, metadata = Changes(), {}
-    if thread is not None:
-        metadata = thread.metadata
-    elif body.if_not_exists == "create":
-        command = CreateThread(thread_id=thread_id, user_id=USER, chosen=True)
-        changes = Changes(appends=threads.appends(thread_id, None, threads.decide(None, command)))
-    else:
-        raise ThreadNotFound("Thread not found")
-    plan = plan_of(spec_of(body), assistant, USER)
-    occurrence = Occurrence(run_id=run_id, thread_id=thread_id, kind="")
-    return changes + requests.request_on_thread(plan, occurrence, acting.lane(parts, thread_id), metadata)
+# --- look ---------------------------------------------------------------------------------------------
 
 
 async def listed(parts: GatewayParts, call: Call) -> Answer:
@@ -88,96 +105,114 @@ async def listed(parts: GatewayParts, call: Call) -> Answer:
         raise InvalidField(f"status: must be one of {', '.join(get_args(RunStatus))}")
     if unknown := set(select) - SELECTABLE:
         raise InvalidField(f"select: unknown {', '.join(sorted(unknown))[:200]}")
-    if by_id(parts.views, "threads", "thread_id", thread_id) is None:
-        raise ThreadNotFound("Thread not found")
+    thread_row(parts, thread_id)
     rows = parts.views.all(LIST, (thread_id.bytes, status, status, limit, offset))
     return as_json(selected([shapes.run(row, parts.log.blob) for row in rows], select))
 
 
 async def read(parts: GatewayParts, call: Call) -> Answer:
-    """GET /threads/{thread_id}/runs/{run_id}."""
-    row = _row(parts, call.uuid("thread_id"), call.uuid("run_id"))
-    return as_json(shapes.run(row, parts.log.blob))
+    """GET /threads/{thread_id}/runs/{run_id} and GET /runs/{run_id}."""
+    return as_json(shapes.run(_named(parts, call), parts.log.blob))
 
 
 async def join(parts: GatewayParts, call: Call) -> Answer:
-    """GET /threads/{thread_id}/runs/{run_id}/join."""
-    thread_id, run_id = call.uuid("thread_id"), call.uuid("run_id")
-    if (call.text("cancel_on_disconnect") or "0").lower() in ("1", "true", "yes"):
-        raise InvalidField("cancel_on_disconnect: not supported yet")
-    row = _row(parts, thread_id, run_id)
-    base = f"/threads/{thread_id}/runs/{run_id}"
-    headers = {"Location": base + "/join", "Content-Location": base}
-    if row["status"] in ENDED:
-        return as_json(_result(parts, row), headers=headers)
-    return Answer(200, headers=headers, pieces=_joined(parts, thread_id, run_id))
+    """GET /threads/{thread_id}/runs/{run_id}/join and GET /runs/{run_id}/join."""
+    cancels = bool(call.flag("cancel_on_disconnect"))
+    return following.waited(parts, call, _place(_named(parts, call)), cancels=cancels)
 
 
-async def _joined(parts: GatewayParts, thread_id: UUID, run_id: UUID) -> AsyncIterator[bytes]:
-    """Line feeds that keep the connection alive, then one JSON document."""
-    spoken = parts.clock.monotonic_s()
-    while True:
-        row = by_id(parts.views, "runs", "run_id", run_id)
-        if row is None or row["thread_id"] != thread_id.bytes:
-            yield b"{}"  # deleted meanwhile
-            return
-        if row["status"] in ENDED:
-            yield msgspec.json.encode(_result(parts, row))
-            return
-        await parts.changed(KEEP_ALIVE_S)
-        if parts.clock.monotonic_s() - spoken >= KEEP_ALIVE_S:
-            spoken = parts.clock.monotonic_s()
-            yield b"\n"
+async def watch(parts: GatewayParts, call: Call) -> Answer:
+    """GET /threads/{thread_id}/runs/{run_id}/stream and GET /runs/{run_id}/stream."""
+    cancels = bool(call.flag("cancel_on_disconnect"))
+    modes = sse.modes_of(call.texts("stream_mode"))
+    since = sse.mark_of(call.headers.get("last-event-id"))
+    row = _named(parts, call)
+    is_resumable = bool((shapes.value_of(row["kwargs"], parts.log.blob) or {}).get("resumable"))
+    asked = _place(row)
+    listener = await parts.live.listen(asked.run_id)
+    wanted = Wanted(modes, with_ids=is_resumable)
+    if not is_resumable:
+        since = None  # its events have no ids, so nothing tells where to go on
+    return following.streamed(parts, call, asked, listener, wanted, since=since, cancels=cancels)
 
 
-def _result(parts: GatewayParts, row: dict[str, Any]) -> dict[str, Any]:
-    if row["status"] == "error":
-        return {"__error__": {"error": row["error"], "message": row["message"]}}
-    if row["status"] == "timeout":
-        return {"__error__": {"error": "TimeoutError", "message": "the run took longer than it may"}}
-    values = shapes.value_of(row["output"], parts.log.blob)
-    result = dict(values) if isinstance(values, dict) else ({} if values is None else {"__root__": values})
-    interrupts = [i for entries in msgspec.json.decode(row["interrupts"]).values() for i in entries]
-    if interrupts:
-        result["__interrupt__"] = interrupts
-    return result
+# --- stop ---------------------------------------------------------------------------------------------
+
+
+async def cancel(parts: GatewayParts, call: Call) -> Answer:
+    """POST /threads/{thread_id}/runs/{run_id}/cancel."""
+    asked = Asked(call.uuid("run_id"), call.uuid("thread_id"))
+    waits = bool(call.flag("wait"))
+    await stop(parts, call, asked, action_of(call))
+    return following.stopped(parts, call, asked) if waits else nothing(202)
+
+
+def action_of(call: Call) -> Action:
+    """What the query asks for; anything unknown means interrupt, as clients expect."""
+    return "rollback" if call.text("action") == "rollback" else "interrupt"
+
+
+async def stop(parts: GatewayParts, call: Call, asked: Asked, action: Action) -> None:
+    """Ask that the run stops. Raises RunNotFound when it has ended, or is being stopped."""
+
+    def decide() -> Changes:
+        run = acting.run(parts, asked.thread_id, asked.run_id)
+        if run.request.kind == "state":
+            raise RunNotFound("Run not found")
+        lane = acting.lane(parts, asked.thread_id)
+        coming = acting.following(parts, lane, asked.run_id)
+        return requests.cancel(run, CancelRun(action=action, reason=REQUESTED), lane, coming)
+
+    try:
+        await acting.act(parts, call, asked.thread_id, decide)
+    except RunNotActive:
+        raise RunNotFound("Run not found or not active") from None
 
 
 async def delete(parts: GatewayParts, call: Call) -> Answer:
     """DELETE /threads/{thread_id}/runs/{run_id}: a run in flight is stopped first."""
-    thread_id, run_id = call.uuid("thread_id"), call.uuid("run_id")
-    if acting.run(parts, thread_id, run_id).is_active:
-        await _stop(parts, call, thread_id, run_id)
+    asked = _place(_named(parts, call))
+    await stop_run(parts, call, asked.thread_id, asked.run_id, "deleted by request")
+    timeout_s = parts.settings.cancel_grace_s + 3 * parts.settings.lease_s
+    if not await parts.ends.wait(asked.run_id, timeout_s):
+        raise RunNotActive("The run has not stopped yet; try again.")
 
     def decide() -> Changes:
-        run = acting.run(parts, thread_id, run_id)
+        run = acting.run(parts, asked.thread_id, asked.run_id)
         return Changes(appends=runs.appends(run, runs.decide(run, DeleteRun())))
 
-    await acting.act(parts, call, run_id, decide)
+    await acting.act(parts, call, asked.run_id, decide)
     return nothing()
 
 
-async def _stop(parts: GatewayParts, call: Call, thread_id: UUID, run_id: UUID) -> None:
-    def decide() -> Changes:
-        run = acting.run(parts, thread_id, run_id)
-        if not run.is_active:
-            return Changes()
-        lane = acting.lane(parts, thread_id)
-        return requests.cancel(
-            run, CancelRun(reason="deleted by request"), lane, acting.following(parts, lane, run_id)
-        )
-
-    await acting.act(parts, call, thread_id, decide)
-    await acting.signal_cancel(parts, run_id)
-    deadline = parts.clock.monotonic_s() + parts.settings.cancel_grace_s + 3 * parts.settings.lease_s
-    while acting.run(parts, thread_id, run_id).is_active:
-        if parts.clock.monotonic_s() > deadline:
-            raise RunNotActive("The run has not stopped yet; try again.")
-        await parts.changed(0.5)
+# --- shared -------------------------------------------------------------------------------------------
 
 
-def _row(parts: GatewayParts, thread_id: UUID, run_id: UUID) -> dict[str, Any]:
+def streamed_from_birth(
+    parts: GatewayParts, call: Call, body: RunCreate, asked: Asked, listener: Listener
+) -> Answer:
+    """The stream of a run that was just asked for."""
+    wanted = Wanted(with_ids=bool(body.stream_resumable))
+    cancels = body.on_disconnect == "cancel"
+    return following.streamed(parts, call, asked, listener, wanted, whole=True, cancels=cancels)
+
+
+def visible(parts: GatewayParts, run_id: UUID) -> Row:
+    """The row of a run that clients may see. Raises RunNotFound."""
     row = by_id(parts.views, "runs", "run_id", run_id)
-    if row is None or row["thread_id"] != thread_id.bytes:
+    if row is None or row["hidden"]:
         raise RunNotFound("Run not found")
     return row
+
+
+def _named(parts: GatewayParts, call: Call) -> Row:
+    """The row of the run in the path; a thread in the path must be its own."""
+    thread_id = call.uuid("thread_id") if "thread_id" in call.params else None
+    row = visible(parts, call.uuid("run_id"))
+    if thread_id is not None and row["thread_id"] != thread_id.bytes:
+        raise RunNotFound("Run not found")
+    return row
+
+
+def _place(row: Row) -> Asked:
+    return Asked(UUID(bytes=row["run_id"]), UUID(bytes=row["thread_id"]))

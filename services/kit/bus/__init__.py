@@ -71,7 +71,10 @@ class Bus(Protocol):
         ...
 
     async def subscribe(self, subject: str, handler: Handler, queue: str = "") -> Subscription:
-        """Call the handler with each message; with a queue name, one of its members gets each."""
+        """Call the handler with each message; with a queue name, one of its members gets each.
+
+        Raises ConnectionError when the connection is closed for good.
+        """
         ...
 
     async def request(self, subject: str, data: bytes, timeout_s: float) -> bytes:

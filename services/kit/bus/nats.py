@@ -86,7 +86,10 @@ class NatsBus:
         async def on_msg(msg: NatsMsg) -> None:
             await handler(_Incoming(self, msg))
 
-        return _Subscribed(await self.client.subscribe(subject, queue, cb=on_msg))
+        try:
+            return _Subscribed(await self.client.subscribe(subject, queue, cb=on_msg))
+        except nats.errors.Error as exc:
+            raise ConnectionError(str(exc)) from exc
 
     def new_inbox(self) -> str:
         return self.client.new_inbox()

@@ -245,6 +245,35 @@ async def remember(state: Step, runtime: Runtime[Any]) -> Step:
 remembering = one(remember).compile()
 
 
+# --- for measurements ---------------------------------------------------------------------------------
+
+walk = StateGraph(Step)
+for number in range(5):
+    walk.add_node(f"step{number}", lambda state: {"count": 1})
+    walk.add_edge(f"step{number - 1}" if number else START, f"step{number}")
+five = walk.compile()
+
+
+class Many(Words):
+    """Says `words` words as fast as it can."""
+
+    words: int = 1000
+
+    def _chunks(self, messages: list[BaseMessage]) -> list[AIMessageChunk]:
+        return [AIMessageChunk(content=f"word{n} ") for n in range(self.words)]
+
+
+async def talk_on(state: MessagesState, config: RunnableConfig) -> dict[str, Any]:
+    model = Many(words=config["configurable"].get("words", 1000))
+    return {"messages": [await model.ainvoke(state["messages"], config)]}
+
+
+talking = StateGraph(MessagesState)
+talking.add_node("talk", talk_on)
+talking.add_edge(START, "talk")
+talkative = talking.compile()
+
+
 # --- factories ----------------------------------------------------------------------------------------
 
 
