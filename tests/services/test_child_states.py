@@ -14,7 +14,7 @@ from services.worker.graph_child import NoAnswer
 from tests.services.graph_children import Bench, ask, bench_of, values
 
 GRAPHS = """
-    import operator
+    import operator, socket
     from dataclasses import dataclass
     from typing import Annotated, Any, TypedDict
 
@@ -40,7 +40,7 @@ GRAPHS = """
 
 
     class Odd(TypedDict, total=False):
-        thing: lambda x: x
+        thing: socket.socket
 
 
     def add(name): return lambda state: {"trail": [name]}
@@ -251,13 +251,14 @@ async def test_a_fork_starts_from_its_checkpoint(bench: Bench, pool: ChildPool) 
 async def test_updates_run_no_node(bench: Bench, pool: ChildPool) -> None:
     updates = [
         [{"values": {"trail": ["in"]}, "as_node": "__input__"}],
+        [{"values": {"trail": ["in"]}, "as_node": "__start__"}],
         [{"values": {"trail": ["by hand"]}, "as_node": "one"}],
     ]
     ended = await run(bench, pool, "steps", updates=updates)
     assert (ended.status, ended.next) == ("success", ["two"])
     assert values(ended)["trail"] == ["in", "by hand"]
     past = await history(pool, "steps")
-    assert [each["metadata"]["run_id"] for each in past] == ["r"] * 2
+    assert [each["metadata"]["run_id"] for each in past] == ["r"] * 3
     again = await run(bench, pool, "steps", updates=updates, attempt=2)
     assert values(again)["trail"] == ["in", "by hand"]
     assert values(await run(bench, pool, "steps", "on", input=None))["trail"] == ["in", "by hand", "two"]
@@ -330,8 +331,10 @@ async def test_schemas(pool: ChildPool) -> None:
     assert set(known["context_schema"]["properties"]) == {"depth"}
     assert (await ask(pool, Schemas(graph_id="steps")))["context_schema"] is None
     odd = await ask(pool, Schemas(graph_id="odd"))
-    assert odd["input_schema"] is None
-    assert set(odd["state_schema"]["properties"]) == {"thing"}
+    assert set(odd["input_schema"]["properties"]) == set(odd["state_schema"]["properties"]) == {"thing"}
+    assert odd["config_schema"] is None
+    function = await ask(pool, Schemas(graph_id="function"))
+    assert function["input_schema"]
 
 
 async def test_graphs_inside(pool: ChildPool) -> None:
