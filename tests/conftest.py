@@ -1,6 +1,7 @@
 """A real server per test: `cronledger up` as a process, on a free port, in a temporary folder."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,10 +12,12 @@ from textwrap import dedent
 import pytest
 
 REPOSITORY = Path(__file__).parents[1]
+PROJECTS = Path(__file__).parent / "projects"
 GRAPHS = '''
     """Graphs for the tests: they count, wait, raise and pause."""
     import asyncio
     import operator
+    import os
     from typing import Annotated, Any, TypedDict
 
     from langchain_core.runnables import RunnableConfig
@@ -62,27 +65,50 @@ GRAPHS = '''
     steps.add_edge(START, "first")
     steps.add_edge("first", "second")
     two_steps = steps.compile()
+
+
+    class Trail(TypedDict, total=False):
+        wait_s: float
+        trail: Annotated[list[Any], operator.add]
+
+
+    def step(number: int):
+        async def run(state: Trail) -> Trail:
+            await asyncio.sleep(state.get("wait_s") or 0)
+            return {"trail": [[number, os.getpid()]]}
+
+        return run
+
+
+    walk = StateGraph(Trail)
+    for number in range(8):
+        walk.add_node(f"step{number}", step(number))
+        walk.add_edge(f"step{number - 1}" if number else START, f"step{number}")
+    stepping = walk.compile()
 '''
 CONFIG = """
     {"dependencies": ["."], "graphs": {
         "counter": "./graphs.py:counter", "failing": "./graphs.py:failing",
-        "asking": "./graphs.py:asking", "two_steps": "./graphs.py:two_steps"}}
+        "asking": "./graphs.py:asking", "two_steps": "./graphs.py:two_steps",
+        "stepping": "./graphs.py:stepping"}}
 """
 
 
 class Server:
     """A `cronledger up` that can be killed and started again on the same folder."""
 
-    def __init__(self, folder: Path, environment: dict[str, str]) -> None:
+    def __init__(self, folder: Path, environment: dict[str, str], project: str = "") -> None:
         self.folder = folder
         self.data = folder / "data"
         self.environment = {"CRONLEDGER_SECONDS": "first", "CRONLEDGER_LOG_LEVEL": "warning"} | environment
         self.url = ""
         self.process: subprocess.Popen[str] | None = None
-        project = folder / "project"
-        project.mkdir()
-        (project / "graphs.py").write_text(dedent(GRAPHS))
-        (project / "langgraph.json").write_text(dedent(CONFIG))
+        if project:
+            shutil.copytree(PROJECTS / project, folder / "project")
+            return
+        (folder / "project").mkdir()
+        (folder / "project" / "graphs.py").write_text(dedent(GRAPHS))
+        (folder / "project" / "langgraph.json").write_text(dedent(CONFIG))
 
     def start(self) -> "Server":
         """Start it and wait until it is ready."""
@@ -135,13 +161,13 @@ class Server:
 
 @pytest.fixture
 def make_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
-    """Start a server with extra environment; it is stopped after the test."""
+    """Start a server with extra environment, on a project of `tests/projects` if one is named; stopped at the end."""
     servers: list[Server] = []
 
-    def make(**environment: str) -> Server:
+    def make(project: str = "", **environment: str) -> Server:
         folder = tmp_path / f"server{len(servers)}"
         folder.mkdir()
-        server = Server(folder, environment)
+        server = Server(folder, environment, project)
         servers.append(server)
         return server.start()
 

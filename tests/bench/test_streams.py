@@ -1,0 +1,108 @@
+"""Runs as somebody waits for them: the first event, tokens through streams, wait beside the bare graph."""
+
+import asyncio
+import importlib.util
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from langgraph.checkpoint.memory import InMemorySaver
+
+pytestmark = pytest.mark.bench
+Say = Callable[[str, str, str], None]
+GRAPHS = Path(__file__).parents[1] / "projects" / "agents" / "graphs.py"
+ROUNDS = 100
+
+
+def median_ms(seconds: list[float]) -> float:
+    return statistics.median(seconds) * 1000
+
+
+async def threads(http: httpx.AsyncClient, many: int) -> list[str]:
+    return [(await http.post("/threads", json={})).json()["thread_id"] for _ in range(many)]
+
+
+async def streamed(http: httpx.AsyncClient, thread: str, body: dict[str, Any]) -> tuple[float, float, int]:
+    """(seconds to the first event, seconds to the end, events) of one stream."""
+    began, first, events = time.perf_counter(), 0.0, 0
+    async with http.stream("POST", f"/threads/{thread}/runs/stream", json=body) as answer:
+        async for piece in answer.aiter_bytes():
+            found = piece.count(b"event: ")
+            if found and not events:
+                first = time.perf_counter() - began
+            events += found
+    return first, time.perf_counter() - began, events
+
+
+async def test_first_event_and_end(make_server: Any, say: Say) -> None:
+    server = make_server("agents")
+    body = {"assistant_id": "five", "input": {"count": 0}, "stream_mode": ["updates"]}
+    async with httpx.AsyncClient(base_url=server.url, timeout=60) as http:
+        took = [await streamed(http, thread, body) for thread in await threads(http, ROUNDS)]
+    assert {events for _, _, events in took} == {7}  # metadata, five updates, end
+    first, end = (median_ms([t[n] for t in took[10:]]) for n in (0, 1))
+    say("stream of 5 nodes, first event p50 / end p50", f"{first:.1f} / {end:.1f} ms", "15 / 50 ms")
+
+
+@pytest.mark.parametrize(("streams", "words"), [(1, 5000), (50, 400)])
+async def test_tokens(make_server: Any, say: Say, streams: int, words: int) -> None:
+    server = make_server("agents", CRONLEDGER_RUNS_PER_CHILD=str(max(10, streams)))
+    body = {
+        "assistant_id": "talkative",
+        "input": {"messages": [{"role": "user", "content": "go on"}]},
+        "stream_mode": ["messages-tuple"],
+        "config": {"configurable": {"words": words}},
+    }
+    async with httpx.AsyncClient(base_url=server.url, timeout=120) as http:
+        places = await threads(http, streams + 1)
+        await streamed(http, places[-1], {**body, "config": {"configurable": {"words": 10}}})
+        began = time.perf_counter()
+        took = await asyncio.gather(*(streamed(http, place, body) for place in places[:streams]))
+        rate = sum(events for _, _, events in took) / (time.perf_counter() - began)
+    assert all(events >= words for _, _, events in took)
+    say(f"tokens a second through {streams} stream(s), in all", f"{rate:,.0f}/s", "")
+
+
+async def test_wait_beside_the_bare_graph(make_server: Any, say: Say) -> None:
+    spec = importlib.util.spec_from_file_location("bench_graphs", GRAPHS)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    bare = module.five.copy({"checkpointer": InMemorySaver()})
+    server = make_server("agents")
+    waits, bares = [], []
+    async with httpx.AsyncClient(base_url=server.url, timeout=60) as http:
+        for n, thread in enumerate(await threads(http, ROUNDS)):
+            began = time.perf_counter()
+            await bare.ainvoke({"count": 0}, {"configurable": {"thread_id": str(n)}})
+            bares.append(time.perf_counter() - began)
+            body = {"assistant_id": "five", "input": {"count": 0}}
+            began = time.perf_counter()
+            answer = await http.post(f"/threads/{thread}/runs/wait", json=body)
+            waits.append(time.perf_counter() - began)
+            assert answer.json()["count"] == 5
+    wait, alone = median_ms(waits[10:]), median_ms(bares[10:])
+    say("runs/wait of 5 nodes, one at a time, p50", f"{wait:.1f} ms", "30 ms")
+    say("the same beside a bare graph.ainvoke in memory", f"{alone:.1f} ms, {wait / alone:.1f} times", "")
+
+
+async def test_runs_a_second(make_server: Any, say: Say) -> None:
+    server = make_server("agents", CRONLEDGER_RUNS_PER_CHILD="16")
+    async with httpx.AsyncClient(base_url=server.url, timeout=60) as http:
+        places = await threads(http, 16)
+
+        async def waited(thread: str) -> None:
+            for _ in range(30):
+                answer = await http.post(
+                    f"/threads/{thread}/runs/wait", json={"assistant_id": "narrow", "input": {}}
+                )
+                assert answer.json() == {"answer": "42"}
+
+        began = time.perf_counter()
+        await asyncio.gather(*(waited(place) for place in places))
+        say("runs/wait of one node, 16 at once", f"{480 / (time.perf_counter() - began):.0f}/s", "70/s")
