@@ -36,6 +36,8 @@ class Listener:
 
     def put(self, size: int, batch: LiveBatch) -> None:
         """Hand over a batch; a listener that lags too far is cut off instead."""
+        if self.is_cut_off:
+            return
         if self._waiting and (self._bytes + size > MOST_BYTES or len(self._waiting) >= MOST_BATCHES):
             self.cut_off()
             return

@@ -10,7 +10,7 @@ from contracts.api import StreamMode
 from contracts.work import LiveBatch, LiveEvent
 from domain.errors import InvalidField
 
-MEDIA_TYPE = "text/event-stream; charset=utf-8"
+MEDIA_TYPE = "text/event-stream"  # the framework adds the charset
 HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no", "Connection": "keep-alive"}
 HEARTBEAT = b": heartbeat\r\n\r\n"
 ALWAYS = frozenset({"metadata", "error", "feedback", "end"})

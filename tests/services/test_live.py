@@ -1,0 +1,619 @@
+"""Streams of runs over HTTP: a real log, real read models, a real bus, a real server; the test is the worker."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import httpx
+import msgspec
+import pytest
+
+from contracts.codec import EventCodec, pack
+from contracts.events import RunFailed, RunSucceeded
+from contracts.frames import Emitted
+from contracts.ledger import Meta
+from contracts.subjects import RUNEV, STREAMS, run_events_subject
+from contracts.work import LiveBatch, LiveEvent
+from domain import assistant as assistants
+from domain import requests
+from domain.assistant import RegisterGraph, default_assistant_id
+from domain.changes import Changes
+from domain.errors import InvalidField
+from domain.lane import lane_id_of, lane_of
+from domain.run import ClaimRun, Outcome, Run, SettleRun, run_of
+from services.gateway import live, sse
+from services.gateway.app import GatewayParts, build_app
+from services.gateway.server import GatewayServer
+from services.gateway.sse import Wanted
+from services.kit.bus.embedded import EmbeddedNats
+from services.kit.bus.nats import NatsBus, ensure_streams
+from services.kit.bus.replay import replay
+from services.kit.clock import SystemClock
+from services.kit.eventlog.sqlite import SqliteLog
+from services.kit.settings import Settings
+from services.kit.views import Views
+from services.projector.projector import Projector
+from services.worker.feed import Feed
+
+BEGAN = 1_795_000_000_000
+
+
+class Bench:
+    """The gateway on real edges, and what a worker does."""
+
+    def __init__(self, parts: GatewayParts, bus: NatsBus, url: str) -> None:
+        self.parts, self.bus, self.url = parts, bus, url
+        self.http = httpx.AsyncClient(base_url=url, timeout=30)
+
+    async def thread(self) -> str:
+        answer = await self.http.post("/threads", json={})
+        return str(answer.json()["thread_id"])
+
+    async def run(self, **body: Any) -> tuple[str, UUID]:
+        """A run in the background: its path, and its id."""
+        thread_id = await self.thread()
+        made = {"assistant_id": "agent", "input": {}, **body}
+        answer = await self.http.post(f"/threads/{thread_id}/runs", json=made)
+        assert answer.status_code == 200, answer.text
+        return answer.headers["content-location"], UUID(answer.json()["run_id"])
+
+    async def claim(self, run_id: UUID, began_ms: int = BEGAN) -> Feed:
+        """What a worker does first."""
+        run = self.run_now(run_id)
+        lane = self._lane(run)
+        lost = "gone" if run.attempt else ""
+        await self._append(requests.claim(run, ClaimRun(worker="w", lost=lost), lane, None))
+        return Feed(self.bus, run_id, run.attempt + 1, began_ms)
+
+    async def settle(self, run_id: UUID, feed: Feed | None, values: Any = None, error: str = "") -> None:
+        """What a worker does last; without a feed it died before it could tell."""
+        run = self.run_now(run_id)
+        outcome: Outcome
+        common: dict[str, Any] = {"thread_id": run.request.thread_id, "attempt": run.attempt}
+        if error:
+            outcome = RunFailed(**common, error="ValueError", message=error)
+        else:
+            outcome = RunSucceeded(**common, output=pack(values)[0])
+        command = SettleRun(attempt=run.attempt, outcome=outcome)
+        position = await self._append(requests.settle(run, command, self._lane(run), None))
+        if feed is not None:
+            await feed.settled(position)
+
+    def run_now(self, run_id: UUID) -> Run:
+        run = run_of(run_id, self.parts.log.stream(run_id))
+        assert run is not None
+        return run
+
+    async def watched(self, runs: int) -> None:
+        """Wait until so many runs have listeners."""
+        async with asyncio.timeout(10):
+            while self.parts.live.watched != runs:  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+
+    @asynccontextmanager
+    async def stream(self, path: str, **kwargs: Any) -> AsyncIterator["Frames"]:
+        method = "POST" if "json" in kwargs else "GET"
+        async with self.http.stream(method, path, **kwargs) as answer:
+            yield Frames(answer)
+
+    def _lane(self, run: Run) -> Any:
+        stream_id = lane_id_of(run.request.thread_id)
+        return lane_of(run.request.thread_id, self.parts.log.newest([stream_id]).get(stream_id))
+
+    async def _append(self, changes: Changes) -> int:
+        position = await self.parts.log.append(changes.by(Meta(at=SystemClock().now(), actor="worker")))
+        await self.parts.reached(position, 10)
+        return position
+
+
+class Frames:
+    """The frames of an answer, one by one."""
+
+    def __init__(self, answer: httpx.Response) -> None:
+        self.answer = answer
+        self._lines = answer.aiter_lines()
+
+    async def next(self) -> tuple[str, Any, str | None]:
+        """Event, data and id of the next frame; comments are left out."""
+        found: dict[str, str] = {}
+        async with asyncio.timeout(15):
+            async for line in self._lines:
+                if not line and found:
+                    return found["event"], json.loads(found["data"]), found.get("id")
+                if line and not line.startswith(":"):
+                    name, _, value = line.partition(": ")
+                    found[name] = value
+        raise EOFError
+
+    async def rest(self) -> list[tuple[str, Any, str | None]]:
+        """Every frame until the stream closes."""
+        frames = []
+        while True:
+            try:
+                frames.append(await self.next())
+            except EOFError:
+                return frames
+
+
+@pytest.fixture
+async def nats(tmp_path: Path) -> AsyncIterator[EmbeddedNats]:
+    server = EmbeddedNats(tmp_path / "nats")
+    await server.start()
+    yield server
+    await server.stop()
+
+
+@pytest.fixture
+async def bus(nats: EmbeddedNats) -> AsyncIterator[NatsBus]:
+    connected = await NatsBus.connect(nats.endpoint, "test")
+    await ensure_streams(connected, STREAMS)
+    yield connected
+    await connected.close()
+
+
+@pytest.fixture
+async def bench(tmp_path: Path, bus: NatsBus) -> AsyncIterator[Bench]:
+    log = SqliteLog(tmp_path / "ledger.db", EventCodec())
+    await log.start()
+    projector = Projector(log, tmp_path / "views.db")
+    await projector.start()
+    views = Views(tmp_path / "views.db")
+    events = assistants.decide(None, RegisterGraph(graph_id="agent", name="agent"))
+    made = Changes(appends=assistants.appends(default_assistant_id("agent"), None, events))
+    await projector.reached(await log.append(made.by(Meta(at=SystemClock().now(), actor="test"))), 10)
+    parts = GatewayParts(
+        log=log,
+        views=views,
+        reached=projector.reached,
+        changed=projector.changed,
+        clock=SystemClock(),
+        settings=Settings(cancel_grace_s=1, lease_s=1),
+        bus=bus,
+        health=dict,
+        version="0",
+        graphs=("agent",),
+    )
+    server = GatewayServer(build_app(parts), "127.0.0.1", 0)
+    await server.start()
+    await parts.start()
+    made_bench = Bench(parts, bus, f"http://127.0.0.1:{server.port}")
+    yield made_bench
+    await made_bench.http.aclose()
+    await parts.stop()
+    await server.stop()
+    views.close()
+    await projector.stop()
+    await log.close()
+
+
+def emitted(run_id: UUID, n: int, event: str = "values") -> Emitted:
+    return Emitted(run_id=str(run_id), seq=n, event=event, data=msgspec.Raw(b'{"n":%d}' % n))
+
+
+def names(frames: list[tuple[str, Any, str | None]]) -> list[str]:
+    return [event for event, _, _ in frames]
+
+
+# --- the stream of a new run --------------------------------------------------------------------------
+
+
+async def test_stream_from_birth_to_end(bench: Bench) -> None:
+    thread_id = await bench.thread()
+    body = {"assistant_id": "agent", "stream_resumable": True}
+    async with bench.stream(f"/threads/{thread_id}/runs/stream", json=body) as frames:
+        headers = frames.answer.headers
+        assert headers["content-type"] == "text/event-stream; charset=utf-8"
+        assert (headers["cache-control"], headers["x-accel-buffering"]) == ("no-store", "no")
+        path = headers["content-location"]
+        assert path.startswith(f"/threads/{thread_id}/runs/")
+        assert headers["location"] == path + "/stream"
+        run_id = UUID(path.rpartition("/")[2])
+        feed = await bench.claim(run_id)
+        assert await frames.next() == ("metadata", {"run_id": str(run_id), "attempt": 1}, f"{BEGAN}-1")
+        feed.emit(emitted(run_id, 1))
+        assert await frames.next() == ("values", {"n": 1}, f"{BEGAN}-2")
+        await bench.settle(run_id, feed, {"n": 1})
+        assert await frames.next() == ("end", {"status": "success"}, None)
+        assert (await bench.http.get(path)).json()["status"] == "success"
+        assert await frames.rest() == []
+    await bench.watched(0)
+
+
+async def test_frames_byte_for_byte(bench: Bench) -> None:
+    thread_id = await bench.thread()
+    async with bench.http.stream(
+        "POST", f"/threads/{thread_id}/runs/stream", json={"assistant_id": "agent"}
+    ) as answer:
+        run_id = UUID(answer.headers["content-location"].rpartition("/")[2])
+        feed = await bench.claim(run_id)
+        feed.emit(emitted(run_id, 1, "values|child:7"))
+        await feed.flushed()
+        await bench.settle(run_id, feed)
+        text = (await answer.aread()).decode()
+    assert text == (
+        f'event: metadata\r\ndata: {{"run_id":"{run_id}","attempt":1}}\r\n\r\n'
+        'event: values|child:7\r\ndata: {"n":1}\r\n\r\n'
+        'event: end\r\ndata: {"status":"success"}\r\n\r\n'
+    )
+
+
+async def test_error_is_the_last_frame(bench: Bench) -> None:
+    thread_id = await bench.thread()
+    async with bench.stream(f"/threads/{thread_id}/runs/stream", json={"assistant_id": "agent"}) as frames:
+        run_id = UUID(frames.answer.headers["content-location"].rpartition("/")[2])
+        await bench.settle(run_id, await bench.claim(run_id), error="boom")
+        found = await frames.rest()
+    assert names(found) == ["metadata", "error"]
+    assert found[-1][1] == {"error": "ValueError", "message": "boom"}
+
+
+async def test_large_and_many_events_arrive_whole_and_in_order(bench: Bench) -> None:
+    thread_id = await bench.thread()
+    text = "x" * 900_000
+    async with bench.stream(f"/threads/{thread_id}/runs/stream", json={"assistant_id": "agent"}) as frames:
+        run_id = UUID(frames.answer.headers["content-location"].rpartition("/")[2])
+        feed = await bench.claim(run_id)
+        for n in range(1, 3001):
+            feed.emit(emitted(run_id, n))
+        big = msgspec.Raw(json.dumps({"n": 3001, "text": text}).encode())
+        feed.emit(Emitted(run_id=str(run_id), seq=3001, event="values", data=big))
+        await bench.settle(run_id, feed)
+        found = await frames.rest()
+    assert [data["n"] for event, data, _ in found if event == "values"] == list(range(1, 3002))
+    assert found[-2][1]["text"] == text
+
+
+async def test_many_listeners_share_one_subscription(bench: Bench) -> None:
+    path, run_id = await bench.run()
+    before = len(bench.bus.client._subs)
+
+    async def all_of_it() -> list[str]:
+        async with bench.stream(path + "/stream") as frames:
+            started.release()
+            return names(await frames.rest())
+
+    started = asyncio.Semaphore(0)
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(all_of_it()) for _ in range(20)]
+        for _ in tasks:
+            await started.acquire()
+        assert (bench.parts.live.watched, len(bench.bus.client._subs)) == (1, before + 1)
+        feed = await bench.claim(run_id)
+        feed.emit(emitted(run_id, 1))
+        await bench.settle(run_id, feed)
+    assert {tuple(task.result()) for task in tasks} == {("metadata", "values", "end")}
+    await bench.watched(0)
+    async with asyncio.timeout(5):
+        while len(bench.bus.client._subs) != before:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+
+
+# --- joining ------------------------------------------------------------------------------------------
+
+
+async def test_join_gets_what_comes_from_now_on(bench: Bench) -> None:
+    path, run_id = await bench.run()
+    feed = await bench.claim(run_id)
+    feed.emit(emitted(run_id, 1))
+    await feed.flushed()
+    async with bench.stream(path + "/stream") as frames:
+        await bench.watched(1)
+        feed.emit(emitted(run_id, 2))
+        assert await frames.next() == ("values", {"n": 2}, None)
+        await bench.settle(run_id, feed)
+        assert names(await frames.rest()) == ["end"]
+
+
+async def test_join_of_a_run_that_has_ended(bench: Bench) -> None:
+    path, run_id = await bench.run(stream_resumable=True)
+    await bench.settle(run_id, await bench.claim(run_id), {"n": 1})
+    for where in (path, f"/runs/{run_id}"):
+        async with bench.stream(where + "/stream") as frames:
+            assert await frames.rest() == [("end", {"status": "success"}, None)]
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("", ["values", "values|c:1", "updates", "messages", "messages/partial", "custom"]),
+        ("stream_mode=", ["values", "values|c:1", "updates", "messages", "messages/partial", "custom"]),
+        ("stream_mode=values", ["values", "values|c:1"]),
+        ("stream_mode=values&stream_mode=updates", ["values", "values|c:1", "updates"]),
+        ('stream_mode=["updates","custom"]', ["updates", "custom"]),
+        ("stream_mode=updates,custom", ["updates", "custom"]),
+        ("stream_mode=messages", ["messages", "messages/partial"]),
+        ("stream_mode=messages-tuple", ["messages"]),
+    ],
+)
+async def test_join_filters_by_mode(bench: Bench, query: str, expected: list[str]) -> None:
+    path, run_id = await bench.run()
+    async with bench.stream(f"{path}/stream?{query}") as frames:
+        feed = await bench.claim(run_id)
+        every = ("values", "values|c:1", "updates", "messages", "messages/partial", "custom")
+        for n, event in enumerate(every, start=1):
+            feed.emit(emitted(run_id, n, event))
+        await bench.settle(run_id, feed, error="boom")
+        assert names(await frames.rest()) == ["metadata", *expected, "error"]
+
+
+# --- going on behind an event -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("last", "first"),
+    [
+        ("-1", 0),
+        ("0", 0),
+        ("-", 0),
+        (f"{BEGAN}-1", 1),
+        (f"{BEGAN}-9", 9),
+        (f"{BEGAN}-10", 10),
+        (f"{BEGAN}-11", 11),
+    ],
+)
+async def test_last_event_id_compares_as_numbers(bench: Bench, last: str, first: int) -> None:
+    path, run_id = await bench.run(stream_resumable=True)
+    feed = await bench.claim(run_id)
+    for n in range(1, 11):
+        feed.emit(emitted(run_id, n))
+    await feed.flushed()
+    async with bench.stream(path + "/stream", headers={"Last-Event-ID": last}) as frames:
+        await bench.watched(1)
+        feed.emit(emitted(run_id, 11))
+        await bench.settle(run_id, feed)
+        found = await frames.rest()
+    ids = [f"{BEGAN}-{n}" for n in range(first + 1, 13)]
+    assert [event_id for _, _, event_id in found] == [*ids, None]
+    async with bench.stream(path + "/stream", headers={"Last-Event-ID": last}) as frames:
+        assert await frames.rest() == found  # the same when the run has ended
+
+
+async def test_replay_goes_over_attempts(bench: Bench) -> None:
+    path, run_id = await bench.run(stream_resumable=True)
+    first = await bench.claim(run_id)
+    first.emit(emitted(run_id, 1))
+    await first.flushed()
+    second = await bench.claim(run_id, BEGAN + 50)
+    second.emit(emitted(run_id, 2))
+    await second.flushed()
+    first.emit(emitted(run_id, 3))  # by a worker that does not know yet that it lost the run
+    await first.flushed()
+    await bench.settle(run_id, second)
+    async with bench.stream(path + "/stream", headers={"Last-Event-ID": "-1"}) as frames:
+        found = await frames.rest()
+    assert [event_id for _, _, event_id in found if event_id and int(event_id.split("-")[0]) > BEGAN] == [
+        f"{BEGAN + 50}-1",
+        f"{BEGAN + 50}-2",
+    ]
+    assert names(found) == ["metadata", "values", "values", "metadata", "values", "end"]
+
+
+async def test_without_ids_there_is_nothing_to_go_on_from(bench: Bench) -> None:
+    path, run_id = await bench.run()
+    feed = await bench.claim(run_id)
+    feed.emit(emitted(run_id, 1))
+    await feed.flushed()
+    async with bench.stream(path + "/stream", headers={"Last-Event-ID": "-1"}) as frames:
+        await bench.watched(1)
+        feed.emit(emitted(run_id, 2))
+        await bench.settle(run_id, feed)
+        assert await frames.rest() == [("values", {"n": 2}, None), ("end", {"status": "success"}, None)]
+
+
+async def test_forgotten_events_leave_the_milestones(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.gateway.streaming.GRACE_S", 0.0)
+    path, run_id = await bench.run(stream_resumable=True)
+    await bench.settle(run_id, await bench.claim(run_id), {"n": 7})
+    await bench.bus.api(f"STREAM.PURGE.{RUNEV.name}")
+    async with bench.stream(path + "/stream", headers={"Last-Event-ID": f"{BEGAN}-1"}) as frames:
+        found = await frames.rest()
+    assert [(event, data) for event, data, _ in found] == [
+        ("metadata", {"run_id": str(run_id), "attempt": 1}),
+        ("values", {"n": 7}),
+        ("end", {"status": "success"}),
+    ]
+
+
+@pytest.mark.parametrize("text", ["x", "1", "1-", "1-x", "-1-2", "1.5-2", "1-2-3"])
+async def test_malformed_last_event_id(bench: Bench, text: str) -> None:
+    path, _ = await bench.run(stream_resumable=True)
+    answer = await bench.http.get(path + "/stream", headers={"Last-Event-ID": text})
+    assert (answer.status_code, "Last-Event-ID" in answer.json()["detail"]) == (422, True)
+
+
+# --- what goes wrong ----------------------------------------------------------------------------------
+
+
+async def test_doubles_are_dropped(bench: Bench) -> None:
+    path, run_id = await bench.run()
+    async with bench.stream(path + "/stream") as frames:
+        feed = await bench.claim(run_id)
+        feed.emit(emitted(run_id, 1))
+        await feed.flushed()
+        await feed.again()
+        feed.emit(emitted(run_id, 2))
+        await feed.again()
+        await bench.settle(run_id, feed)
+        assert names(await frames.rest()) == ["metadata", "values", "values", "end"]
+
+
+async def test_what_was_lost_on_the_way_is_fetched(bench: Bench) -> None:
+    """A batch that only the stream has: as if the live message had been lost."""
+    path, run_id = await bench.run(stream_resumable=True)
+    async with bench.stream(path + "/stream") as frames:
+        await bench.claim(run_id, BEGAN)
+        assert (await frames.next())[0] == "metadata"
+
+        async def publish(batch: LiveBatch) -> None:
+            await bench.bus.publish(run_events_subject(run_id), msgspec.json.encode(batch))
+
+        def batch(*seqs: int) -> LiveBatch:
+            events = [LiveEvent(seq, "values", msgspec.Raw(b"%d" % seq)) for seq in seqs]
+            return LiveBatch(attempt=1, began_ms=BEGAN, events=events)
+
+        channel = bench.parts.live._channels[run_id]
+        listeners, channel.listeners = channel.listeners, set()
+        await publish(batch(2, 3))
+        await bench.bus.client.flush()
+        async with asyncio.timeout(5):
+            while len(await replay(bench.bus, RUNEV.name, run_events_subject(run_id), 5)) < 2:
+                pass
+        channel.listeners = listeners
+        await publish(batch(4))
+        assert [(await frames.next())[1] for _ in range(3)] == [2, 3, 4]
+
+
+async def test_marker_that_never_comes(bench: Bench) -> None:
+    """The worker died between the outcome and its marker: the read models know, and the bus has the rest."""
+    path, run_id = await bench.run()
+    async with bench.stream(path + "/stream") as frames:
+        feed = await bench.claim(run_id)
+        feed.emit(emitted(run_id, 1))
+        await feed.flushed()
+        await bench.settle(run_id, None)
+        assert names(await frames.rest()) == ["metadata", "values", "end"]
+
+
+async def test_run_that_never_starts_ends_its_stream(bench: Bench) -> None:
+    for action, shown in (("interrupt", "interrupted"), ("rollback", "rollback")):
+        path, _ = await bench.run()
+        async with bench.stream(path + "/stream") as frames:
+            await bench.watched(1)
+            answer = await bench.http.post(path + f"/cancel?action={action}")
+            assert (answer.status_code, answer.content) == (202, b"")
+            assert await frames.rest() == [("end", {"status": shown}, None)]
+        await bench.watched(0)
+
+
+async def test_listener_that_lags_is_cut_off(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "MOST_BATCHES", 3)
+    _, run_id = await bench.run()
+    listener = await bench.parts.live.listen(run_id)
+    feed = await bench.claim(run_id)
+    for n in range(1, 6):
+        feed.emit(emitted(run_id, n))
+        await feed.flushed()
+    async with asyncio.timeout(5):
+        while not listener.is_cut_off:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+    assert listener.take() == []
+    await bench.settle(run_id, feed)
+    assert listener.take() == []
+    listener.close()
+    await bench.watched(0)
+
+
+async def test_streams_close_without_an_end_when_the_gateway_stops(bench: Bench) -> None:
+    path, run_id = await bench.run()
+    async with bench.stream(path + "/stream") as frames:
+        await bench.claim(run_id)
+        assert (await frames.next())[0] == "metadata"
+        await bench.parts.live.stop()
+        assert await frames.rest() == []
+    assert bench.run_now(run_id).cancel == ""
+
+
+# --- the client goes away -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cancels", [True, False])
+async def test_leaving_a_stream(bench: Bench, cancels: bool) -> None:
+    thread_id = await bench.thread()
+    body = {"assistant_id": "agent", "on_disconnect": "cancel" if cancels else "continue"}
+    async with bench.stream(f"/threads/{thread_id}/runs/stream", json=body) as frames:
+        run_id = UUID(frames.answer.headers["content-location"].rpartition("/")[2])
+        await bench.claim(run_id)
+        assert (await frames.next())[0] == "metadata"
+    await bench.watched(0)
+    await bench.parts.background.stop()
+    assert bench.run_now(run_id).cancel == ("interrupt" if cancels else "")
+
+
+@pytest.mark.parametrize("how", ["join", "stream"])
+async def test_leaving_a_join(bench: Bench, how: str) -> None:
+    path, run_id = await bench.run()
+    await bench.claim(run_id)
+    with pytest.raises(httpx.ReadTimeout):
+        await bench.http.get(f"{path}/{how}?cancel_on_disconnect=true", timeout=0.5)
+    async with asyncio.timeout(5):
+        while not bench.run_now(run_id).cancel:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+async def test_staying_to_the_end_cancels_nothing(bench: Bench) -> None:
+    thread_id = await bench.thread()
+    body = {"assistant_id": "agent", "on_disconnect": "cancel"}
+    async with bench.stream(f"/threads/{thread_id}/runs/stream", json=body) as frames:
+        run_id = UUID(frames.answer.headers["content-location"].rpartition("/")[2])
+        await bench.settle(run_id, await bench.claim(run_id))
+        assert names(await frames.rest())[-1] == "end"
+    await bench.parts.background.stop()
+    assert (bench.run_now(run_id).status, bench.run_now(run_id).cancel) == ("success", "")
+
+
+async def test_head_of_a_stream_leaves_nothing_behind(bench: Bench) -> None:
+    path, run_id = await bench.run()
+    answer = await bench.http.head(path + "/stream?cancel_on_disconnect=true")
+    assert (answer.status_code, answer.headers["location"]) == (200, path + "/stream")
+    await bench.watched(0)
+    assert bench.run_now(run_id).cancel == ""
+
+
+async def test_keep_alive(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.gateway.streaming.HEARTBEAT_S", 0.02)
+    monkeypatch.setattr("services.gateway.waiting.KEEP_ALIVE_S", 0.02)
+    path, run_id = await bench.run()
+    async with bench.http.stream("GET", path + "/stream") as stream:
+        chunks = stream.aiter_bytes()
+        assert (await anext(chunks)).startswith(b": heartbeat\r\n\r\n")
+        async with bench.http.stream("GET", path + "/join") as join:
+            pieces = join.aiter_bytes()
+            assert await anext(pieces) == b"\n"
+            await bench.settle(run_id, await bench.claim(run_id), {"n": 1})
+            rest = b"".join([piece async for piece in pieces])
+            assert json.loads(rest) == {"n": 1}
+            assert rest.strip(b"\n") == b'{"n":1}'
+
+
+# --- replay -------------------------------------------------------------------------------------------
+
+
+async def test_replay_reads_a_subject_once_and_leaves_no_consumer(bus: NatsBus) -> None:
+    run_id, other = UUID(int=1), UUID(int=2)
+    for n in range(1500):
+        await bus.publish(run_events_subject(run_id), b"%d" % n, {"N": str(n)})
+        await bus.publish(run_events_subject(other), b"other")
+    await bus.client.flush()
+    async with asyncio.timeout(10):
+        while (await bus.api(f"STREAM.INFO.{RUNEV.name}"))["state"]["messages"] < 3000:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    found = await replay(bus, RUNEV.name, run_events_subject(run_id), 10)
+    assert [data for _, data in found] == [b"%d" % n for n in range(1500)]
+    assert found[7][0]["N"] == "7"
+    assert await replay(bus, RUNEV.name, run_events_subject(UUID(int=3)), 10) == []
+    await bus.client.flush()
+    assert (await bus.api(f"CONSUMER.NAMES.{RUNEV.name}"))["consumers"] in (None, [])
+
+
+async def test_replay_of_no_stream(bus: NatsBus) -> None:
+    with pytest.raises(ConnectionError):
+        await replay(bus, "NOSUCH", "x", 1)
+
+
+# --- ids and names ------------------------------------------------------------------------------------
+
+
+def test_marks() -> None:
+    assert [sse.mark_of(text) for text in (None, "", "-1", "0", "-")] == [None, None, *[sse.BEGINNING] * 3]
+    assert sse.mark_of("100-2") == (100, 2)
+    with pytest.raises(InvalidField, match="Last-Event-ID"):
+        sse.mark_of("100")
+
+
+def test_node_names_cannot_break_a_frame() -> None:
+    batch = LiveBatch(attempt=1, began_ms=1, events=[LiveEvent(1, "values|a\nevent: b", msgspec.Raw(b"1"))])
+    assert sse.frames(batch, batch.events, Wanted()) == b"event: values|a event: b\r\ndata: 1\r\n\r\n"
