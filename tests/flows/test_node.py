@@ -36,10 +36,10 @@ def packages(node: str, pytestconfig: pytest.Config, tmp_path: Path) -> Path:
     if not kept.exists():
         _install(tmp_path / "install", wanted)
         try:
-            shutil.move(tmp_path / "install" / "node_modules", kept)
+            shutil.move(tmp_path / "install", kept)
         except FileExistsError:
             pass  # another run was faster
-    return kept
+    return kept / "node_modules"
 
 
 def _install(folder: Path, wanted: bytes) -> None:
