@@ -5,7 +5,9 @@ import importlib
 import importlib.util
 import os
 import sqlite3
+import sys
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from typing import Any
 
 import aiosqlite
@@ -85,8 +87,13 @@ def index_of(settings: dict[str, Any] | None) -> Any:
         raise CannotLoad("store.index.dims: must be a positive integer")
     if not isinstance(embed, str) or ":" not in embed:
         raise CannotLoad("store.index.embed: must be 'file.py:name', 'module:name' or 'provider:model'")
+    found = embedding(embed)
+    if not hasattr(sqlite3.Connection, "enable_load_extension"):
+        raise CannotLoad(
+            f"store.index: {sys.executable} was built without SQLite extensions, which a vector index needs"
+        )
     # LangGraph documents `fields`; its SQLite store reads `text_fields`.
-    return {"dims": dims, "embed": embedding(embed), "fields": fields, "text_fields": fields}
+    return {"dims": dims, "embed": found, "fields": fields, "text_fields": fields}
 
 
 def embedding(place: str) -> Any:
@@ -180,6 +187,11 @@ def shown(item: Any) -> dict[str, Any]:
         "namespace": list(item.namespace),
         "key": item.key,
         "value": item.value,
-        "created_at": item.created_at,
-        "updated_at": item.updated_at,
+        "created_at": in_utc(item.created_at),
+        "updated_at": in_utc(item.updated_at),
     }
+
+
+def in_utc(instant: datetime) -> datetime:
+    """The instant with its zone: SQLite keeps UTC, and says nothing of it."""
+    return instant if instant.tzinfo else instant.replace(tzinfo=UTC)
