@@ -32,14 +32,15 @@ def node() -> str:
 def packages(node: str, pytestconfig: pytest.Config, tmp_path: Path) -> Path:
     """The `node_modules` that package.json asks for, installed once per content of it."""
     wanted = (TESTS / "package.json").read_bytes()
-    kept = pytestconfig.cache.mkdir("node") / hashlib.sha256(wanted).hexdigest()[:16]  # type: ignore[union-attr]
+    cache: Any = pytestconfig.cache
+    kept: Path = cache.mkdir("node") / hashlib.sha256(wanted).hexdigest()[:16]
     if not kept.exists():
         _install(tmp_path / "install", wanted)
         try:
-            shutil.move(tmp_path / "install" / "node_modules", kept)
+            shutil.move(tmp_path / "install", kept)
         except FileExistsError:
             pass  # another run was faster
-    return kept
+    return kept / "node_modules"
 
 
 def _install(folder: Path, wanted: bytes) -> None:

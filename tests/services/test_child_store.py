@@ -129,10 +129,6 @@ async def test_questions_that_get_no_answer(bench: Bench, query: Any, code: str)
     assert refused.value.failed.code == code
 
 
-EXTENSIBLE = hasattr(sqlite3.Connection, "enable_load_extension")
-
-
-@pytest.mark.skipif(not EXTENSIBLE, reason="this Python was built without SQLite extensions")
 @pytest.mark.parametrize("name", ["./graphs.py:embed", "graphs:aembed", "graphs.py:ours"])
 async def test_search_by_nearness(bench: Bench, name: str) -> None:
     pool = await bench.pool(1, {"index": {**INDEX, "embed": name}})
@@ -142,12 +138,6 @@ async def test_search_by_nearness(bench: Bench, name: str) -> None:
     found = await ask(pool, StoreSearch(namespace_prefix=["notes"], query="aaa"))
     assert [item["key"] for item in found][:2] == ["a", "b"]
     assert found[0]["score"] > found[1]["score"]
-
-
-@pytest.mark.skipif(EXTENSIBLE, reason="this Python was built with SQLite extensions")
-async def test_an_index_needs_sqlite_extensions(bench: Bench) -> None:
-    with pytest.raises(GraphLoadFailed, match="built without SQLite extensions"):
-        await bench.pool(1, {"index": {**INDEX, "embed": "graphs.py:embed"}})
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,11 @@
 import asyncio
 import importlib
 import importlib.util
+import math
+import operator
 import os
 import sqlite3
-import sys
+from array import array
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
@@ -23,6 +25,29 @@ TTL = {"refresh_on_read": True, "default_ttl": None, "sweep_interval_minutes": 5
 TRIES = 20
 
 
+class VectorsInPython(sqlite3.Connection):
+    """For a Python whose sqlite3 loads no extensions: the one function that LangGraph wants of sqlite-vec.
+
+    Slower, and the same answers: the store looks at every vector below a prefix in either case.
+    """
+
+    def enable_load_extension(self, enable: bool, /) -> None:
+        return
+
+    def load_extension(self, name: str, /, *, entrypoint: str | None = None) -> None:
+        self.create_function("vec_distance_cosine", 2, cosine_distance, deterministic=True)
+
+
+def cosine_distance(left: bytes, right: bytes) -> float | None:
+    """From 0 (same direction) to 2 (opposite) for two vectors of 32-bit floats; None when one is zero."""
+    a, b = array("f", left), array("f", right)
+    lengths = math.hypot(*a) * math.hypot(*b)
+    return 1.0 - sum(map(operator.mul, a, b)) / lengths if lengths else None
+
+
+CONNECTION = sqlite3.Connection if hasattr(sqlite3.Connection, "enable_load_extension") else VectorsInPython
+
+
 class Store(AsyncSqliteStore):
     """The store of all children of a host, in one file."""
 
@@ -30,7 +55,7 @@ class Store(AsyncSqliteStore):
     async def opened(cls, settings: dict[str, Any]) -> "Store":
         """The store of that file. Raises CannotLoad."""
         path = settings["path"]
-        connection = await aiosqlite.connect(path, isolation_level=None, timeout=BUSY_S)
+        connection = await aiosqlite.connect(path, isolation_level=None, timeout=BUSY_S, factory=CONNECTION)
         store = cls(connection, index=index_of(settings.get("index")), ttl=ttl_of(settings.get("ttl")))
         with alone(path):
             await connection.execute("PRAGMA journal_mode=WAL")
@@ -88,10 +113,6 @@ def index_of(settings: dict[str, Any] | None) -> Any:
     if not isinstance(embed, str) or ":" not in embed:
         raise CannotLoad("store.index.embed: must be 'file.py:name', 'module:name' or 'provider:model'")
     found = embedding(embed)
-    if not hasattr(sqlite3.Connection, "enable_load_extension"):
-        raise CannotLoad(
-            f"store.index: {sys.executable} was built without SQLite extensions, which a vector index needs"
-        )
     # LangGraph documents `fields`; its SQLite store reads `text_fields`.
     return {"dims": dims, "embed": found, "fields": fields, "text_fields": fields}
 
