@@ -1,11 +1,11 @@
 """States, history, commands, updates and forks of threads; drawings and schemas of graphs."""
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+import pytest_asyncio
 
 from contracts.frames import RunEnded
 from contracts.queries import Copy, Drawing, Forget, History, Schemas, State, Subgraphs
@@ -13,6 +13,8 @@ from services.worker.children import ChildPool
 from services.worker.graph_child import NoAnswer
 from tests.services.graph_children import Bench, ask, bench_of, values
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+THREADS = ("t", "b", "s", "f", "copy")
 GRAPHS = """
     import operator, socket
     from dataclasses import dataclass
@@ -89,15 +91,25 @@ NAMES = [
 ]  # fmt: skip
 
 
-@pytest.fixture
-async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
-    async with bench_of(tmp_path, GRAPHS, NAMES) as bench:
-        yield bench
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[Bench, ChildPool]]:
+    async with bench_of(tmp_path_factory.mktemp("project"), GRAPHS, NAMES) as bench:
+        yield bench, await bench.pool()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def bench(shared: tuple[Bench, ChildPool]) -> AsyncIterator[Bench]:
+    """The bench of all tests here, each of which begins without events and threads."""
+    bench, pool = shared
+    bench.events.clear()
+    yield bench
+    for thread_id in THREADS:
+        await ask(pool, Forget(thread_id=thread_id))
 
 
 @pytest.fixture
-async def pool(bench: Bench) -> ChildPool:
-    return await bench.pool()
+def pool(shared: tuple[Bench, ChildPool], bench: Bench) -> ChildPool:
+    return shared[1]
 
 
 async def state(pool: ChildPool, graph: str, thread: str = "t", **fields: Any) -> Any:
