@@ -20,7 +20,7 @@ from projections.runs import row_as_requested
 from services.gateway import acting, shapes
 from services.gateway.http import USER, Call
 from services.gateway.parts import GatewayParts
-from services.gateway.queries import by_id
+from services.gateway.queries import Row, by_id
 from services.kit.ids import parse_uuid
 
 
@@ -52,13 +52,23 @@ async def stateless(parts: GatewayParts, call: Call, wanted: Sequence[Wanted]) -
 
 def shown(parts: GatewayParts, asked: Asked) -> dict[str, Any]:
     """The run that was asked for, as its client sees it first."""
-    row = by_id(parts.views, "runs", "run_id", asked.run_id)
-    if row is None or row["hidden"]:
-        # Somebody has undone it before we could look. It was accepted all the same.
-        first = parts.log.stream(asked.run_id)[0]
-        assert isinstance(first.body, RunRequested)
-        row = row_as_requested(first, first.body)
+    row = first_row(parts, asked.run_id)
+    assert row is not None
     return shapes.run(row, parts.log.blob)
+
+
+def first_row(parts: GatewayParts, run_id: UUID) -> Row | None:
+    """The row of a run that was just asked for; None when it was not.
+
+    Somebody may have undone it before we could look. It was accepted all the same.
+    """
+    row = by_id(parts.views, "runs", "run_id", run_id)
+    if row is not None and not row["hidden"]:
+        return row
+    first = next(iter(parts.log.stream(run_id)), None)
+    if first is None or not isinstance(first.body, RunRequested):
+        return None
+    return row_as_requested(first, first.body)
 
 
 def check(parts: GatewayParts, body: RunCreate) -> None:

@@ -26,7 +26,7 @@ from domain.request import (
 )
 from domain.requests import Occurrence, plan_of
 from domain.schedule import dst_kind, local_time, next_after, parse, zone
-from services.gateway import acting, shapes
+from services.gateway import acting, requesting, shapes
 from services.gateway.http import USER, Answer, Call, Route, as_json, nothing
 from services.gateway.parts import GatewayParts
 from services.gateway.queries import Filter, by_id, count, page, search, selected
@@ -81,10 +81,7 @@ async def _create(parts: GatewayParts, call: Call, thread_id: UUID | None) -> An
         return _created(parts, call, body, cron_id, run_id, thread_id)
 
     await acting.act(parts, call, thread_id or cron_id, decide)
-    row, run_row = (
-        by_id(parts.views, "crons", "cron_id", cron_id),
-        by_id(parts.views, "runs", "run_id", run_id),
-    )
+    row, run_row = by_id(parts.views, "crons", "cron_id", cron_id), requesting.first_row(parts, run_id)
     if row is None:
         raise CronNotFound("Cron was deleted at once")
     headers = {}
@@ -118,6 +115,8 @@ def _created(
         seconds=parts.settings.seconds == "first",
     )
     changes = crons.changes(cron_id, None, crons.decide(None, command, now))
+    # Nobody may delete what it rests on in between, and leave it behind.
+    changes += Changes(expects=(Expect(assistant.assistant_id, assistant.version),))
     if thread is not None:
         changes += Changes(expects=(Expect(thread.thread_id, thread.version),))
     if not enabled or parts.settings.first_run != "immediate":
