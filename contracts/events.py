@@ -244,6 +244,13 @@ class RunStarted(RunEvent, frozen=True, kw_only=True):
     excused: bool = False  # it was lost to no fault of its own, and is not counted
 
 
+@event("run.released.v1")
+class RunReleased(RunEvent, frozen=True, kw_only=True):
+    """Its worker stopped in good order and gave it back; another attempt goes on from its last checkpoint."""
+
+    attempt: int
+
+
 @event("run.cancel_requested.v1")
 class RunCancelRequested(RunEvent, frozen=True, kw_only=True):
     """Somebody asked that it stops."""

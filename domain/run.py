@@ -15,6 +15,7 @@ from contracts.events import (
     RunEvent,
     RunFailed,
     RunInterrupted,
+    RunReleased,
     RunRequested,
     RunRolledBack,
     RunStarted,
@@ -41,6 +42,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     dispatched: bool = False
     attempt: int = 0
     losses: int = 0  # attempts that were lost, excused ones not counted
+    released: bool = False  # its worker gave it back
     worker: str = ""
     cancel: Literal["", "interrupt", "rollback"] = ""
     cancel_reason: str = ""
@@ -67,6 +69,12 @@ class ClaimRun(msgspec.Struct, frozen=True, kw_only=True, tag="run.claim"):
     excused: bool = False
 
 
+class ReleaseRun(msgspec.Struct, frozen=True, kw_only=True, tag="run.release"):
+    """Give it back, if `attempt` is still the newest one: its worker stops."""
+
+    attempt: int
+
+
 class SettleRun(msgspec.Struct, frozen=True, kw_only=True, tag="run.settle"):
     """Give it its outcome, if `attempt` is still the newest one (0: it never started).
 
@@ -89,7 +97,7 @@ class DeleteRun(msgspec.Struct, frozen=True, kw_only=True, tag="run.delete"):
     """Show it no longer. It must have ended."""
 
 
-RunCommand = DispatchRun | ClaimRun | SettleRun | CancelRun | DeleteRun
+RunCommand = DispatchRun | ClaimRun | ReleaseRun | SettleRun | CancelRun | DeleteRun
 
 
 def run_of(run_id: UUID, events: Iterable[Recorded]) -> Run | None:
@@ -109,6 +117,8 @@ def decide(run: Run | None, command: RunCommand) -> list[RunEvent]:
             return _dispatch(run)
         case ClaimRun():
             return _claim(run, command)
+        case ReleaseRun():
+            return _release(run, command)
         case SettleRun():
             return _settle(run, command)
         case CancelRun():
@@ -141,7 +151,10 @@ def _changes(run: Run, event: Body) -> dict[str, object]:
             return {"dispatched": True}
         case RunStarted():
             losses = run.losses + (1 if event.lost and not event.excused else 0)
-            return {"status": "running", "attempt": event.attempt, "worker": event.worker, "losses": losses}
+            claim = {"attempt": event.attempt, "worker": event.worker, "losses": losses}
+            return {"status": "running", "released": False, **claim}
+        case RunReleased():
+            return {"released": True}
         case RunCancelRequested():
             return {"cancel": event.action, "cancel_reason": event.reason}
         case RunSucceeded():
@@ -169,7 +182,8 @@ def _claim(run: Run, command: ClaimRun) -> list[RunEvent]:
         raise RunNotActive(f"run {run.run_id} is not to be claimed")
     if run.status == "running" and not command.lost:
         raise RunNotActive(f"run {run.run_id} is claimed by {run.worker}")
-    losses = run.losses + (1 if command.lost and not command.excused else 0)
+    excused = command.excused or run.released
+    losses = run.losses + (1 if command.lost and not excused else 0)
     if losses >= MAX_LOSSES and not run.cancel:  # a stop is carried out however often it takes
         return [_given_up(run, losses, command.lost)]
     return [
@@ -179,7 +193,7 @@ def _claim(run: Run, command: ClaimRun) -> list[RunEvent]:
             attempt=run.attempt + 1,
             worker=command.worker,
             lost=command.lost,
-            excused=command.excused,
+            excused=excused,
         )
     ]
 
@@ -192,6 +206,13 @@ def _given_up(run: Run, losses: int, lost: str) -> RunFailed:
         error="WorkerLost",
         message=f"the run was lost {losses} times, lastly: {lost or 'unknown'}",
     )
+
+
+def _release(run: Run, command: ReleaseRun) -> list[RunEvent]:
+    if not run.is_active or command.attempt != run.attempt or run.released:
+        return []
+    thread_id, cron_id = run.request.thread_id, run.request.cron_id
+    return [RunReleased(thread_id=thread_id, cron_id=cron_id, attempt=run.attempt)]
 
 
 def _settle(run: Run, command: SettleRun) -> list[RunEvent]:

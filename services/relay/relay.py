@@ -7,7 +7,7 @@ from uuid import UUID, uuid4
 
 import msgspec
 
-from contracts.events import RunDispatched, RunRequested, ThreadDeleted
+from contracts.events import RunDispatched, RunReleased, RunRequested, ThreadDeleted
 from contracts.ledger import Recorded
 from contracts.subjects import CHORES, DEFAULT_POOL, LEDGER, NORMAL, RUNS, run_queue_subject
 from contracts.work import Chore, RunDue
@@ -142,7 +142,7 @@ def _work_of(recorded: Recorded) -> tuple[str, bytes, str] | None:
     """(subject, message, id) of what the event makes due; None when it makes nothing due."""
     stream_id, message_id = recorded.stream_id, f"{recorded.stream_id}.{recorded.version}"
     match recorded.body:
-        case RunRequested(waits=False) | RunDispatched():
+        case RunRequested(waits=False) | RunDispatched() | RunReleased():
             return run_queue_subject(DEFAULT_POOL, NORMAL), msgspec.json.encode(RunDue(stream_id)), message_id
         case ThreadDeleted():
             chore = msgspec.json.encode(Chore(forget_thread=stream_id))

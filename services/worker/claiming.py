@@ -62,6 +62,8 @@ class Claims:
         """Why a former claim is void, empty without one; or when to ask again, while it is not."""
         if run.status != "running":
             return ""
+        if run.released:
+            return f"given back by {run.worker}"
         if run.worker == self._worker:
             # Delivered a second time while we are at it, or we gave it up ourselves.
             return Later(5.0) if run.run_id in self._running else f"given up by {run.worker}"

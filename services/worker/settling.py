@@ -4,9 +4,10 @@ import logging
 
 from contracts.events import RunRolledBack, Settled
 from contracts.ledger import Transaction
+from domain import run as runs
 from domain.changes import Changes
 from domain.requests import settle
-from domain.run import SettleRun
+from domain.run import ReleaseRun, SettleRun
 from services.kit.clock import Clock
 from services.kit.commands import execute
 from services.kit.eventlog import EventLog
@@ -47,6 +48,22 @@ class Settlements:
             log_lines.warning("run.fenced run_id=%s attempt=%d", job.run_id, job.attempt)
             return 0
         return position or self._log.head()
+
+    async def give_back(self, job: Job) -> None:
+        """Say that this worker leaves the run to others; harmless when it is not ours any more.
+
+        Raises LogUnavailable, Conflict: then others have it when our lease has ended.
+        """
+
+        def decide() -> Transaction | None:
+            story = story_of(self._log, job.run_id)
+            if not _is_open(story, job.attempt):
+                return None
+            assert story.run is not None
+            events = runs.decide(story.run, ReleaseRun(attempt=job.attempt))
+            return Changes(appends=runs.appends(story.run, events)).by(story.meta(self._clock, "worker"))
+
+        await execute(self._log, decide)
 
     def _transaction(self, story: Story, ending: Ending, attempt: int) -> Transaction:
         assert story.run is not None

@@ -13,7 +13,6 @@ from contracts.subjects import CHORES, DEFAULT_POOL, NORMAL, RUNS, run_cancel_su
 from contracts.work import Chore, RunDue
 from domain.assistant import RegisterGraph
 from domain.errors import MustRollBack
-from domain.run import Run
 from services.kit.bus import Msg
 from services.kit.bus.nats import NatsBus
 from services.kit.bus.work import Delivery, PullLoop
@@ -190,6 +189,8 @@ class Worker:
                 job.verdict = Done()
             elif not job.lost:
                 job.verdict = Later(0.0)  # somebody else has it, or is to have it
+                if job.stop is not None and job.stop.kind == "given_up":
+                    await self._give_back(job)
         finally:
             self._feeds.close(job.run_id, job.feed)
 
@@ -201,7 +202,13 @@ class Worker:
             if not job.rolls_back:
                 raise
             log_.warning("run.not_rolled_back run_id=%s error=%s", job.run_id, exc)
-            return await self._undone(job.run)
+            return await self._undone(job)
+
+    async def _give_back(self, job: Job) -> None:
+        try:
+            await self._settlements.give_back(job)
+        except (LogUnavailable, Conflict) as exc:
+            log_.warning("run.not_given_back run_id=%s error=%s", job.run_id, exc)
 
     async def _release(self, job: Job) -> None:
         try:
@@ -225,8 +232,10 @@ class Worker:
                 break
             except MustRollBack:
                 # It came to its end before it heard that it is to be undone.
-                assert job.run is not None
-                ending = await self._undone(job.run)
+                undone = await self._undone(job)
+                if undone is None:
+                    return
+                ending = undone
             except (LogUnavailable, Conflict) as exc:
                 # The result is at hand and the lease goes on: try as long as it takes.
                 log_.warning("run.not_settled run_id=%s error=%s", job.run_id, exc)
@@ -235,13 +244,16 @@ class Worker:
         if position and job.feed is not None:
             await job.feed.settled(position)
 
-    async def _undone(self, run: Run) -> Ending:
-        while True:
+    async def _undone(self, job: Job) -> Ending | None:
+        """The end of a run whose checkpoints are taken back; None when it is not ours any more."""
+        assert job.run is not None
+        while job.stop is None or job.stop.settles:
             try:
-                return await self._attempts.roll_back(run)
+                return await self._attempts.roll_back(job.run)
             except (ChildDied, NoAnswer) as exc:
-                log_.warning("run.not_rolled_back run_id=%s error=%s", run.run_id, exc)
+                log_.warning("run.not_rolled_back run_id=%s error=%s", job.run_id, exc)
                 await asyncio.sleep(1.0)
+        return None
 
     # --- staying alive ----------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from contracts.events import (
     RunDispatched,
     RunFailed,
     RunInterrupted,
+    RunReleased,
     RunRequested,
     RunRolledBack,
     RunStarted,
@@ -28,6 +29,7 @@ from domain.run import (
     DeleteRun,
     DispatchRun,
     Outcome,
+    ReleaseRun,
     Run,
     RunCommand,
     SettleRun,
@@ -106,6 +108,18 @@ def test_excused_losses_are_not_counted() -> None:
     [started] = decide(given(REQUESTED, STARTED, *tries), ClaimRun(worker="w2", lost="child died"))
     assert isinstance(started, RunStarted)
     assert started.attempt == 12
+
+
+def test_a_run_that_was_given_back_is_claimed_without_blame() -> None:
+    released = RunReleased(thread_id=THREAD, cron_id=CRON, attempt=1)
+    assert decide(given(REQUESTED, STARTED), ReleaseRun(attempt=1)) == [released]
+    assert decide(given(REQUESTED, STARTED), ReleaseRun(attempt=2)) == []
+    assert decide(given(REQUESTED, STARTED, released), ReleaseRun(attempt=1)) == []
+    assert decide(given(REQUESTED, STARTED, SUCCEEDED), ReleaseRun(attempt=1)) == []
+    lost = [msgspec.structs.replace(STARTED, attempt=n, lost="x") for n in (2, 3)]
+    [started] = decide(given(REQUESTED, STARTED, *lost, released), ClaimRun(worker="w2", lost="given back"))
+    assert isinstance(started, RunStarted)
+    assert started.excused
 
 
 def test_a_stop_is_carried_out_however_often_it_is_lost() -> None:

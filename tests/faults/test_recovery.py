@@ -119,6 +119,32 @@ def test_run_goes_on_in_a_new_process(make_server: Callable[..., Any], who: str)
     check_settled_once(server, run_id, [1, 2])
 
 
+def test_restarts_in_good_order_are_not_held_against_a_run(make_server: Callable[..., Any]) -> None:
+    server = make_server()
+
+    async def before() -> tuple[str, str]:
+        async with get_client(url=server.url) as client:
+            thread_id = (await client.threads.create())["thread_id"]
+            run = await client.runs.create(thread_id, "stepping", input={"wait_s": 1.5}, durability="sync")
+            return thread_id, run["run_id"]
+
+    async def until(status: str, thread_id: str, run_id: str) -> Any:
+        async with get_client(url=server.url) as client:
+            async with asyncio.timeout(60):
+                while (run := await client.runs.get(thread_id, run_id))["status"] != status:  # noqa: ASYNC110
+                    await asyncio.sleep(0.1)
+            return run
+
+    ids = asyncio.run(before())
+    for _ in range(4):
+        asyncio.run(until("running", *ids))
+        server.stop()
+        server.start()
+    run = asyncio.run(until("success", *ids))
+    assert [step for step, _ in run["output"]["trail"]] == list(range(STEPS))
+    check_settled_once(server, ids[1], [1, 2, 3, 4, 5])
+
+
 def test_run_does_not_notice_that_nats_died(make_server: Callable[..., Any]) -> None:
     server = make_server()
 
