@@ -136,6 +136,24 @@ test("an error ends the stream", async () => {
   assert.equal(requests.length, 2, `${requests}`);
 });
 
+test("headers of a stream", async () => {
+  let headers;
+  const own = connect({
+    fetch: async (url, init) => {
+      const answer = await fetch(url, init);
+      headers = answer.headers;
+      return answer;
+    },
+  });
+  const threadId = await newThread(own);
+  const parts = await collect(own.runs.stream(threadId, "counter", { input: {} }));
+  const run = `/threads/${threadId}/runs/${parts[0].data.run_id}`;
+  assert.equal(headers.get("content-type"), "text/event-stream; charset=utf-8");
+  assert.equal(headers.get("content-location"), run);
+  assert.equal(headers.get("location"), `${run}/stream`);
+  assert.equal(parts[0].id, undefined);
+});
+
 test("one request per stream, and the run is known before its first event", async () => {
   const { client: own, requests } = watched();
   const threadId = await newThread(own);
