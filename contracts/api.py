@@ -19,7 +19,7 @@ Breakpoints = Literal["*"] | list[str]
 Json = dict[str, Any]
 Name = Annotated[str, Meta(min_length=1, max_length=256)]
 Limit = Annotated[int, Meta(ge=1, le=1000)]
-Offset = Annotated[int, Meta(ge=0)]
+Offset = Annotated[int, Meta(ge=0, le=1 << 53)]  # what a database and JSON can count
 
 
 class RunConfig(msgspec.Struct, frozen=True):

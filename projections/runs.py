@@ -87,10 +87,14 @@ def apply(rows: Rows, recorded: Recorded) -> None:
 
 
 def _requested(rows: Rows, recorded: Recorded, body: RunRequested) -> None:
-    if rows.get("runs", recorded.stream_id.bytes) is not None:
-        return
+    if rows.get("runs", recorded.stream_id.bytes) is None:
+        rows.put("runs", row_as_requested(recorded, body))
+
+
+def row_as_requested(recorded: Recorded, body: RunRequested) -> Row:
+    """The row of a run of which nothing else has happened yet."""
     at = micros(recorded.meta.at)
-    row: Row = {
+    return {
         "run_id": recorded.stream_id.bytes,
         "thread_id": body.thread_id.bytes,
         "assistant_id": body.assistant_id.bytes,
@@ -125,7 +129,6 @@ def _requested(rows: Rows, recorded: Recorded, body: RunRequested) -> None:
         "version": recorded.version,
         "position": recorded.position,
     }
-    rows.put("runs", row)
 
 
 def _moved(rows: Rows, recorded: Recorded) -> None:

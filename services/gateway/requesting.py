@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 import msgspec
 
 from contracts.api import RunCreate, StatelessRunCreate
+from contracts.events import RunRequested
 from domain import requests
 from domain import thread as threads
 from domain.changes import Changes
@@ -14,9 +16,11 @@ from domain.errors import AlreadyExists, InvalidField, ThreadNotFound
 from domain.request import check_run, check_stateless, run_spec_of
 from domain.requests import Occurrence, plan_of
 from domain.thread import CreateThread, Thread, thread_of
-from services.gateway import acting
+from projections.runs import row_as_requested
+from services.gateway import acting, shapes
 from services.gateway.http import USER, Call
 from services.gateway.parts import GatewayParts
+from services.gateway.queries import by_id
 from services.kit.ids import parse_uuid
 
 
@@ -44,6 +48,17 @@ async def stateless(parts: GatewayParts, call: Call, wanted: Sequence[Wanted]) -
     """Ask for runs with a thread each: all of them, or none. Raises AssistantNotFound."""
     key = wanted[0][0].run_id
     await acting.act(parts, call, key, lambda: _stateless(parts, wanted))
+
+
+def shown(parts: GatewayParts, asked: Asked) -> dict[str, Any]:
+    """The run that was asked for, as its client sees it first."""
+    row = by_id(parts.views, "runs", "run_id", asked.run_id)
+    if row is None or row["hidden"]:
+        # Somebody has undone it before we could look. It was accepted all the same.
+        first = parts.log.stream(asked.run_id)[0]
+        assert isinstance(first.body, RunRequested)
+        row = row_as_requested(first, first.body)
+    return shapes.run(row, parts.log.blob)
 
 
 def check(parts: GatewayParts, body: RunCreate) -> None:

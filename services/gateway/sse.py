@@ -10,7 +10,8 @@ from contracts.api import StreamMode
 from contracts.work import LiveBatch, LiveEvent
 from domain.errors import InvalidField
 
-MEDIA_TYPE = "text/event-stream"  # the framework adds the charset
+MEDIA_TYPE = "text/event-stream"
+"""Of streams; the framework adds the charset to every text."""
 HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no", "Connection": "keep-alive"}
 HEARTBEAT = b": heartbeat\r\n\r\n"
 ALWAYS = frozenset({"metadata", "error", "feedback", "end"})

@@ -1,25 +1,40 @@
 """What a run streams, on its way to whoever listens: numbered, several events in one message, kept for a while."""
 
 import asyncio
-import logging
 from collections import deque
 from uuid import UUID
 
 import msgspec
 
 from contracts.frames import Emitted
-from contracts.subjects import run_events_subject
+from contracts.subjects import RUNEV, run_events_subject
 from contracts.work import LiveBatch, LiveEvent
-from services.kit.bus.large import parts_of
+from services.kit.bus.large import Joiner, parts_of
 from services.kit.bus.nats import NatsBus
+from services.kit.bus.replay import replay
 
 MOST_EVENTS = 200
 """In one message; more would only make the first of them wait."""
 KEPT_BYTES = 4 << 20
 """Of a run's newest messages, for a bus that comes back without them."""
 KEPT_S = 30.0
-log_ = logging.getLogger("cronledger.worker")
+REPLAY_S = 5.0
 _encode = msgspec.json.Encoder().encode
+_batch_of = msgspec.json.Decoder(LiveBatch).decode
+
+
+async def last_values(bus: NatsBus, run_id: UUID) -> bytes | None:
+    """The last state that earlier attempts have streamed, None when there was none or the bus has lost it."""
+    try:
+        messages = await replay(bus, RUNEV.name, run_events_subject(run_id), REPLAY_S)
+    except (ConnectionError, TimeoutError):
+        return None
+    joiner, found = Joiner(), None
+    for headers, data in messages:
+        if (whole := joiner.feed(headers, data)) is not None:
+            for event in _batch_of(whole).events:
+                found = bytes(event.data) if event.event == "values" else found
+    return found
 
 
 class Feed:

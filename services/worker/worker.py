@@ -27,7 +27,7 @@ from services.worker.answering import Answering
 from services.worker.attempts import Attempts
 from services.worker.children import ChildPool
 from services.worker.claiming import Claims
-from services.worker.feed import Feeds
+from services.worker.feed import Feeds, last_values
 from services.worker.graph_child import ChildDied, NoAnswer
 from services.worker.job import Done, Hopeless, Job, Later, Stop
 from services.worker.lease import WorkerLease
@@ -180,6 +180,8 @@ class Worker:
             return
         self._executing.add(job.run_id)
         job.lost, job.excused = "", False
+        if job.attempt > 1 and job.seen_values is None:
+            job.seen_values = await last_values(self._bus, job.run_id)
         job.feed = self._feeds.open(job.run_id, job.attempt, job.began_ms, job.seen_values)
         try:
             ending = await self._carried_out(job)

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
+import msgspec
 import pytest
 from langgraph_sdk import get_client
 
@@ -130,6 +132,76 @@ def test_run_does_not_notice_that_nats_died(make_server: Callable[..., Any]) -> 
     assert run["status"] == "success"
     assert [step for step, _ in run["output"]["trail"]] == list(range(STEPS))
     check_settled_once(server, run_id, [1])
+
+
+async def follow(server: Any, path: str, since: str, seen: list[tuple[str, Any]], crash_at: int) -> bool:
+    """Take the frames of a stream until it ends (True), breaks, or the crash is due (False)."""
+    headers = {"Last-Event-ID": since} if since else {}
+    method, body = ("GET", None) if since else ("POST", STREAMED)
+    name, data = "", None
+    try:
+        async with httpx.AsyncClient(base_url=server.url, timeout=60) as http:
+            async with http.stream(method, path, headers=headers, json=body) as answer:
+                async for line in answer.aiter_lines():
+                    field, _, value = line.partition(": ")
+                    if field == "event":
+                        name = value
+                    elif field == "data":
+                        data = msgspec.json.decode(value)
+                        if name == "end":
+                            return True
+                    elif field == "id":
+                        if name == "values":
+                            seen.append((value, data))
+                        if len(seen) == crash_at:
+                            return False
+    except httpx.TransportError:
+        pass
+    return False
+
+
+STREAMED = {
+    "assistant_id": "stepping",
+    "input": {"wait_s": 0.3},
+    "durability": "sync",
+    "stream_mode": ["values"],
+    "stream_resumable": True,
+}
+
+
+@pytest.mark.parametrize("who", ["nobody", "child", "server", "nats"])
+def test_stream_goes_on_behind_the_last_event(make_server: Callable[..., Any], who: str) -> None:
+    server = make_server()
+    seen: list[tuple[str, Any]] = []
+
+    async def new_thread() -> str:
+        async with get_client(url=server.url) as client:
+            return str((await client.threads.create())["thread_id"])
+
+    thread_id = asyncio.run(new_thread())
+    assert not asyncio.run(follow(server, f"/threads/{thread_id}/runs/stream", "", seen, 4))
+    if who == "child":
+        os.kill(child_named(server.process.pid, "child"), signal.SIGKILL)
+    elif who == "nats":
+        os.kill(child_named(server.process.pid, "nats-server"), signal.SIGKILL)
+    elif who == "server":
+        server.kill()
+        server.start()
+
+    async def run_id_of() -> str:
+        async with get_client(url=server.url) as client:
+            [run] = await client.runs.list(thread_id)
+            return str(run["run_id"])
+
+    path = f"/threads/{thread_id}/runs/{asyncio.run(run_id_of())}/stream"
+    for _ in range(20):
+        if asyncio.run(follow(server, path, seen[-1][0], seen, 0)):
+            break
+    else:
+        pytest.fail("the stream never ended")
+    assert [len(data.get("trail", ())) for _, data in seen] == list(range(STEPS + 1))
+    marks = [tuple(map(int, mark.split("-"))) for mark, _ in seen]
+    assert marks == sorted(set(marks))
 
 
 class SecondWorker:

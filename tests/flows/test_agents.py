@@ -163,6 +163,7 @@ async def test_several_questions_are_answered_by_their_ids(client: Any) -> None:
 async def test_command_writes_and_goes(client: Any) -> None:
     thread_id = await new_thread(client)
     await client.runs.wait(thread_id, "approval", input={"amount": 5})
+    await client.runs.wait(thread_id, "approval", command={"resume": "yes"})
     values: Any = await client.runs.wait(
         thread_id, "approval", command={"update": {"decision": "set"}, "goto": "act"}
     )

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from textwrap import dedent
 from typing import Any
 from uuid import uuid4
@@ -33,14 +33,13 @@ NESTED = """
 
 
 @pytest.fixture
-def server(make_server: Callable[..., Any]) -> Any:
-    """A server whose project has a graph within a graph as well."""
-    running = make_server()
-    running.stop()
-    graphs(running, nested="./graphs.py:nested")
-    code = running.folder / "project" / "graphs.py"
+def nested(server: Any) -> Any:
+    """The server with a graph within a graph as well."""
+    server.stop()
+    graphs(server, nested="./graphs.py:nested")
+    code = server.folder / "project" / "graphs.py"
     code.write_text(code.read_text() + dedent(NESTED))
-    return running.start()
+    return server.start()
 
 
 @pytest.fixture
@@ -175,24 +174,26 @@ async def test_history_is_paged_by_any_form_of_before(client: Any, server: Any) 
         assert (await http.post(path, json={})).json() == states[:1]
 
 
-async def test_states_of_subgraphs(client: Any) -> None:
-    thread_id = await ran(client, "nested")
-    state = await client.threads.get_state(thread_id)
-    [task] = state["tasks"]
-    assert (state["next"], task["name"], task["state"]) == (["inside"], "inside", None)
-    namespace = task["checkpoint"]["checkpoint_ns"]
-    assert namespace.startswith("inside:")
-    whole = await client.threads.get_state(thread_id, subgraphs=True)
-    inner = whole["tasks"][0]["state"]
-    assert (inner["values"]["count"], inner["next"]) == (1, ["ask"])
-    assert inner["checkpoint"]["checkpoint_ns"] == namespace
-    alone = await client.threads.get_state(thread_id, checkpoint=inner["checkpoint"])
-    assert alone["values"] == inner["values"]
-    newest = await client.threads.get_state(thread_id, checkpoint=task["checkpoint"])
-    assert newest["values"] == inner["values"]
-    inside = await client.threads.get_history(thread_id, checkpoint=task["checkpoint"], limit=10)
-    assert inside[0]["values"] == inner["values"]
-    assert len(inside) > 1
+async def test_states_of_subgraphs(nested: Any) -> None:
+    async with get_client(url=nested.url) as connected:
+        client: Any = connected
+        thread_id = await ran(client, "nested")
+        state = await client.threads.get_state(thread_id)
+        [task] = state["tasks"]
+        assert (state["next"], task["name"], task["state"]) == (["inside"], "inside", None)
+        namespace = task["checkpoint"]["checkpoint_ns"]
+        assert namespace.startswith("inside:")
+        whole = await client.threads.get_state(thread_id, subgraphs=True)
+        inner = whole["tasks"][0]["state"]
+        assert (inner["values"]["count"], inner["next"]) == (1, ["ask"])
+        assert inner["checkpoint"]["checkpoint_ns"] == namespace
+        alone = await client.threads.get_state(thread_id, checkpoint=inner["checkpoint"])
+        assert alone["values"] == inner["values"]
+        newest = await client.threads.get_state(thread_id, checkpoint=task["checkpoint"])
+        assert newest["values"] == inner["values"]
+        inside = await client.threads.get_history(thread_id, checkpoint=task["checkpoint"], limit=10)
+        assert inside[0]["values"] == inner["values"]
+        assert len(inside) > 1
 
 
 async def test_copy_goes_its_own_way(client: Any, server: Any) -> None:

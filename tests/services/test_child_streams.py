@@ -1,15 +1,16 @@
 """What a graph streams while it runs, in every mode."""
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+import pytest_asyncio
 
 from services.worker.children import ChildPool
 from tests.services.graph_children import Bench, bench_of
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 GRAPHS = '''
     from collections import deque, namedtuple
     from dataclasses import dataclass
@@ -115,15 +116,23 @@ PRIVATE = {
 }
 
 
-@pytest.fixture
-async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
-    async with bench_of(tmp_path, GRAPHS, NAMES) as bench:
-        yield bench
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[Bench, ChildPool]]:
+    async with bench_of(tmp_path_factory.mktemp("project"), GRAPHS, NAMES) as bench:
+        yield bench, await bench.pool()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def bench(shared: tuple[Bench, ChildPool]) -> Bench:
+    """The bench of all tests here, each of which begins without events."""
+    bench, _ = shared
+    bench.events.clear()
+    return bench
 
 
 @pytest.fixture
-async def pool(bench: Bench) -> ChildPool:
-    return await bench.pool()
+def pool(shared: tuple[Bench, ChildPool], bench: Bench) -> ChildPool:
+    return shared[1]
 
 
 async def streamed(bench: Bench, pool: ChildPool, graph: str, *modes: str, **fields: Any) -> list[Any]:
@@ -247,7 +256,7 @@ async def test_an_interrupt_inside_reaches_who_asked_for_nothing_of_it(bench: Be
 
 
 async def test_breakpoints_ask_nothing(bench: Bench, pool: ChildPool) -> None:
-    events = await streamed(bench, pool, "agent", "values", interrupt_before=["tools"])
+    events = await streamed(bench, pool, "agent", "values", interrupt_before=["tools"], run_id="paused")
     assert events[-1] == ("values", {"__interrupt__": []})
 
 

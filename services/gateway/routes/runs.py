@@ -64,8 +64,7 @@ async def create(parts: GatewayParts, call: Call) -> Answer:
     """POST /threads/{thread_id}/runs."""
     body, asked = _asked(parts, call)
     await requesting.on_thread(parts, call, body, asked)
-    shown = shapes.run(visible(parts, asked.run_id), parts.log.blob)
-    return as_json(shown, headers={"Content-Location": asked.path})
+    return as_json(requesting.shown(parts, asked), headers={"Content-Location": asked.path})
 
 
 async def create_and_stream(parts: GatewayParts, call: Call) -> Answer:

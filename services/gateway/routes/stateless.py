@@ -5,11 +5,11 @@ from uuid import UUID
 
 from contracts.api import RunsCancel, StatelessRunCreate
 from domain.errors import InvalidField, Refused, RunNotFound
-from services.gateway import following, requesting, shapes
+from services.gateway import following, requesting
 from services.gateway.http import Answer, Call, Route, as_json, nothing
 from services.gateway.parts import GatewayParts
 from services.gateway.requesting import Asked
-from services.gateway.routes.runs import CANCELLING, Action, action_of, stop, streamed_from_birth, visible
+from services.gateway.routes.runs import CANCELLING, Action, action_of, stop, streamed_from_birth
 from services.kit.ids import parse_uuid, uuid7
 
 MOST_RUNS = 1000
@@ -42,8 +42,7 @@ async def create(parts: GatewayParts, call: Call) -> Answer:
     body = _body(parts, call)
     asked = Asked(uuid7(), uuid7())
     await requesting.stateless(parts, call, [(asked, body)])
-    shown = shapes.run(visible(parts, asked.run_id), parts.log.blob)
-    return as_json(shown, headers={"Content-Location": asked.path})
+    return as_json(requesting.shown(parts, asked), headers={"Content-Location": asked.path})
 
 
 async def create_and_stream(parts: GatewayParts, call: Call) -> Answer:
@@ -76,7 +75,7 @@ async def create_batch(parts: GatewayParts, call: Call) -> Answer:
         _check_numbered(parts, number, body)
     wanted = [(Asked(uuid7(), uuid7()), body) for body in bodies]
     await requesting.stateless(parts, call, wanted)
-    return as_json([shapes.run(visible(parts, asked.run_id), parts.log.blob) for asked, _ in wanted])
+    return as_json([requesting.shown(parts, asked) for asked, _ in wanted])
 
 
 def _body(parts: GatewayParts, call: Call) -> StatelessRunCreate:

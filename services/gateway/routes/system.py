@@ -28,7 +28,7 @@ def routes(described: list[Route]) -> list[Route]:
 
     async def docs(parts: GatewayParts, _: Call) -> Answer:
         body = _page(described + own, parts.version)
-        return Answer(200, body.encode(), {}, "text/html; charset=utf-8")
+        return Answer(200, body.encode(), {}, "text/html")
 
     own = [
         Route(method="GET", path="/", summary="Alive", handle=ok, tag=tag),

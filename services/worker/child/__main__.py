@@ -6,6 +6,7 @@ import importlib.util
 import os
 import pathlib
 import sys
+import traceback
 
 NAME = "cronledger_child"
 """A name of its own: under `services.worker.child` it would hide a project's `services`."""
@@ -27,6 +28,11 @@ def make_known() -> None:
 if __name__ == "__main__":
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, 9)  # die with the worker, even when a graph blocks everything
-    make_known()
-    importlib.import_module(f"{NAME}.serving").run(int(sys.argv[1]))
+    try:
+        make_known()
+        importlib.import_module(f"{NAME}.serving").run(int(sys.argv[1]))
+    except BaseException:
+        traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
     os._exit(0)  # not by sys.exit: a blocking node in a thread would be waited for

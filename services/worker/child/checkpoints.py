@@ -90,6 +90,8 @@ class Saver(AsyncSqliteSaver):
         self._lease = lease
         # Per run: checkpoints that it made, or whose writes are kept already.
         self._known: dict[str, set[tuple[str, str, str]]] = {}
+        # Runs whose thread was empty when they began: nothing there can be anybody else's.
+        self._first: set[str] = set()
 
     @classmethod
     async def opened(cls, path: str, lease: Lease) -> "Saver":
@@ -113,30 +115,33 @@ class Saver(AsyncSqliteSaver):
         if run_id:
             # Set here: LangGraph loses the config's metadata on some paths, and a client's may say otherwise.
             metadata = {**metadata, "run_id": run_id}
-            conf = config["configurable"]
-            known = self._known.setdefault(run_id, set())
-            known.add((str(conf["thread_id"]), conf["checkpoint_ns"], checkpoint["id"]))
+            if run_id not in self._first:
+                conf = config["configurable"]
+                known = self._known.setdefault(run_id, set())
+                known.add((str(conf["thread_id"]), conf["checkpoint_ns"], checkpoint["id"]))
         return await self._written(super().aput(config, checkpoint, metadata, new_versions))
 
     async def aput_writes(
         self, config: Any, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
     ) -> None:
         """Save what a task wrote; before a run's first at a checkpoint of others, keep what is there."""
-        run_id, conf = RUN.get(), config["configurable"]
-        at = (str(conf["thread_id"]), str(conf["checkpoint_ns"]), str(conf["checkpoint_id"]))
-        if run_id and at not in self._known.setdefault(run_id, set()):
-            await self._written(self._keep(run_id, at))
-            self._known[run_id].add(at)
+        run_id = RUN.get()
+        if run_id and run_id not in self._first:
+            await self._keep_before_first(run_id, config["configurable"])
         await self._written(super().aput_writes(config, writes, task_id, task_path))
 
     # --- what the worker asks ---------------------------------------------------------------------
 
     async def begin(self, thread_id: str, run_id: str) -> None:
         """Forget what was kept for earlier runs of the thread: this one builds on what they left."""
-        query = "SELECT 1 FROM cronledger_touched WHERE thread_id = ? AND run_id <> ? LIMIT 1"
+        query = """SELECT EXISTS (SELECT 1 FROM checkpoints WHERE thread_id = ?1),
+            EXISTS (SELECT 1 FROM cronledger_touched WHERE thread_id = ?1 AND run_id <> ?2)"""
         async with self.lock, self.conn.execute(query, (thread_id, run_id)) as cursor:
-            if await cursor.fetchone() is None:
-                return
+            [(used, kept)] = await cursor.fetchall()
+        if not used:
+            self._first.add(run_id)
+        if not kept:
+            return
         async with self._changes() as conn:
             for table in ("cronledger_touched", "cronledger_kept"):
                 await conn.execute(
@@ -154,10 +159,11 @@ class Saver(AsyncSqliteSaver):
     def ended(self, run_id: str) -> None:
         """Drop what this process remembers of a run."""
         self._known.pop(run_id, None)
+        self._first.discard(run_id)
 
     async def rollback(self, thread_id: str, run_id: str) -> None:
         """Bring the thread's checkpoints to what they were before the run; twice is harmless."""
-        self._known.pop(run_id, None)
+        self.ended(run_id)
         ids = (thread_id, run_id)
         async with self._changes() as conn:
             await conn.execute(
@@ -208,6 +214,12 @@ class Saver(AsyncSqliteSaver):
             )
 
     # --- how ----------------------------------------------------------------------------------------
+
+    async def _keep_before_first(self, run_id: str, conf: dict[str, Any]) -> None:
+        at = (str(conf["thread_id"]), str(conf["checkpoint_ns"]), str(conf["checkpoint_id"]))
+        if at not in self._known.setdefault(run_id, set()):
+            await self._written(self._keep(run_id, at))
+            self._known[run_id].add(at)
 
     async def _keep(self, run_id: str, at: tuple[str, str, str]) -> None:
         """Keep the writes at a checkpoint, if it is none of the run's own."""

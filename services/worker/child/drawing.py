@@ -1,6 +1,8 @@
 """What graphs look like: drawings, schemas, the graphs inside."""
 
+import typing
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 from .asking import NotFound
@@ -46,39 +48,53 @@ async def subgraphs(graph: Any, ask: dict[str, Any]) -> dict[str, Any]:
 
 def five(graph: Any) -> dict[str, Any]:
     """Input, output, state, config and context schema of a compiled graph."""
+    builder = getattr(graph, "builder", None)
     return {
-        "input_schema": derived(graph.get_input_jsonschema),
-        "output_schema": derived(graph.get_output_jsonschema),
+        "input_schema": derived(graph.get_input_jsonschema, getattr(builder, "input_schema", None)),
+        "output_schema": derived(graph.get_output_jsonschema, getattr(builder, "output_schema", None)),
         "state_schema": derived(lambda: state_schema(graph)),
         "config_schema": derived(lambda: config_schema(graph)),
-        "context_schema": derived(graph.get_context_jsonschema),
+        "context_schema": derived(graph.get_context_jsonschema, getattr(graph, "context_schema", None)),
     }
 
 
-def derived(schema: Any) -> Any:
-    """What the function gives; None when the user's types have no JSON schema."""
+def derived(schema: Callable[[], Any], kind: Any = None) -> Any:
+    """What the function gives, or else what the hints of the class say; None when neither works."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return schema()
     except Exception:
-        return None
+        # Before Python 3.12 pydantic refuses every `typing.TypedDict`.
+        if kind is None:
+            return None
+        return derived(lambda: schema_of_fields(kind.__name__, typing.get_type_hints(kind)))
 
 
 def state_schema(graph: Any) -> dict[str, Any]:
-    """The schema of the whole state: of each channel what may be written to it, or anything."""
-    from pydantic import TypeAdapter, create_model
+    """The schema of the whole state: of each channel what may be written to it."""
+    kinds = {name: graph.channels[name].UpdateType for name in graph.stream_channels_list}
+    return schema_of_fields(graph.get_name("State"), kinds)
 
-    fields: dict[str, Any] = {}
-    for name in graph.stream_channels_list:
-        kind = graph.channels[name].UpdateType
-        try:
-            TypeAdapter(kind).json_schema()
-        except Exception:
-            kind = Any
-        fields[name] = (kind, None)
-    schema: dict[str, Any] = create_model(graph.get_name("State"), **fields).model_json_schema()
+
+def schema_of_fields(title: str, kinds: dict[str, Any]) -> dict[str, Any]:
+    """The schema of an object with these members, none of them required; odd types may be anything."""
+    from pydantic import create_model
+
+    fields: dict[str, Any] = {name: (known_kind(kind), None) for name, kind in kinds.items()}
+    schema: dict[str, Any] = create_model(title, **fields).model_json_schema()
     return schema
+
+
+def known_kind(kind: Any) -> Any:
+    """The type if it has a JSON schema, else one that means anything."""
+    from pydantic import TypeAdapter
+
+    try:
+        TypeAdapter(kind).json_schema()
+    except Exception:
+        return Any
+    return kind
 
 
 def config_schema(graph: Any) -> Any:

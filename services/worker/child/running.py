@@ -162,6 +162,7 @@ class Run:
             begun = await self._prepare()
         updates = self._start.get("updates")
         if updates is not None:
+            config["configurable"].setdefault("checkpoint_ns", "")  # LangGraph asks for it beside an id
             await graph.abulk_update_state(config, supersteps_of(updates))
         elif not begun:
             await self._stream(graph, given_of(self._start), config)

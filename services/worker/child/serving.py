@@ -12,7 +12,7 @@ from typing import Any
 from . import drawing, states, storing
 from .asking import NotFound, failed
 from .checkpoints import Lease, Saver
-from .loading import LOOKS, READS, Access, CannotLoad, Entry, load
+from .loading import LOOKS, READS, Access, CannotLoad, Entry, last_lines, load
 from .names import ProjectNamesFirst
 from .plain import encode
 from .running import CountingExecutor, Outlet, Run
@@ -72,8 +72,9 @@ class Child:
             self.store = await storing.Store.opened(hello["store"])
             for loading, source in hello["graphs"].items():
                 self._entries[loading] = load(loading, source)
-        except CannotLoad as exc:
-            self._outlet.send({"type": "load_failed", "graph_id": loading, "error": str(exc)})
+        except Exception as exc:
+            text = str(exc) if isinstance(exc, CannotLoad) else last_lines(exc)
+            self._outlet.send({"type": "load_failed", "graph_id": loading, "error": text})
             await self._outlet.drain()
             return False
         names = {graph_id: entry.name for graph_id, entry in self._entries.items()}

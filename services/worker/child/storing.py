@@ -3,9 +3,13 @@
 import asyncio
 import importlib
 import importlib.util
+import math
+import operator
 import os
 import sqlite3
+from array import array
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from typing import Any
 
 import aiosqlite
@@ -21,6 +25,29 @@ TTL = {"refresh_on_read": True, "default_ttl": None, "sweep_interval_minutes": 5
 TRIES = 20
 
 
+class VectorsInPython(sqlite3.Connection):
+    """For a Python whose sqlite3 loads no extensions: the one function that LangGraph wants of sqlite-vec.
+
+    Slower, and the same answers: the store looks at every vector below a prefix in either case.
+    """
+
+    def enable_load_extension(self, enable: bool, /) -> None:
+        return
+
+    def load_extension(self, name: str, /, *, entrypoint: str | None = None) -> None:
+        self.create_function("vec_distance_cosine", 2, cosine_distance, deterministic=True)
+
+
+def cosine_distance(left: bytes, right: bytes) -> float | None:
+    """From 0 (same direction) to 2 (opposite) for two vectors of 32-bit floats; None when one is zero."""
+    a, b = array("f", left), array("f", right)
+    lengths = math.hypot(*a) * math.hypot(*b)
+    return 1.0 - sum(map(operator.mul, a, b)) / lengths if lengths else None
+
+
+CONNECTION = sqlite3.Connection if hasattr(sqlite3.Connection, "enable_load_extension") else VectorsInPython
+
+
 class Store(AsyncSqliteStore):
     """The store of all children of a host, in one file."""
 
@@ -28,7 +55,7 @@ class Store(AsyncSqliteStore):
     async def opened(cls, settings: dict[str, Any]) -> "Store":
         """The store of that file. Raises CannotLoad."""
         path = settings["path"]
-        connection = await aiosqlite.connect(path, isolation_level=None, timeout=BUSY_S)
+        connection = await aiosqlite.connect(path, isolation_level=None, timeout=BUSY_S, factory=CONNECTION)
         store = cls(connection, index=index_of(settings.get("index")), ttl=ttl_of(settings.get("ttl")))
         with alone(path):
             await connection.execute("PRAGMA journal_mode=WAL")
@@ -85,8 +112,9 @@ def index_of(settings: dict[str, Any] | None) -> Any:
         raise CannotLoad("store.index.dims: must be a positive integer")
     if not isinstance(embed, str) or ":" not in embed:
         raise CannotLoad("store.index.embed: must be 'file.py:name', 'module:name' or 'provider:model'")
+    found = embedding(embed)
     # LangGraph documents `fields`; its SQLite store reads `text_fields`.
-    return {"dims": dims, "embed": embedding(embed), "fields": fields, "text_fields": fields}
+    return {"dims": dims, "embed": found, "fields": fields, "text_fields": fields}
 
 
 def embedding(place: str) -> Any:
@@ -180,6 +208,11 @@ def shown(item: Any) -> dict[str, Any]:
         "namespace": list(item.namespace),
         "key": item.key,
         "value": item.value,
-        "created_at": item.created_at,
-        "updated_at": item.updated_at,
+        "created_at": in_utc(item.created_at),
+        "updated_at": in_utc(item.updated_at),
     }
+
+
+def in_utc(instant: datetime) -> datetime:
+    """The instant with its zone: SQLite keeps UTC, and says nothing of it."""
+    return instant if instant.tzinfo else instant.replace(tzinfo=UTC)
