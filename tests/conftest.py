@@ -159,13 +159,15 @@ class Server:
             process.stdout.close()
 
 
-@pytest.fixture
-def make_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
-    """Start a server with extra environment, on a project of `tests/projects` if one is named; stopped at the end."""
+Make = Callable[..., Server]
+
+
+def servers_in(base: Path) -> Iterator[Make]:
+    """Start servers with extra environment, on a project of `tests/projects` if one is named; stopped at the end."""
     servers: list[Server] = []
 
     def make(project: str = "", **environment: str) -> Server:
-        folder = tmp_path / f"server{len(servers)}"
+        folder = base / f"server{len(servers)}"
         folder.mkdir()
         server = Server(folder, environment, project)
         servers.append(server)
@@ -177,6 +179,18 @@ def make_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
 
 
 @pytest.fixture
-def server(make_server: Callable[..., Server]) -> Server:
+def make_server(tmp_path: Path) -> Iterator[Make]:
+    """Servers of one test."""
+    yield from servers_in(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def make_shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Make]:
+    """Servers that the tests of a module share: a start costs more than most tests."""
+    yield from servers_in(tmp_path_factory.mktemp("shared"))
+
+
+@pytest.fixture
+def server(make_server: Make) -> Server:
     """A server with the defaults (and schedules with seconds)."""
     return make_server()

@@ -7,7 +7,7 @@ from contracts.api import RunCreate
 from domain import requests
 from domain import run as runs
 from domain.changes import Changes
-from domain.errors import InvalidField, RunNotActive, RunNotFound
+from domain.errors import InvalidField, NotSupported, RunNotActive, RunNotFound
 from domain.run import CancelRun, DeleteRun, RunStatus
 from services.gateway import acting, following, requesting, shapes, sse
 from services.gateway.ending import stop_run
@@ -33,7 +33,8 @@ SELECTABLE = frozenset(
 PAGING = {"limit": "1 to 1000, 10 by default", "offset": "from 0", "status": "only these", "select": "keys, may be repeated"}  # fmt: skip
 LEAVING = {"cancel_on_disconnect": "true: stop the run when the client goes away"}
 WATCHING = {"stream_mode": "only events of these modes: repeated, a JSON array, or with commas", **LEAVING}
-CANCELLING = {"wait": "1: answer when it has stopped", "action": "interrupt (default) or rollback"}
+CANCELLING = {"wait": "1: answer when it has stopped", "action": "interrupt (default) or rollback", "reason": "why, for the run and the ledger"}  # fmt: skip
+MOST_REASON = 1000
 Action = Literal["interrupt", "rollback"]
 
 
@@ -69,6 +70,7 @@ async def create(parts: GatewayParts, call: Call) -> Answer:
 
 async def create_and_stream(parts: GatewayParts, call: Call) -> Answer:
     """POST /threads/{thread_id}/runs/stream."""
+    check_stream(call)
     body, asked = _asked(parts, call)
     listener = await parts.live.listen(asked.run_id)  # before it can begin, so that nothing is missed
     try:
@@ -122,6 +124,7 @@ async def join(parts: GatewayParts, call: Call) -> Answer:
 
 async def watch(parts: GatewayParts, call: Call) -> Answer:
     """GET /threads/{thread_id}/runs/{run_id}/stream and GET /runs/{run_id}/stream."""
+    check_stream(call)
     cancels = bool(call.flag("cancel_on_disconnect"))
     modes = sse.modes_of(call.texts("stream_mode"))
     since = sse.mark_of(call.headers.get("last-event-id"))
@@ -146,6 +149,20 @@ async def cancel(parts: GatewayParts, call: Call) -> Answer:
     return following.stopped(parts, call, asked) if waits else nothing(202)
 
 
+def reason_of(call: Call) -> str:
+    """Why the query says that it is to stop. Raises InvalidField."""
+    reason = call.text("reason") or REQUESTED
+    if len(reason) > MOST_REASON:
+        raise InvalidField(f"reason: at most {MOST_REASON} characters are allowed")
+    return reason
+
+
+def check_stream(call: Call) -> None:
+    """Refuse a choice of events that we do not make. Raises NotSupported."""
+    if call.texts("namespace"):
+        raise NotSupported("namespace: not supported; events of graphs inside come with `stream_subgraphs`")
+
+
 def action_of(call: Call) -> Action:
     """What the query asks for; anything unknown means interrupt, as clients expect."""
     return "rollback" if call.text("action") == "rollback" else "interrupt"
@@ -160,8 +177,9 @@ async def stop(parts: GatewayParts, call: Call, asked: Asked, action: Action) ->
             raise RunNotFound("Run not found")
         lane = acting.lane(parts, asked.thread_id)
         coming = acting.following(parts, lane, asked.run_id)
-        return requests.cancel(run, CancelRun(action=action, reason=REQUESTED), lane, coming)
+        return requests.cancel(run, CancelRun(action=action, reason=reason), lane, coming)
 
+    reason = reason_of(call)
     try:
         await acting.act(parts, call, asked.thread_id, decide)
     except RunNotActive:

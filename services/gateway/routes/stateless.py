@@ -9,7 +9,14 @@ from services.gateway import following, requesting
 from services.gateway.http import Answer, Call, Route, as_json, nothing
 from services.gateway.parts import GatewayParts
 from services.gateway.requesting import Asked
-from services.gateway.routes.runs import CANCELLING, Action, action_of, stop, streamed_from_birth
+from services.gateway.routes.runs import (
+    CANCELLING,
+    Action,
+    action_of,
+    check_stream,
+    stop,
+    streamed_from_birth,
+)
 from services.kit.ids import parse_uuid, uuid7
 
 MOST_RUNS = 1000
@@ -24,7 +31,7 @@ AND (? = 'all' OR status = ?)
 def routes() -> list[Route]:
     """Every endpoint of this resource."""
     tag, body = "runs", StatelessRunCreate
-    action = {"action": CANCELLING["action"]}
+    action = {name: CANCELLING[name] for name in ("action", "reason")}
     return [
         Route(method="POST", path="/runs", summary="Start a run with a thread of its own", handle=create, tag=tag, body=body),
         Route(method="POST", path="/runs/stream", summary="The same, and stream its events", handle=create_and_stream, tag=tag, body=body),
@@ -47,6 +54,7 @@ async def create(parts: GatewayParts, call: Call) -> Answer:
 
 async def create_and_stream(parts: GatewayParts, call: Call) -> Answer:
     """POST /runs/stream."""
+    check_stream(call)
     body = _body(parts, call)
     asked = Asked(uuid7(), uuid7())
     listener = await parts.live.listen(asked.run_id)
