@@ -422,7 +422,7 @@ async def test_assistants(client: Any) -> None:
     assert assistant["metadata"] == {"created_by": "system"}
     assert (await client.assistants.get(assistant["assistant_id"]))["name"] == "counter"
     assert (await client.assistants.get("counter"))["assistant_id"] == assistant["assistant_id"]
-    assert await client.assistants.count() == 4
+    assert await client.assistants.count() == 5
     with pytest.raises(NotFoundError):
         await client.assistants.get(str(uuid4()))
 
