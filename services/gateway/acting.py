@@ -3,9 +3,6 @@
 from collections.abc import Callable, Hashable
 from uuid import UUID
 
-from contracts.events import RunCancelRequested
-from contracts.ledger import Transaction
-from contracts.subjects import run_cancel_subject
 from domain import requests
 from domain.assistant import Assistant, assistant_of, default_assistant_id
 from domain.changes import Changes
@@ -25,32 +22,15 @@ LAST_RESORT_S = 30.0
 async def act(parts: GatewayParts, call: Call, key: Hashable, decide: Callable[[], Changes]) -> int | None:
     """Carry out what `decide` decides, one command on the key at a time here; the position, None = nothing.
 
-    When it returns, the read models show it; workers whose runs are to stop have been told.
+    When it returns, the read models show it.
     """
-    meta, decided = call.meta(parts), Changes()
-
-    def deciding() -> Transaction:
-        nonlocal decided
-        decided = decide()
-        return decided.by(meta)
-
+    meta = call.meta(parts)
     async with parts.locks.hold(key):
-        position = await execute(parts.log, deciding, attempts=8)
-    for run_id in stopping(decided):
-        await signal_cancel(parts, run_id)
+        position = await execute(parts.log, lambda: decide().by(meta), attempts=8)
     if position is not None and not await parts.reached(position, SHOWN_S):
         # It is stored and durable; an answer that does not show it would be worse than a late one.
         await parts.reached(position, LAST_RESORT_S)
     return position
-
-
-def stopping(changes: Changes) -> list[UUID]:
-    """The runs that a worker has and is to stop."""
-    return [
-        append.stream_id
-        for append in changes.appends
-        if isinstance(append.bodies[-1], RunCancelRequested)  # else its outcome stands behind it
-    ]
 
 
 def thread(parts: GatewayParts, thread_id: UUID) -> Thread:
@@ -95,12 +75,3 @@ def assistant(parts: GatewayParts, text: str) -> Assistant:
     if found is None:
         raise AssistantNotFound(f"assistant_id: assistant or graph '{text[:100]}' not found")
     return found
-
-
-async def signal_cancel(parts: GatewayParts, run_id: UUID) -> None:
-    """Tell the worker at once; it looks at the log too, so a lost signal only delays."""
-    if parts.bus is not None:
-        try:
-            await parts.bus.publish(run_cancel_subject(run_id), b"interrupt")
-        except ConnectionError:
-            pass

@@ -7,9 +7,17 @@ from uuid import UUID, uuid4
 
 import msgspec
 
-from contracts.events import RunDispatched, RunReleased, RunRequested, ThreadDeleted
+from contracts.events import RunCancelRequested, RunDispatched, RunReleased, RunRequested, ThreadDeleted
 from contracts.ledger import Recorded
-from contracts.subjects import CHORES, DEFAULT_POOL, LEDGER, NORMAL, RUNS, run_queue_subject
+from contracts.subjects import (
+    CHORES,
+    DEFAULT_POOL,
+    LEDGER,
+    NORMAL,
+    RUNS,
+    run_cancel_subject,
+    run_queue_subject,
+)
 from contracts.work import Chore, RunDue
 from services.kit.bus.nats import NatsBus
 from services.kit.bus.ordered import OrderedPublisher
@@ -105,6 +113,10 @@ class Relay:
         if not events:
             await self._clock.wait(event, POLL_S)
             return
+        for recorded in events:
+            if isinstance(recorded.body, RunCancelRequested):
+                # A hint to whoever has the run; it looks at the log at each heartbeat too.
+                await self._bus.publish(run_cancel_subject(recorded.stream_id), b"")
         work = [item for recorded in events if (item := _work_of(recorded)) is not None]
         # Ids of two minutes make a repeat after a failure harmless; after that, the claim does.
         for start in range(0, len(work), AT_ONCE):

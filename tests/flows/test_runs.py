@@ -470,7 +470,7 @@ async def test_cancel_a_stateless_run(client: Any) -> None:
         await client.runs.cancel(run["thread_id"], run["run_id"], wait=True, action=action)
 
     async def none_left() -> bool:
-        return int(await client.threads.count()) == before
+        return bool(await client.threads.count() == before)
 
     await until(none_left)
 
