@@ -44,7 +44,7 @@ log_ = logging.getLogger("cronledger.relay")
 
 
 class Relay:
-    """Three followers: the ledger for subscribers, work for workers, and a look at what was forgotten."""
+    """Three followers: the ledger for subscribers, work and stops for workers, a look at what was forgotten."""
 
     def __init__(self, log: EventLog, views: Views, bus: NatsBus, clock: Clock) -> None:
         self._log, self._views, self._bus, self._clock = log, views, bus, clock

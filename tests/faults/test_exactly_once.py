@@ -111,7 +111,7 @@ def check_occurrences(recorded: list[Recorded]) -> None:
 
 async def wait_for_the_end(server: Any) -> None:
     """Until no run is in flight any more."""
-    async with asyncio.timeout(300):
+    async with asyncio.timeout(900):
         while True:
             connection = sqlite3.connect(f"file:{server.data / 'views.db'}?mode=ro", uri=True)
             try:

@@ -143,6 +143,33 @@ async def test_strategy_hits_queued_and_delayed_runs_too(
     assert (await idle(client, thread_id))["status"] == "idle"
 
 
+async def test_firing_takes_the_place_of_the_run_before(client: Any) -> None:
+    thread_id = await new_thread(client)
+    cron: Any = await client.crons.create_for_thread(
+        thread_id,
+        assistant_id="counter",
+        schedule="* * * * * *",
+        input=SLOW,
+        multitask_strategy="interrupt",
+    )
+
+    async def three_stopped() -> Any:
+        runs = await client.runs.list(thread_id, limit=100, status="interrupted")
+        return runs if len(runs) >= 3 else None
+
+    stopped = await until(three_stopped)
+    await client.crons.delete(cron["cron_id"])
+    for run in stopped:
+        told: Any = await client.http.get(f"/threads/{thread_id}/runs/{run['run_id']}/ledger")
+        asked, ended = (
+            datetime.fromisoformat(next(entry["at"] for entry in told if entry["type"] == topic))
+            for topic in ("run.cancel_requested.v1", "run.interrupted.v1")
+        )
+        # At once, and not at the worker's next look at the log.
+        assert (ended - asked).total_seconds() < 2
+    await client.threads.delete(thread_id)
+
+
 @pytest.mark.parametrize("second", STRATEGIES)
 @pytest.mark.parametrize("third", STRATEGIES)
 async def test_strategies_one_after_the_other(client: Any, second: str, third: str) -> None:

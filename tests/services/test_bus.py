@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from contracts.subjects import LEDGER, RUNS, STREAMS, StreamSpec, run_queue_subject, token
+from contracts.subjects import LEDGER, RUNEV, RUNS, STREAMS, StreamSpec, run_queue_subject, token
 from services.kit.bus import Endpoint, NoResponders, Outgoing, RequestTimeout
 from services.kit.bus.embedded import EmbeddedNats
 from services.kit.bus.nats import NatsBus, StreamDiffers, ensure_streams
@@ -85,6 +85,28 @@ async def test_streams_are_ensured_and_never_changed_in_kind(bus: NatsBus) -> No
     await ensure_streams(bus, STREAMS)
     with pytest.raises(StreamDiffers, match="storage"):
         await ensure_streams(bus, [StreamSpec(name=LEDGER.name, subjects=LEDGER.subjects, storage="memory")])
+
+
+async def test_stream_that_nobody_misses_is_made_anew_in_another_kind(bus: NatsBus) -> None:
+    other = StreamSpec(name=RUNEV.name, subjects=RUNEV.subjects, storage="memory", is_passing=True)
+    await bus.publish("runs.x.ev", b"old")
+    for spec in (other, RUNEV):
+        await ensure_streams(bus, [spec])
+        info = await bus.api(f"STREAM.INFO.{RUNEV.name}")
+        assert info["config"]["storage"] == spec.storage
+        assert info["state"]["messages"] == 0
+
+
+async def test_streams_are_as_they_should_be_after_a_restart_too(nats: EmbeddedNats, bus: NatsBus) -> None:
+    for _ in range(2):
+        await ensure_streams(bus, STREAMS)
+        for spec in STREAMS:
+            config = (await bus.api(f"STREAM.INFO.{spec.name}"))["config"]
+            assert tuple(config["subjects"]) == spec.subjects
+            assert (config["storage"], config["retention"]) == (spec.storage, spec.retention)
+            assert config["max_bytes"] == spec.max_bytes
+            assert config.get("persist_mode", "") == ("async" if spec.persist_async else "")
+        await kill(nats)
 
 
 async def test_two_publishers_put_each_message_once_and_in_order(nats: EmbeddedNats, bus: NatsBus) -> None:

@@ -27,7 +27,6 @@ SHIM = (
     "    if os.getppid() != int(sys.argv[1]): os._exit(1)\n"
     "os.execv(sys.argv[2], sys.argv[2:])\n"
 )
-# The file store has twice the room that the streams reserve: asking for one that exists reserves it once more.
 CONFIG = """server_name: cronledger
 listen: "127.0.0.1:{port}"
 ports_file_dir: "{run}"
@@ -35,7 +34,7 @@ log_file: "{folder}/nats.log"
 log_size_limit: 10485760
 max_payload: 1MB
 authorization {{ token: "{token}" }}
-jetstream {{ store_dir: "{folder}/js", sync_interval: {sync}, max_file_store: 8GB, max_memory_store: 256MB }}
+jetstream {{ store_dir: "{folder}/js", sync_interval: {sync}, max_file_store: 4GB, max_memory_store: 256MB }}
 """
 
 
