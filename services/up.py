@@ -24,7 +24,7 @@ from services.kit.clock import SystemClock
 from services.kit.eventlog.recorder import ForeignLedger
 from services.kit.eventlog.remote import serve_remote
 from services.kit.eventlog.sqlite import SqliteLog
-from services.kit.lifecycle import Part
+from services.kit.lifecycle import Part, ended
 from services.kit.project import Project, load_project
 from services.kit.settings import Settings
 from services.kit.views import Views
@@ -57,6 +57,7 @@ class Embedded:
         self.clock = SystemClock()
         self._started: list[Part] = []
         self._lock = -1
+        self._loading: asyncio.Task[None] | None = None
         self.gateway: GatewayServer | None = None
 
     async def start(self) -> None:
@@ -70,6 +71,9 @@ class Embedded:
 
     async def stop(self) -> None:
         """Stop everything, newest first: no new requests, then no new firings, then runs, then the log."""
+        if self._loading is not None:
+            self._loading.cancel()  # does nothing once they are loaded
+            await asyncio.gather(self._loading, return_exceptions=True)
         while self._started:
             await self._started.pop().stop()
         if self._lock >= 0:
@@ -92,6 +96,10 @@ class Embedded:
             ) from None
 
     async def _start_parts(self) -> None:
+        children = self._children()
+        self._started.append(children)
+        # Graphs take the longest to load, and need nothing of ours: meanwhile the rest begins.
+        self._loading = asyncio.create_task(children.start())
         self._nats = EmbeddedNats(self.folder / "nats")
         await self._begin(self._nats)
         bus = await NatsBus.connect(self._nats.endpoint, "cronledger")
@@ -106,8 +114,7 @@ class Embedded:
         await self._begin(_Announcer(log, projector, bus))
         views = Views(self.folder / "views.db")
         await projector.reached(log.head(), 600.0)
-        children = self._children()
-        await self._begin(children)
+        await self._loading
         relay = Relay(log, views, bus, self.clock)
         await self._begin(relay)
         worker = Worker(
@@ -192,9 +199,8 @@ class _Announcer:
         if self._task is None:
             return
         self._stop_callback()
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
-        self._task = None
+        task, self._task = self._task, None
+        await ended(task)
 
     async def _append(self, msg: Msg) -> None:
         await msg.respond(await self._serve(msg.data))

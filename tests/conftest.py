@@ -153,10 +153,15 @@ class Server:
     def _end(self, number: signal.Signals) -> None:
         process, self.process = self.process, None
         if process is not None:
-            process.send_signal(number)
-            process.wait(timeout=60)
             assert process.stdout is not None
-            process.stdout.close()
+            with process.stdout:
+                process.send_signal(number)
+                try:
+                    process.wait(timeout=60)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
+                    raise
 
 
 Make = Callable[..., Server]

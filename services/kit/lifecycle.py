@@ -15,6 +15,20 @@ class Part(Protocol):
     async def stop(self) -> None: ...
 
 
+AGAIN_S = 1.0
+
+
+async def ended(task: "asyncio.Task[Any]") -> None:
+    """Cancel the task and wait until it has ended.
+
+    Asked again and again: in 3.11 a cancellation that comes at the same time as what a `wait_for` waits for is
+    lost, and the client of the bus is full of these.
+    """
+    while not task.done():
+        task.cancel()
+        await asyncio.wait({task}, timeout=AGAIN_S)
+
+
 class Supervised:
     """One endless loop of a service: an error of an edge is logged once, and tried again with a back-off.
 
@@ -37,10 +51,8 @@ class Supervised:
     async def stop(self) -> None:
         """End it and wait until it has ended; safe unstarted."""
         task, self._task = self._task, None
-        if task is None:
-            return
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        if task is not None:
+            await ended(task)
 
     async def _run(self) -> None:
         failures = 0

@@ -58,9 +58,21 @@ def instant(text: str) -> datetime:
     return datetime.fromisoformat(text)
 
 
+@pytest.fixture(scope="module")
+def server(make_shared_server: Callable[..., Any]) -> Any:
+    return make_shared_server(CRONLEDGER_CRONS_PER_USER="0")
+
+
 @pytest.fixture
 async def client(server: Any) -> AsyncIterator[Any]:
     async with get_client(url=server.url) as connected:
+        yield connected
+
+
+@pytest.fixture
+async def alone(make_server: Callable[..., Any]) -> AsyncIterator[Any]:
+    """A client whose server has nothing but what the test makes."""
+    async with get_client(url=make_server().url) as connected:
         yield connected
 
 
@@ -207,28 +219,28 @@ async def test_stateless_cron_that_keeps_its_threads(client: Any) -> None:
     await client.crons.delete(cron["cron_id"])
 
 
-async def test_stateless_cron_leaves_nothing_behind(client: Any) -> None:
-    cron: Any = await client.crons.create("counter", schedule=EACH_SECOND, input={"wait_s": 0})
+async def test_stateless_cron_leaves_nothing_behind(alone: Any) -> None:
+    cron: Any = await alone.crons.create("counter", schedule=EACH_SECOND, input={"wait_s": 0})
     assert cron["on_run_completed"] == "delete"
 
     async def fired() -> Any:
-        entries: Any = await client.http.get(f"/runs/crons/{cron['cron_id']}/ledger")
+        entries: Any = await alone.http.get(f"/runs/crons/{cron['cron_id']}/ledger")
         return [e for e in entries if e["type"] == "run.succeeded.v1"][1:]
 
     await until(fired)
-    await client.crons.delete(cron["cron_id"])
+    await alone.crons.delete(cron["cron_id"])
 
     async def no_thread() -> bool:
-        return int(await client.threads.count()) == 0
+        return int(await alone.threads.count()) == 0
 
     await until(no_thread)
 
 
-async def test_search_and_count_crons(client: Any) -> None:
-    thread = await client.threads.create()
+async def test_search_and_count_crons(alone: Any) -> None:
+    thread = await alone.threads.create()
     made: list[Any] = []
     for n in range(3):
-        cron: Any = await client.crons.create_for_thread(
+        cron: Any = await alone.crons.create_for_thread(
             thread["thread_id"],
             assistant_id="counter",
             schedule=f"{n} 0 1 1 *",
@@ -236,21 +248,21 @@ async def test_search_and_count_crons(client: Any) -> None:
             enabled=False,
         )
         made.append(cron)
-    await client.crons.create("two_steps", schedule=NEVER, enabled=False)
+    await alone.crons.create("two_steps", schedule=NEVER, enabled=False)
     ids = [cron["cron_id"] for cron in made]
 
     async def search(**query: Any) -> list[str]:
-        return [cron["cron_id"] for cron in await client.crons.search(**query)]
+        return [cron["cron_id"] for cron in await alone.crons.search(**query)]
 
     assert await search(thread_id=thread["thread_id"]) == ids[::-1]
     assert await search(assistant_id="counter", sort_by="created_at", sort_order="asc") == ids
     assert await search(metadata={"deep": {"a": 1}}, limit=2, offset=1) == ids[::-1][1:3]
     assert await search(metadata={"n": 1}) == [ids[1]]
     assert await search(enabled=True) == []
-    assert await client.crons.count() == 4
-    assert await client.crons.count(assistant_id="counter") == 3
-    assert await client.crons.count(thread_id=thread["thread_id"], metadata={"n": 2}) == 1
-    [selected] = await client.crons.search(metadata={"n": 1}, select=["cron_id", "schedule"])
+    assert await alone.crons.count() == 4
+    assert await alone.crons.count(assistant_id="counter") == 3
+    assert await alone.crons.count(thread_id=thread["thread_id"], metadata={"n": 2}) == 1
+    [selected] = await alone.crons.search(metadata={"n": 1}, select=["cron_id", "schedule"])
     assert selected == {"cron_id": ids[1], "schedule": "1 0 1 1 *"}
 
 
@@ -279,47 +291,47 @@ async def test_patch_changes_what_it_names(client: Any) -> None:
     assert (cleared["end_time"], cleared["timezone"]) == (None, None)
 
 
-async def test_threads(client: Any) -> None:
+async def test_threads(alone: Any) -> None:
     chosen = str(uuid4())
-    thread = await client.threads.create(thread_id=chosen, metadata={"a": 1})
+    thread = await alone.threads.create(thread_id=chosen, metadata={"a": 1})
     assert thread["thread_id"] == chosen
     assert (thread["status"], thread["values"]) == ("idle", None)
     with pytest.raises(ConflictError):
-        await client.threads.create(thread_id=chosen)
-    again = await client.threads.create(thread_id=chosen, if_exists="do_nothing")
+        await alone.threads.create(thread_id=chosen)
+    again = await alone.threads.create(thread_id=chosen, if_exists="do_nothing")
     assert again["metadata"] == {"a": 1}
-    updated: Any = await client.threads.update(chosen, metadata={"b": 2})
+    updated: Any = await alone.threads.update(chosen, metadata={"b": 2})
     assert updated["metadata"] == {"a": 1, "b": 2}
-    assert (await client.threads.get(chosen))["metadata"] == {"a": 1, "b": 2}
-    other = await client.threads.create()
-    assert await client.threads.count() == 2
-    found = await client.threads.search(metadata={"a": 1})
+    assert (await alone.threads.get(chosen))["metadata"] == {"a": 1, "b": 2}
+    other = await alone.threads.create()
+    assert await alone.threads.count() == 2
+    found = await alone.threads.search(metadata={"a": 1})
     assert [t["thread_id"] for t in found] == [chosen]
-    assert {t["thread_id"] for t in await client.threads.search(status="idle")} == {
+    assert {t["thread_id"] for t in await alone.threads.search(status="idle")} == {
         chosen,
         other["thread_id"],
     }
-    state: Any = await client.threads.get_state(chosen)
+    state: Any = await alone.threads.get_state(chosen)
     assert (state["values"], state["next"], state["tasks"], state["checkpoint"]) == ({}, [], [], None)
-    await client.threads.delete(chosen)
+    await alone.threads.delete(chosen)
     with pytest.raises(NotFoundError):
-        await client.threads.get(chosen)
+        await alone.threads.get(chosen)
 
 
-async def test_deleted_thread_takes_its_crons_and_runs(client: Any) -> None:
-    thread = await client.threads.create()
+async def test_deleted_thread_takes_its_crons_and_runs(alone: Any) -> None:
+    thread = await alone.threads.create()
     thread_id = thread["thread_id"]
-    cron: Any = await client.crons.create_for_thread(
+    cron: Any = await alone.crons.create_for_thread(
         thread_id, assistant_id="counter", schedule=NEVER, input={"wait_s": 60}
     )
-    waiting = await client.runs.create(thread_id, "counter", input={})
-    await client.threads.delete(thread_id)
-    assert await client.crons.count() == 0
+    waiting = await alone.runs.create(thread_id, "counter", input={})
+    await alone.threads.delete(thread_id)
+    assert await alone.crons.count() == 0
     with pytest.raises(NotFoundError):
-        await client.runs.get(thread_id, waiting["run_id"])
+        await alone.runs.get(thread_id, waiting["run_id"])
 
     async def stopped() -> Any:
-        entries: Any = await client.http.get(f"/runs/crons/{cron['cron_id']}/ledger")
+        entries: Any = await alone.http.get(f"/runs/crons/{cron['cron_id']}/ledger")
         return [e for e in entries if e["type"] == "run.interrupted.v1"]
 
     await until(stopped)

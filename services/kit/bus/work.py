@@ -6,9 +6,11 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import nats.errors
 from nats.aio.msg import Msg as NatsMsg
 
 from services.kit.bus.nats import NatsBus
+from services.kit.lifecycle import ended
 
 HEARTBEAT_S = 2.0
 EXPIRES_S = 30.0
@@ -115,16 +117,15 @@ class PullLoop:
         task, self._task = self._task, None
         if task is None:
             return
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        await ended(task)
+        subscription, self._subscription = self._subscription, None
         try:
-            if self._subscription is not None:
-                await self._subscription.unsubscribe()
+            if subscription is not None:
+                await subscription.unsubscribe()
             while not self._queue.empty():
                 await self._queue.get_nowait().nak()
-        except ConnectionError:
+        except (ConnectionError, nats.errors.Error):
             pass  # without a connection they come again by themselves
-        self._subscription = None
 
     async def next(self) -> Delivery:
         """The next message."""

@@ -260,12 +260,23 @@ class Saver(AsyncSqliteSaver):
 
     async def _written(self, writing: Awaitable[T]) -> T:
         """The write's result. It goes on when the run is cancelled: half done, it would hold the database."""
-        task = asyncio.ensure_future(writing)
+        task = asyncio.ensure_future(self._undone_if_failed(writing))
+        task.add_done_callback(_look)
+        return await asyncio.shield(task)
+
+    async def _undone_if_failed(self, writing: Awaitable[T]) -> T:
         try:
-            return await asyncio.shield(task)
+            return await writing
         except sqlite3.Error as exc:
+            # Whoever waits for it or not: an open transaction would keep every other child from writing.
             async with self.lock:
                 await self.conn.rollback()
             if LATE in str(exc):
                 raise LeaseEnded(LATE) from None
             raise
+
+
+def _look(task: "asyncio.Future[Any]") -> None:
+    """Take notice of its error: a run that was cancelled does not."""
+    if not task.cancelled():
+        task.exception()

@@ -92,7 +92,8 @@ class Child:
                 self._run(frame)
             case "cancel":
                 if (running := self._runs.get(frame["run_id"])) is not None:
-                    running[1].cancel()
+                    # Not before its first step: a task that never began would tell nobody of its end.
+                    asyncio.get_running_loop().call_soon(running[1].cancel)
             case "ask":
                 task = asyncio.create_task(self._answer(frame))
                 self._answering.add(task)
