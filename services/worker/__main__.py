@@ -10,19 +10,12 @@ import sys
 from pathlib import Path
 from uuid import uuid4
 
-from contracts.codec import EventCodec
-from contracts.subjects import log_append_subject, log_nudge_subject
-from services.kit.bus import Msg
-from services.kit.bus.embedded import runtime_endpoint
-from services.kit.bus.nats import NatsBus
 from services.kit.clock import SystemClock
-from services.kit.eventlog.remote import RemoteLog
+from services.kit.eventlog.beside import beside_owner
 from services.kit.project import load_project
 from services.kit.settings import Settings
 from services.worker.children import ChildPool, store_settings
 from services.worker.worker import Worker
-
-APPEND_S = 10.0
 
 
 async def run(folder: Path, config: Path) -> None:
@@ -32,17 +25,7 @@ async def run(folder: Path, config: Path) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopping.set)
     settings, project = Settings.read(), load_project(config, Path.cwd())
-    bus = await NatsBus.connect(runtime_endpoint(folder / "nats"), "cronledger-worker")
-
-    async def ask(data: bytes) -> bytes:
-        return await bus.request(log_append_subject(), data, APPEND_S)
-
-    log = RemoteLog(folder / "ledger.db", EventCodec(), ask)
-
-    async def nudged(msg: Msg) -> None:
-        log.nudged(int(msg.data))
-
-    await bus.subscribe(log_nudge_subject(), nudged)
+    bus, log = await beside_owner(folder, "cronledger-worker")
     children = ChildPool(
         project,
         folder / "checkpoints.db",
