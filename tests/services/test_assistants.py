@@ -24,7 +24,6 @@ from domain.assistant import RegisterGraph, default_assistant_id
 from domain.changes import Changes
 from services.gateway.app import GatewayParts, build_app
 from services.kit.bus import Msg
-from services.kit.bus.embedded import EmbeddedNats
 from services.kit.bus.large import answer
 from services.kit.bus.nats import NatsBus
 from services.kit.clock import SystemClock
@@ -52,16 +51,6 @@ class Graphs:
         else:
             body = msgspec.Raw(msgspec.json.encode(told))
             await answer(msg, msgspec.json.encode(QueryAnswer(body=body)))
-
-
-@pytest.fixture
-async def bus(tmp_path: Path) -> AsyncIterator[NatsBus]:
-    server = EmbeddedNats(tmp_path / "nats")
-    await server.start()
-    connected = await NatsBus.connect(server.endpoint, "test")
-    yield connected
-    await connected.close()
-    await server.stop()
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -14,22 +13,6 @@ from services.kit.bus.embedded import EmbeddedNats
 from services.kit.bus.nats import NatsBus, StreamDiffers, ensure_streams
 from services.kit.bus.ordered import OrderedPublisher
 from services.kit.bus.work import PullLoop, WorkQueue
-
-
-@pytest.fixture
-async def nats(tmp_path: Path) -> AsyncIterator[EmbeddedNats]:
-    server = EmbeddedNats(tmp_path / "nats")
-    await server.start()
-    yield server
-    await server.stop()
-
-
-@pytest.fixture
-async def bus(nats: EmbeddedNats) -> AsyncIterator[NatsBus]:
-    connected = await NatsBus.connect(nats.endpoint, "test")
-    await ensure_streams(connected, STREAMS)
-    yield connected
-    await connected.close()
 
 
 def messages(first: int, last: int) -> list[Outgoing]:

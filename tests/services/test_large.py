@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
@@ -13,14 +12,6 @@ from services.kit.bus.large import MOST_BYTES, Joiner, answer, ask, parts_of
 from services.kit.bus.nats import NatsBus
 
 LARGE = bytes(range(256)) * 20 * 1024  # 5 MB, every part different from its reverse
-
-
-@pytest.fixture
-async def nats(tmp_path: Path) -> AsyncIterator[EmbeddedNats]:
-    server = EmbeddedNats(tmp_path / "nats")
-    await server.start()
-    yield server
-    await server.stop()
 
 
 @pytest.fixture

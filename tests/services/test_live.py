@@ -16,7 +16,7 @@ from contracts.codec import EventCodec, pack
 from contracts.events import RunFailed, RunSucceeded
 from contracts.frames import Emitted
 from contracts.ledger import Meta
-from contracts.subjects import RUNEV, STREAMS, run_events_subject
+from contracts.subjects import RUNEV, run_events_subject
 from contracts.work import LiveBatch, LiveEvent
 from domain import assistant as assistants
 from domain import requests
@@ -29,8 +29,7 @@ from services.gateway import live, sse
 from services.gateway.app import GatewayParts, build_app
 from services.gateway.server import GatewayServer
 from services.gateway.sse import Wanted
-from services.kit.bus.embedded import EmbeddedNats
-from services.kit.bus.nats import NatsBus, ensure_streams
+from services.kit.bus.nats import NatsBus
 from services.kit.bus.replay import replay
 from services.kit.clock import SystemClock
 from services.kit.eventlog.sqlite import SqliteLog
@@ -137,22 +136,6 @@ class Frames:
                 frames.append(await self.next())
             except EOFError:
                 return frames
-
-
-@pytest.fixture
-async def nats(tmp_path: Path) -> AsyncIterator[EmbeddedNats]:
-    server = EmbeddedNats(tmp_path / "nats")
-    await server.start()
-    yield server
-    await server.stop()
-
-
-@pytest.fixture
-async def bus(nats: EmbeddedNats) -> AsyncIterator[NatsBus]:
-    connected = await NatsBus.connect(nats.endpoint, "test")
-    await ensure_streams(connected, STREAMS)
-    yield connected
-    await connected.close()
 
 
 @pytest.fixture

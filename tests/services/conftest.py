@@ -1,0 +1,28 @@
+"""A real nats-server per test, and a connection to it."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from contracts.subjects import STREAMS
+from services.kit.bus.embedded import EmbeddedNats
+from services.kit.bus.nats import NatsBus, ensure_streams
+
+
+@pytest.fixture
+async def nats(tmp_path: Path) -> AsyncIterator[EmbeddedNats]:
+    """The bundled server in a folder of its own."""
+    server = EmbeddedNats(tmp_path / "nats")
+    await server.start()
+    yield server
+    await server.stop()
+
+
+@pytest.fixture
+async def bus(nats: EmbeddedNats) -> AsyncIterator[NatsBus]:
+    """A connection to it, with the streams made."""
+    connected = await NatsBus.connect(nats.endpoint, "test")
+    await ensure_streams(connected, STREAMS)
+    yield connected
+    await connected.close()
