@@ -45,8 +45,13 @@ async def _create(client: Any) -> None:
             await client.crons.create("counter", schedule="* * * * * *", input={"wait_s": 0})
         else:
             thread = await client.threads.create()
+            # One half waits its turn, the other is skipped while the thread is busy.
+            strategy = "reject" if n % 4 else "enqueue"
             await client.crons.create_for_thread(
-                thread["thread_id"], assistant_id="counter", schedule="* * * * * *"
+                thread["thread_id"],
+                assistant_id="counter",
+                schedule="* * * * * *",
+                multitask_strategy=strategy,
             )
 
     for start in range(0, CRONS, 20):
