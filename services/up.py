@@ -57,7 +57,6 @@ class Embedded:
         self.clock = SystemClock()
         self._started: list[Part] = []
         self._lock = -1
-        self._loading: asyncio.Task[None] | None = None
         self.gateway: GatewayServer | None = None
 
     async def start(self) -> None:
@@ -71,9 +70,6 @@ class Embedded:
 
     async def stop(self) -> None:
         """Stop everything, newest first: no new requests, then no new firings, then runs, then the log."""
-        if self._loading is not None:
-            self._loading.cancel()  # does nothing once they are loaded
-            await asyncio.gather(self._loading, return_exceptions=True)
         while self._started:
             await self._started.pop().stop()
         if self._lock >= 0:
@@ -96,10 +92,6 @@ class Embedded:
             ) from None
 
     async def _start_parts(self) -> None:
-        children = self._children()
-        self._started.append(children)
-        # Graphs take the longest to load, and need nothing of ours: meanwhile the rest begins.
-        self._loading = asyncio.create_task(children.start())
         self._nats = EmbeddedNats(self.folder / "nats")
         await self._begin(self._nats)
         bus = await NatsBus.connect(self._nats.endpoint, "cronledger")
@@ -114,7 +106,8 @@ class Embedded:
         await self._begin(_Announcer(log, projector, bus))
         views = Views(self.folder / "views.db")
         await projector.reached(log.head(), 600.0)
-        await self._loading
+        children = self._children()
+        await self._begin(children)
         relay = Relay(log, views, bus, self.clock)
         await self._begin(relay)
         worker = Worker(
