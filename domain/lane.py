@@ -170,7 +170,7 @@ def _join(lane: Lane, command: JoinLane) -> list[LaneChanged]:
     if command.limit is not None and len(staying) > command.limit:
         raise LaneFull(f"{command.limit} runs wait on this thread already")
     line = _with(staying, LaneRun(command.run_id, command.not_before), command.now)
-    return [LaneChanged(thread_id=lane.thread_id, change="joined", run_id=command.run_id, in_flight=line)]
+    return [_changed(lane, "joined", command.run_id, line)]
 
 
 def _staying(lane: Lane, command: JoinLane) -> tuple[LaneRun, ...]:
@@ -197,30 +197,22 @@ def _stop(lane: Lane, command: StopInLane) -> list[LaneChanged]:
         LaneRun(other.run_id, other.not_before, command.action if other is entry else other.stopping)
         for other in lane.in_flight
     )
-    return [
-        LaneChanged(
-            thread_id=lane.thread_id,
-            change="stopping",
-            run_id=command.run_id,
-            in_flight=line,
-            closed=lane.closed,
-        )
-    ]
+    return [_changed(lane, "stopping", command.run_id, line)]
 
 
 def _leave(lane: Lane, command: LeaveLane) -> list[LaneChanged]:
     if not lane.holds(command.run_id):
         return []
     line = tuple(entry for entry in lane.in_flight if entry.run_id != command.run_id)
-    return [
-        LaneChanged(
-            thread_id=lane.thread_id,
-            change="left",
-            run_id=command.run_id,
-            in_flight=line,
-            closed=lane.closed,
-        )
-    ]
+    return [_changed(lane, "left", command.run_id, line)]
+
+
+def _changed(
+    lane: Lane, change: Literal["joined", "left", "stopping"], run_id: UUID, line: tuple[LaneRun, ...]
+) -> LaneChanged:
+    return LaneChanged(
+        thread_id=lane.thread_id, change=change, run_id=run_id, in_flight=line, closed=lane.closed
+    )
 
 
 def _close(lane: Lane) -> list[LaneChanged]:

@@ -6,6 +6,7 @@ import msgspec
 
 from contracts.events import (
     LaneChanged,
+    RunEvent,
     RunFailed,
     RunInterrupted,
     RunRequested,
@@ -142,11 +143,8 @@ def _lane(rows: Rows, recorded: Recorded, body: LaneChanged) -> None:
 
 
 def _settled(rows: Rows, recorded: Recorded, body: Settled) -> None:
-    row = _fresh(rows, body.thread_id.bytes, recorded)
+    row = _left_by_run(rows, recorded, body)
     if row is None:
-        return
-    if row["temporary"]:
-        rows.delete("threads", body.thread_id.bytes)
         return
     at = micros(recorded.meta.at)
     row["updated_at"] = at
@@ -160,6 +158,15 @@ def _settled(rows: Rows, recorded: Recorded, body: Settled) -> None:
         if not _never_ran(body):
             row |= _status(row, body)
     rows.put("threads", row)
+
+
+def _left_by_run(rows: Rows, recorded: Recorded, body: RunEvent) -> Row | None:
+    """The row of the thread whose run has ended; a thread that was only there for the run goes with it."""
+    row = _fresh(rows, body.thread_id.bytes, recorded)
+    if row is not None and row["temporary"]:
+        rows.delete("threads", body.thread_id.bytes)
+        return None
+    return row
 
 
 def _is_write(row: Row, recorded: Recorded) -> bool:
@@ -177,11 +184,8 @@ def _never_ran(body: Settled) -> bool:
 
 
 def _rolled_back(rows: Rows, recorded: Recorded, body: RunRolledBack) -> None:
-    row = _fresh(rows, body.thread_id.bytes, recorded)
+    row = _left_by_run(rows, recorded, body)
     if row is None:
-        return
-    if row["temporary"]:
-        rows.delete("threads", body.thread_id.bytes)
         return
     _is_write(row, recorded)
     settled = _resting(row)
