@@ -87,6 +87,7 @@ class Bench:
     async def close(self) -> None:
         for scheduler in self.schedulers:
             await scheduler.stop()
+        self.views.close()
         await self.projector.stop()
         await self.log.close()
 
