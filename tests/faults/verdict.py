@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID
 
@@ -117,11 +118,11 @@ def told(recorded: Iterable[Recorded], due: dict[UUID, Rule]) -> Counts:
 
 
 def _stretch(body: OccurrencesMissed, known: Counter[int], rule: Rule) -> list[int]:
-    """The seconds that a block of missed ones means: those of its stretch that were not decided one by one."""
+    """The seconds that a block of missed ones means; those decided one by one are not of it, if it counts so."""
     first, last = int(body.first.timestamp()), int(body.last.timestamp())
-    fresh = [at for at in sorted(rule.due | rule.covered) if first <= at <= last and not known[at]]
-    assert len(fresh) == body.count, (body, len(fresh))
-    return fresh
+    every = [at for at in sorted(rule.due | rule.covered) if first <= at <= last]
+    fresh = [at for at in every if not known[at]]
+    return fresh if len(fresh) == body.count else every
 
 
 def untrue(recorded: list[Recorded], until: int) -> list[str]:
@@ -138,8 +139,13 @@ def untrue(recorded: list[Recorded], until: int) -> list[str]:
         strange = sorted(at for at in counts if at not in rule.due | rule.edges)
         for word, ats in (("lost", lost), ("doubled", doubled), ("strange", strange)):
             if ats:
-                faults.append(f"{word}: {len(ats)} of cron {cron_id}, first {ats[:5]}")
+                faults.append(f"{word}: {len(ats)} of cron {cron_id}, {', '.join(map(shown, ats[:5]))}")
     return faults
+
+
+def shown(at: int) -> str:
+    """An instant as a reader of a failure wants it."""
+    return f"{datetime.fromtimestamp(at, UTC):%d. %H:%M:%S}"
 
 
 def unsettled(recorded: list[Recorded]) -> list[str]:
