@@ -145,8 +145,9 @@ def test_twenty_kills(tmp_path: Path) -> None:
     recorded = ledger(tmp_path / "ledger.db")
     assert len([e for e in recorded if isinstance(e.body, CronCreated)]) == CRONS
     assert untrue(recorded, int(time.time())) == []
-    # Both were at it: each found occurrences that the other had decided.
-    assert all("duplicates" in each and not each.endswith("duplicates 0\n") for each in said), said
+    # Both were at it: one found occurrences that the other had decided.
+    assert all(" duplicates " in each for each in said)
+    assert any(not each.endswith(" 0\n") for each in said), said
     assert asyncio.run(differences(tmp_path)) == []
 
 
