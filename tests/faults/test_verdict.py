@@ -90,6 +90,8 @@ SKIPPED = OccurrenceSkipped(thread_id=THREAD, cron_id=CRON, scheduled_for=minute
         ([(1, fired(1)), (2, missed(0, 2, 3))], ["doubled: 1"]),
         ([(0, fired(0)), (1, fired(1)), (2, fired(2)), (2, fired(7))], ["strange: 1"]),
         ([(0, fired(0)), (0.5, CronPaused())], []),
+        ([(0, fired(0)), (0.5, CronPaused()), (2, missed(1, 2, 2))], []),
+        ([(0, fired(0)), (0.5, CronPaused()), (2, fired(2))], ["strange: 1"]),
         ([(0, fired(0)), (0.5, CronPaused()), (2.5, CronResumed())], ["lost: 2"]),
         ([(0, fired(0)), (0.5, CronPaused()), (2.5, missed(1, 2, 2)), (2.5, CronResumed())], []),
         ([(0, fired(0)), (1, fired(1)), (1.5, CronDeleted())], []),

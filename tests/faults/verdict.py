@@ -1,6 +1,6 @@
 """What must hold whatever failed, read off the ledger and the read models alone."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -117,6 +117,16 @@ def told(recorded: Iterable[Recorded], due: dict[UUID, Rule]) -> Counts:
     return counts
 
 
+def fired(recorded: Iterable[Recorded]) -> dict[UUID, set[int]]:
+    """Cron -> the seconds for which it has a run."""
+    found: dict[UUID, set[int]] = defaultdict(set)
+    for event in recorded:
+        match event.body:
+            case RunRequested(cron_id=UUID() as cron, scheduled_for=at) if at is not None:
+                found[cron].add(int(at.timestamp()))
+    return found
+
+
 def _stretch(body: OccurrencesMissed, known: Counter[int], rule: Rule) -> list[int]:
     """The seconds that a block of missed ones means; those decided one by one are not of it, if it counts so."""
     first, last = int(body.first.timestamp()), int(body.last.timestamp())
@@ -128,6 +138,7 @@ def _stretch(body: OccurrencesMissed, known: Counter[int], rule: Rule) -> list[i
 def untrue(recorded: list[Recorded], until: int) -> list[str]:
     """What the ledger tells wrongly of occurrences up to then; empty when each is told once."""
     due = rules(recorded, until)
+    ran = fired(recorded)
     faults: list[str] = []
     for cron_id, counts in told(recorded, due).items():
         rule = due[cron_id]
@@ -136,7 +147,7 @@ def untrue(recorded: list[Recorded], until: int) -> list[str]:
             # What was undecided when it was deleted is not due to anybody any more.
             lost = [at for at in lost if at < max(counts, default=0)]
         doubled = sorted(at for at, times in counts.items() if times > 1)
-        strange = sorted(at for at in counts if at not in rule.due | rule.edges)
+        strange = sorted((ran[cron_id] | counts.keys() - rule.covered) - rule.due - rule.edges)
         for word, ats in (("lost", lost), ("doubled", doubled), ("strange", strange)):
             if ats:
                 faults.append(f"{word}: {len(ats)} of cron {cron_id}, {', '.join(map(shown, ats[:5]))}")
