@@ -294,6 +294,11 @@ async def test_delete_stops_first(client: Any, http: httpx.AsyncClient) -> None:
     thread_id = await new_thread(client)
     run = await client.runs.create(thread_id, "counter", input=SLOW)
     await has_status(client, run, "running")
+
+    async def begun() -> Any:
+        return (await client.threads.get_state(thread_id))["next"]
+
+    await until(begun)  # else it leaves no state, and its thread is as idle as before
     await client.runs.cancel(thread_id, run["run_id"])  # it is being stopped already
     answer = await http.delete(f"/threads/{thread_id}/runs/{run['run_id']}")
     assert (answer.status_code, answer.content) == (204, b"")
