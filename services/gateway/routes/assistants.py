@@ -1,5 +1,6 @@
 """Assistants: create, read, change, choose a version, delete, search, and what their graphs look like."""
 
+from collections.abc import Callable
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -22,6 +23,7 @@ from domain.assistant import (
     DeleteAssistant,
     assistant_of,
     default_assistant_id,
+    version_of,
 )
 from domain.assistant_fields import create_of, update_of
 from domain.changes import Changes
@@ -80,11 +82,11 @@ async def create(parts: GatewayParts, call: Call) -> Answer:
 
 def _created(parts: GatewayParts, command: CreateAssistant, *, keep: bool) -> Changes:
     assistant_id = command.assistant_id
-    events = parts.log.stream(assistant_id)
-    assistant = assistant_of(assistant_id, events)
+    newest = parts.log.newest([assistant_id]).get(assistant_id)
+    assistant = assistant_of(assistant_id, newest)
     if assistant is not None and keep:
         return Changes()
-    if events and assistant is None:
+    if newest is not None and assistant is None:
         raise AlreadyExists(f"assistant_id: the id {assistant_id} is in use or was")
     return Changes(appends=assistants.appends(assistant_id, None, assistants.decide(assistant, command)))
 
@@ -99,17 +101,23 @@ async def change(parts: GatewayParts, call: Call) -> Answer:
     body = call.body(AssistantPatch)
     if body.graph_id is not None:
         _check_graph(parts, body.graph_id)
-    return await _changed(parts, call, update_of(body))
+    command = update_of(body)
+    return await _changed(parts, call, lambda _: command)
 
 
 async def choose(parts: GatewayParts, call: Call) -> Answer:
     """POST /assistants/{assistant_id}/latest."""
-    return await _changed(parts, call, ChooseVersion(number=call.body(AssistantLatest).version))
+    number = call.body(AssistantLatest).version
+
+    def command(assistant_id: UUID) -> ChooseVersion:
+        return ChooseVersion(number=number, said=version_of(number, parts.log.stream(assistant_id)))
+
+    return await _changed(parts, call, command)
 
 
-async def _changed(parts: GatewayParts, call: Call, command: AssistantCommand) -> Answer:
+async def _changed(parts: GatewayParts, call: Call, command: Callable[[UUID], AssistantCommand]) -> Answer:
     assistant_id = acting.assistant(parts, _named(call)).assistant_id
-    await acting.act(parts, call, assistant_id, lambda: _decided(parts, assistant_id, command))
+    await acting.act(parts, call, assistant_id, lambda: _decided(parts, assistant_id, command(assistant_id)))
     return as_json(shapes.assistant(_row(parts, str(assistant_id))))
 
 
