@@ -2,6 +2,7 @@
 
 from contracts.events import AssistantCreated, AssistantDeleted, AssistantSaid, AssistantVersionChosen
 from contracts.ledger import Recorded
+from projections import facets
 from projections.rows import Row, Rows, Table, micros, text
 
 NAME = "assistants"
@@ -30,7 +31,13 @@ TABLES = (
             "position": "INTEGER NOT NULL",
         },
         "assistant_id",
-        ("(graph_id)", "(created_at, assistant_id)"),
+        (
+            "(created_at, assistant_id)",
+            "(updated_at, assistant_id)",
+            "(name, assistant_id)",
+            "(graph_id, assistant_id)",
+            "(graph_id, created_at, assistant_id)",
+        ),
     ),
     Table(
         "assistant_versions",
@@ -42,8 +49,9 @@ TABLES = (
             "created_at": "INTEGER NOT NULL",
         },
         "version_id",
-        ("(assistant_id, version)",),
+        ("(assistant_id, version, version_id)",),
     ),
+    facets.facet_table("assistant_facets"),
 )
 
 
@@ -53,6 +61,10 @@ def apply(rows: Rows, recorded: Recorded) -> None:
         case AssistantSaid() as body:
             _said(rows, recorded, body)
         case AssistantDeleted():
+            gone = rows.get("assistants", recorded.stream_id.bytes)
+            facets.keep(
+                rows, "assistant_facets", recorded.stream_id.bytes, gone["metadata"] if gone else None, None
+            )
             rows.delete("assistants", recorded.stream_id.bytes)
             rows.delete_where("assistant_versions", "assistant_id", recorded.stream_id.bytes)
         case _:
@@ -67,6 +79,9 @@ def _said(rows: Rows, recorded: Recorded, body: AssistantSaid) -> None:
     if known is not None and known["position"] >= recorded.position:
         return
     row = _row(recorded, body, known)
+    facets.keep(
+        rows, "assistant_facets", row["assistant_id"], known["metadata"] if known else None, row["metadata"]
+    )
     rows.put("assistants", row)
     if not isinstance(body, AssistantVersionChosen):
         _put_version(rows, row)
