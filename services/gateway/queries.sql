@@ -73,11 +73,15 @@ SELECT run_id, thread_id FROM runs WHERE assistant_id = ? AND phase != 'ended';
 
 -- name: not_ended
 -- Whether a run is there and not over.
-SELECT 1 AS yes FROM runs WHERE run_id = ? AND phase != 'ended';
+SELECT thread_id FROM runs WHERE run_id = ? AND phase != 'ended';
 
 -- name: happened
 -- What has happened since a position: a range of the audit's key. It ends where the read models do.
-SELECT position, topic, run_id FROM audit WHERE position > ? ORDER BY position;
+SELECT position, topic, run_id, thread_id FROM audit WHERE position > ? ORDER BY position;
+
+-- name: happened_until
+-- The last entry of that key.
+SELECT coalesce(max(position), 0) AS position FROM audit;
 
 -- name: crons_of_thread
 SELECT cron_id FROM crons WHERE thread_id = ?;
