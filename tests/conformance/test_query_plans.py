@@ -1,5 +1,6 @@
 """Each named query, with its plan on a populated database: nothing looks at all of a table that grows."""
 
+import argparse
 import asyncio
 import re
 import sqlite3
@@ -12,6 +13,8 @@ import pytest
 from contracts.codec import EventCodec
 from contracts.events import ThreadCreated, ThreadUpdated
 from contracts.ledger import Append, Blob, Meta, Transaction
+from services.commandline.audit import SQL as COMMAND_SQL
+from services.commandline.audit import add, conditions
 from services.gateway.filters import (
     ASSISTANTS,
     AUDIT,
@@ -278,6 +281,29 @@ def test_totals_and_counts(views: sqlite3.Connection) -> None:
     told = steps(views, of_facet)
     assert told.startswith("SEARCH thread_facets USING PRIMARY KEY (facet>? AND facet<?)")
     assert told.endswith("SEARCH thread_facets USING PRIMARY KEY (facet=?)")
+
+
+# --- commands -----------------------------------------------------------------------------------------
+
+
+def test_commands(views: sqlite3.Connection) -> None:
+    plans = {name: steps(views, query.format(tests="true")) for name, query in COMMAND_SQL.items()}
+    assert plans == {
+        "crons": "SCAN crons USING INDEX created_at,cron_id",  # all of them are shown
+        "cron": "SEARCH crons USING INDEX cron_id (cron_id=?)",
+        "audit": "SEARCH audit USING INTEGER PRIMARY KEY (rowid>?)",
+    }
+
+
+@pytest.mark.parametrize(
+    "given", [("--thread", str(ASSISTANT)), ("--actor", "me"), ("--type", "cron.created.v1")]
+)
+def test_audit_of_something(views: sqlite3.Connection, given: tuple[str, str]) -> None:
+    parser = argparse.ArgumentParser()
+    add(parser.add_subparsers())
+    tests, _ = conditions(parser.parse_args(["audit", *given]))
+    told = steps(views, COMMAND_SQL["audit"].format(tests=tests))
+    assert re.fullmatch(r"SEARCH audit USING COVERING INDEX \w+,position \(\w+=\? AND position>\?\)", told)
 
 
 # --- what it costs, counted in steps of SQLite's machine ----------------------------------------------
