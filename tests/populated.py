@@ -136,7 +136,7 @@ def _cron(n: int) -> Transaction:
         assistant_id=UUID(int=n % TEAMS + 1),
         graph_id=GRAPH,
         user_id="anonymous",
-        schedule=f"{n % 60} {n % 24} 1 1 *",
+        schedule=f"{n % 60} {n % 24} 29 2 *",
         spec={"metadata": _metadata(n), "input": {"x": n}},
         thread_id=thread_id(n) if n % 10 == 0 else None,
         end_time=FAR + timedelta(seconds=n) if n % 3 == 0 else None,
