@@ -339,8 +339,9 @@ class ThreadCreated(ThreadEvent, frozen=True, kw_only=True):
 
 @event("thread.updated.v1")
 class ThreadUpdated(ThreadEvent, frozen=True, kw_only=True):
-    """Keys were merged into the metadata (shallow)."""
+    """Keys were merged into the metadata (shallow). It says all of them: the newest event is all that is read."""
 
+    user_id: str = ""
     metadata: dict[str, Any] = {}
 
 

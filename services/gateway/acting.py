@@ -35,7 +35,7 @@ async def act(parts: GatewayParts, call: Call, key: Hashable, decide: Callable[[
 
 def thread(parts: GatewayParts, thread_id: UUID) -> Thread:
     """The thread. Raises ThreadNotFound."""
-    found = thread_of(thread_id, parts.log.stream(thread_id))
+    found = thread_of(thread_id, parts.log.newest([thread_id]).values())
     if found is None:
         raise ThreadNotFound("Thread not found")
     return found

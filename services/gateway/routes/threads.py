@@ -81,7 +81,7 @@ def _created(
     parts: GatewayParts, command: CreateThread, plan: RunPlan | None, run_id: UUID, *, keep: bool
 ) -> Changes:
     thread_id = command.thread_id
-    events = parts.log.stream(thread_id)
+    events = parts.log.newest([thread_id]).values()
     thread = thread_of(thread_id, events)
     if thread is not None and keep:
         return Changes()
