@@ -40,23 +40,30 @@ def keep(rows: Rows, table: str, owner: bytes, before: str | None, after: str | 
 
 def facets(stored: str | None) -> frozenset[bytes]:
     """The digests of a JSON object's facets; of one that has too many only LARGE."""
-    if stored is None:
-        return frozenset()
-    found = set()
-    for facet in _facets(_decode(stored)):
-        found.add(_digest(facet))
-        if len(found) > MOST:
-            return frozenset((LARGE,))
-    return frozenset(found)
+    found = set() if stored is None else _few(_decode(stored))
+    return frozenset((LARGE,)) if found is None else frozenset(map(_digest, found))
 
 
 def needed(value: dict[str, Any]) -> tuple[frozenset[bytes], bool]:
     """The facets that an object must have to contain this one, and whether that is enough.
 
-    It is not when something stands in an element of a list: `[{"a": 1, "b": 2}]` wants both in one.
+    It is not when something stands in an element of a list: `[{"a": 1, "b": 2}]` wants both in one. What has
+    too many facets itself is only in objects that have too many.
     """
-    named = list(_facets(value))
-    return frozenset(map(_digest, named)), not any("[{" in facet or "[[" in facet for facet in named)
+    found = _few(value)
+    if found is None:
+        return frozenset((LARGE,)), False
+    return frozenset(map(_digest, found)), not any("[{" in facet or "[[" in facet for facet in found)
+
+
+def _few(value: dict[str, Any]) -> set[str] | None:
+    """The facets of an object, None when they are too many."""
+    found: set[str] = set()
+    for facet in _facets(value):
+        found.add(facet)
+        if len(found) > MOST:
+            return None
+    return found
 
 
 def _facets(value: dict[str, Any]) -> Iterator[str]:

@@ -140,6 +140,9 @@ async def test_changed_and_deleted_threads(server: Server) -> None:
     assert await server.threads(metadata={"k": {"x": [3]}}) == [-1]
     assert await server.threads(metadata={"99": 99, "n": -1}) == [-1]
     assert await server.threads(metadata={"99": 98}) == []
+    assert await server.threads(metadata=large) == [-1]
+    assert await server.threads(metadata={**large, "99": 98}) == []
+    assert await server.count("threads", metadata=large) == 1
     await server.tell(Append(made, 3, (ThreadUpdated(metadata={"all": True}),)))
     assert await server.count("threads", metadata={"all": True}) == THREADS + 1
     await server.tell(Append(made, 4, (ThreadDeleted(),)))
