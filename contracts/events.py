@@ -339,8 +339,9 @@ class ThreadCreated(ThreadEvent, frozen=True, kw_only=True):
 
 @event("thread.updated.v1")
 class ThreadUpdated(ThreadEvent, frozen=True, kw_only=True):
-    """Keys were merged into the metadata (shallow)."""
+    """Keys were merged into the metadata (shallow). It says all of them: the newest event is all that is read."""
 
+    user_id: str = ""
     metadata: dict[str, Any] = {}
 
 
@@ -352,9 +353,8 @@ class ThreadDeleted(ThreadEvent, frozen=True, kw_only=True):
 # --- assistant ----------------------------------------------------------------------------------------
 
 
-@event("assistant.created.v1")
-class AssistantCreated(AssistantEvent, frozen=True, kw_only=True):
-    """Version 1 of an assistant; `system` ones stand for the graphs of the project."""
+class AssistantSaid(AssistantEvent, frozen=True, kw_only=True):
+    """What is in force from here on, whole: the newest event of the stream is all that a run needs to read."""
 
     graph_id: str
     name: str
@@ -362,32 +362,25 @@ class AssistantCreated(AssistantEvent, frozen=True, kw_only=True):
     config: dict[str, Any] = {}
     context: dict[str, Any] = {}
     metadata: dict[str, Any] = {}
-    user_id: str = ""
-    system: bool = False
+    user_id: str = ""  # who made the assistant
+    system: bool = False  # it stands for a graph of the project
+    number: int = 1  # the version in force, as clients count them
+    versions: int = 1  # how many there are
+
+
+@event("assistant.created.v1")
+class AssistantCreated(AssistantSaid, frozen=True, kw_only=True):
+    """Version 1 of an assistant."""
 
 
 @event("assistant.updated.v1")
-class AssistantUpdated(AssistantEvent, frozen=True, kw_only=True):
-    """Fields were changed; absent ones kept their value.
-
-    `number` is the version that clients see, made by this change; 0 = the default assistant was brought in
-    step with its project, which makes no version.
-    """
-
-    name: str | msgspec.UnsetType = msgspec.UNSET
-    description: str | None | msgspec.UnsetType = msgspec.UNSET
-    graph_id: str | msgspec.UnsetType = msgspec.UNSET
-    config: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET  # the whole new value
-    context: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET  # the whole new value
-    metadata: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET  # the whole new value
-    number: int = 0
+class AssistantUpdated(AssistantSaid, frozen=True, kw_only=True):
+    """What version `number` says now: a new one, or the first of a default one, in step with its project."""
 
 
 @event("assistant.version_chosen.v1")
-class AssistantVersionChosen(AssistantEvent, frozen=True, kw_only=True):
+class AssistantVersionChosen(AssistantSaid, frozen=True, kw_only=True):
     """An earlier version is the one in force again; the next change is still numbered after the newest."""
-
-    number: int
 
 
 @event("assistant.deleted.v1")

@@ -18,10 +18,11 @@ from contracts.events import (
     RunRequested,
 )
 from contracts.ledger import Recorded
+from projections import facets
 from projections.rows import Row, Rows, Table, blob, maybe_micros, micros, seconds, text
 
 NAME = "crons"
-VERSION = 1
+VERSION = 2
 TABLES = (
     Table(
         "crons",
@@ -56,12 +57,17 @@ TABLES = (
         "cron_id",
         (
             "(created_at, cron_id)",
-            "(thread_id) WHERE thread_id IS NOT NULL",
-            "(assistant_id, created_at)",
+            "(updated_at, cron_id)",
+            "(next_at, cron_id)",
+            "(end_at, cron_id)",
+            "(thread_id, cron_id)",
+            "(assistant_id, cron_id)",
+            "(assistant_id, created_at, cron_id)",
+            "(enabled)",
             "(user_id)",
-            "(next_at)",
         ),
     ),
+    facets.facet_table("cron_facets"),
 )
 
 
@@ -111,6 +117,7 @@ def _created(rows: Rows, recorded: Recorded, body: CronCreated) -> None:
         "position": recorded.position,
     }
     _move(row, body.next_at)
+    facets.keep(rows, "cron_facets", row["cron_id"], None, row["metadata"])
     rows.put("crons", row)
 
 
@@ -137,11 +144,14 @@ def _decided(
 def _edited(rows: Rows, recorded: Recorded) -> None:
     key = recorded.stream_id.bytes
     if isinstance(recorded.body, CronDeleted):
+        gone = rows.get("crons", key)
+        facets.keep(rows, "cron_facets", key, gone["metadata"] if gone else None, None)
         rows.delete("crons", key)
         return
     row = _fresh(rows, key, recorded)
     if row is None:
         return
+    before = row["metadata"]
     row["version"] = recorded.version
     match recorded.body:
         case CronUpdated() as body:
@@ -162,6 +172,7 @@ def _edited(rows: Rows, recorded: Recorded) -> None:
             row["missed"] += body.count
             row["cursor"] = max(row["cursor"], seconds(body.last))
             _move(row, body.next_at)
+    facets.keep(rows, "cron_facets", key, before, row["metadata"])
     rows.put("crons", row)
 
 

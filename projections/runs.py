@@ -18,7 +18,7 @@ from contracts.ledger import Recorded
 from projections.rows import Row, Rows, Table, blob, maybe_micros, maybe_text, micros, seconds, text
 
 NAME = "runs"
-VERSION = 2
+VERSION = 3
 TABLES = (
     Table(
         "runs",
@@ -59,7 +59,8 @@ TABLES = (
         },
         "run_id",
         (
-            "(thread_id, created_at)",
+            "(thread_id, hidden, created_at, run_id)",
+            "(thread_id, hidden, status, created_at, run_id)",
             "(phase, updated_at) WHERE phase != 'ended'",
             "(assistant_id) WHERE phase != 'ended'",
         ),

@@ -35,7 +35,7 @@ async def act(parts: GatewayParts, call: Call, key: Hashable, decide: Callable[[
 
 def thread(parts: GatewayParts, thread_id: UUID) -> Thread:
     """The thread. Raises ThreadNotFound."""
-    found = thread_of(thread_id, parts.log.stream(thread_id))
+    found = thread_of(thread_id, parts.log.newest([thread_id]).values())
     if found is None:
         raise ThreadNotFound("Thread not found")
     return found
@@ -71,7 +71,7 @@ def following(parts: GatewayParts, line: Lane, run_id: UUID) -> Run | None:
 def assistant(parts: GatewayParts, text: str) -> Assistant:
     """The assistant of that id, or the default one of that graph. Raises AssistantNotFound."""
     assistant_id = parse_uuid(text) or default_assistant_id(text)
-    found = assistant_of(assistant_id, parts.log.stream(assistant_id))
+    found = assistant_of(assistant_id, parts.log.newest([assistant_id]).get(assistant_id))
     if found is None:
         raise AssistantNotFound(f"assistant_id: assistant or graph '{text[:100]}' not found")
     return found

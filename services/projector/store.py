@@ -201,7 +201,7 @@ class ViewStore:
                 f'"{column}" {kind}{" PRIMARY KEY" if column == table.key else ""}'
                 for column, kind in table.columns.items()
             )
-            self.db.execute(f'CREATE TABLE "{name}" ({columns})')
+            self.db.execute(f'CREATE TABLE "{name}" ({columns}){" WITHOUT ROWID" if table.rowless else ""}')
             for n, index in enumerate(table.indexes):
                 self.db.execute(f'CREATE INDEX "{name}_{n}" ON "{name}" {index}')
 

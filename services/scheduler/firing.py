@@ -169,7 +169,7 @@ class Firing:
             return self._refused(cron, occurrence, "its assistant is gone").by(meta)
         if about.thread_id is None:
             return request_stateless(about.plan, occurrence, meta.at).by(meta)
-        thread = thread_of(about.thread_id, self._log.stream(about.thread_id))
+        thread = thread_of(about.thread_id, self._log.newest([about.thread_id]).values())
         if thread is None:
             ended = crons.changes(
                 cron.cron_id, cron, crons.decide(cron, DeleteCron(reason="thread_deleted"), meta.at)

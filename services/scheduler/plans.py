@@ -118,7 +118,8 @@ class Plans:
 
     def _assistant(self, assistant_id: UUID) -> Assistant | None:
         if assistant_id not in self._assistants:
-            self._assistants[assistant_id] = assistant_of(assistant_id, self._log.stream(assistant_id))
+            newest = self._log.newest([assistant_id])
+            self._assistants[assistant_id] = assistant_of(assistant_id, newest.get(assistant_id))
         return self._assistants[assistant_id]
 
     def _spec(self, stored: str | bytes) -> dict[str, Any]:
