@@ -89,6 +89,10 @@ class SqliteReader:
         rows = self._rows(query, (len(prefix), prefix))
         return [LeaseRow(name, holder, datetime.fromtimestamp(until, UTC)) for name, holder, until in rows]
 
+    def cursor(self, name: str) -> int:
+        rows = self._rows("SELECT position FROM cursors WHERE name = ?", (name,))
+        return int(rows[0][0]) if rows else 0
+
     def clock(self) -> datetime:
         return datetime.now(UTC)
 

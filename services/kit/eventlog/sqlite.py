@@ -12,6 +12,10 @@ from services.kit.eventlog.recorder import COLUMNS, open_writer
 from services.kit.eventlog.writer import GroupWriter
 
 VERSION = "SELECT coalesce(max(originator_version), 0) FROM stored_events WHERE originator_id = ?"
+MOVE = (
+    "INSERT INTO cursors VALUES (?, ?) ON CONFLICT (name) DO UPDATE"
+    " SET position = max(position, excluded.position)"
+)
 INSERT = f"INSERT INTO stored_events ({COLUMNS}) VALUES (?,?,?,?)"
 Outcome = int | WrongExpectedVersion
 
@@ -84,6 +88,12 @@ class SqliteLog(SqliteReader):
 
         held: bool = await self._owner().do(work)
         return next((row for row in self.leases(name) if row.name == name), None) if held else None
+
+    async def move_cursor(self, name: str, position: int) -> None:
+        def work(db: sqlite3.Connection) -> None:
+            db.execute(MOVE, (name, position))
+
+        await self._owner().do(work)
 
     def _owner(self) -> GroupWriter:
         if self._writer is None:
