@@ -20,7 +20,7 @@ from services.kit.bus.work import WorkQueue
 from services.kit.ids import uuid7
 from services.kit.lifecycle import Whole, health
 from services.relay.turns import IN_LANES, TEMPORARY
-from services.worker.job import Later
+from services.worker.job import Done, Later
 from tests.services.lane_bench import Bench, msg_of
 
 MANY = 500
@@ -173,7 +173,8 @@ async def test_a_run_that_is_delayed_comes_when_it_is_due(bench: Bench) -> None:
     ]  # before there is a relay
     await bench.relay()
     late = [await bench.ask(uuid7(), after_s=90), await bench.ask_alone(after_s=120)]
-    await bench.settled()  # a second has passed by now
+    await bench.settled()
+    bench.move(1)
     pull = await bench.pull()
     for run_id in early + late:
         assert await bench.queued() == 0
@@ -216,7 +217,10 @@ async def test_a_settlement_by_a_slow_clock_forgets_nobody(bench: Bench) -> None
     await bench.settle(job)
     await delivery.ack_sync()
     async with asyncio.timeout(20):
-        assert (await bench.work(await pull.next())).run_id == delayed
+        early = await bench.work(await pull.next())
+        assert (early.run_id, early.verdict) == (delayed, Later(0.002))
+        bench.move(1)
+        assert isinstance((await bench.work(await pull.next())).verdict, Done)
     assert not bench.lane(thread_id).in_flight
 
 
