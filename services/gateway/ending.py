@@ -49,7 +49,6 @@ async def delete_thread(parts: GatewayParts, call: Call, thread_id: UUID) -> Non
     def left_behind() -> Changes:
         return end_crons(parts, call, "thread_id", thread_id, DeleteCron(reason="thread_deleted"))
 
-    await parts.reached(parts.log.head(), acting.SHOWN_S)
     await acting.act(parts, call, thread_id, decide)
     await acting.act(parts, call, thread_id, left_behind)
 
