@@ -63,6 +63,7 @@ class LaneRun(msgspec.Struct, frozen=True, omit_defaults=True):
     run_id: UUID
     not_before: datetime | None = None  # it may not start earlier; the line is in the order of these
     stopping: Stopping = ""  # it was asked to stop, and its worker is at it still
+    writes: bool = False  # it only writes the thread's state
 
 
 class CronEvent(Body, frozen=True, kw_only=True):
@@ -198,7 +199,6 @@ class RunRequested(RunEvent, frozen=True, kw_only=True):
     metadata: dict[str, Any] = {}
     kwargs: Payload  # JSON object: input, config, context, ... (`contracts.api.RunKwargs`)
     multitask_strategy: str = "enqueue"
-    waits: bool = False  # true: queued in its lane, a RunDispatched follows
     temporary: bool = False  # its thread lives only while it runs, no checkpoint is kept
     kind: FiringKind = ""
     scheduled_for: datetime | None = None  # the nominal instant, whole seconds
@@ -227,11 +227,6 @@ class OccurrenceMissed(RunEvent, frozen=True, kw_only=True):
     reason: MissedReason
     detail: str = ""
     next_at: NextAt = msgspec.UNSET
-
-
-@event("run.dispatched.v1")
-class RunDispatched(RunEvent, frozen=True, kw_only=True):
-    """It came to the head of its lane and may be claimed."""
 
 
 @event("run.started.v1")
@@ -318,7 +313,7 @@ class RunDeleted(RunEvent, frozen=True, kw_only=True):
 class LaneChanged(LaneEvent, frozen=True, kw_only=True):
     """The whole line of a thread's runs after a change, so that the newest row is all that is read."""
 
-    change: Literal["joined", "left", "closed", "stopping"]
+    change: Literal["joined", "started", "left", "closed", "stopping"]
     run_id: UUID | None = None
     in_flight: tuple[LaneRun, ...] = ()
     closed: bool = False  # the thread is deleted: nothing joins any more

@@ -14,12 +14,13 @@ from typing import Any
 from uuid import uuid4
 
 from contracts.codec import EventCodec
-from contracts.subjects import STREAMS, log_append_subject, log_nudge_subject, view_position_subject
+from contracts.subjects import RUNS, STREAMS, log_append_subject, log_nudge_subject, view_position_subject
 from services.gateway.app import GatewayParts, build_app
 from services.gateway.server import GatewayServer
 from services.kit.bus import Msg
 from services.kit.bus.embedded import EmbeddedNats, NatsStartFailed
 from services.kit.bus.nats import NatsBus, ensure_streams
+from services.kit.bus.work import void_deliveries
 from services.kit.clock import SystemClock
 from services.kit.eventlog.recorder import ForeignLedger
 from services.kit.eventlog.remote import serve_remote
@@ -101,6 +102,7 @@ class Embedded:
         await self._begin(_Log(log))
         # The folder is ours alone, so whoever held a worker's lease here is dead.
         await void_leases(log, WORKER_PREFIX)
+        await void_deliveries(bus, RUNS.name)
         projector = Projector(log, self.folder / "views.db")
         await self._begin(projector)
         await self._begin(_Announcer(log, projector, bus))

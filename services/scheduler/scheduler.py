@@ -30,7 +30,6 @@ from services.kit.lifecycle import Supervised
 from services.kit.settings import Settings
 from services.kit.views import Views
 from services.scheduler.catch_up import GRACE_S, backlog
-from services.scheduler.delayed import DelayedRuns
 from services.scheduler.firing import BLOCK, Counts, Firing
 from services.scheduler.plans import Plans
 from services.scheduler.timer import Group, Timer
@@ -57,7 +56,6 @@ class Scheduler:
         self._position = 0
         self._highest = 0.0
         self._wake = asyncio.Event()
-        self._delayed_runs = DelayedRuns(log, views, clock)
         self._loop = Supervised("scheduler", self._step)
         self._unsubscribe: Callable[[], None] | None = None
         self._loaded = False
@@ -76,7 +74,6 @@ class Scheduler:
         """Load the crons, then begin to fire."""
         if self._unsubscribe is None:
             self._unsubscribe = self._log.on_commit(lambda _: self._wake.set())
-            await self._delayed_runs.start()
             await self._load()
             await self._loop.start()
 
@@ -86,7 +83,6 @@ class Scheduler:
             self._unsubscribe()
             self._unsubscribe = None
             await self._loop.stop()
-            await self._delayed_runs.stop()
 
     # --- loading and following --------------------------------------------------------------------
 

@@ -35,7 +35,8 @@ from services.worker.outcomes import Ending
 from services.worker.registering import register
 from services.worker.settling import Settlements
 
-ACK_WAIT_S = 30.0
+CHORE_WAIT_S = 30.0
+FAILED_DELAY_S = 1.0
 log_ = logging.getLogger("cronledger.worker")
 
 
@@ -70,7 +71,7 @@ class Worker:
             f"w_{DEFAULT_POOL}_{NORMAL}",
             run_queue_subject(DEFAULT_POOL, NORMAL),
             children.slots,
-            ACK_WAIT_S,
+            settings.lease_s,  # whoever gets the runs of a dead worker finds that its lease has ended
         )
         self._chores = PullLoop(
             bus,
@@ -78,7 +79,7 @@ class Worker:
             f"w_{DEFAULT_POOL}_{CHORES}",
             run_queue_subject(DEFAULT_POOL, CHORES),
             4,
-            ACK_WAIT_S,
+            CHORE_WAIT_S,
         )
         self._loops = [
             Supervised("worker.heartbeat", self._heartbeat),
@@ -152,7 +153,11 @@ class Worker:
             log_.error("worker.job_failed", exc_info=exc)
 
     async def handle(self, delivery: Delivery) -> None:
-        """Take -> claim -> run -> settle -> release, for one delivery."""
+        """Take -> claim -> run -> settle -> release, for one delivery.
+
+        It is the only message of its run, and leaves the queue when the run is over: in all other cases it comes
+        again, to whoever can go on with the run.
+        """
         try:
             due = msgspec.json.decode(delivery.data, type=RunDue)
         except msgspec.DecodeError:
@@ -184,8 +189,7 @@ class Worker:
         job.feed = self._feeds.open(job.run_id, job.attempt, job.began_ms, job.seen_values)
         try:
             ending = await self._carried_out(job)
-            if ending is not None:
-                await self._settle(job, ending)
+            if ending is not None and await self._settle(job, ending):
                 job.verdict = Done()
             elif not job.lost:
                 job.verdict = Later(0.0)  # somebody else has it, or is to have it
@@ -220,11 +224,12 @@ class Worker:
                 case Later(delay_s=delay_s):
                     await job.delivery.nak(delay_s)
                 case None:
-                    await job.delivery.nak()
+                    await job.delivery.nak(FAILED_DELAY_S)
         except ConnectionError:
             pass  # it comes again after its wait, and then finds the run settled
 
-    async def _settle(self, job: Job, ending: Ending) -> None:
+    async def _settle(self, job: Job, ending: Ending) -> bool:
+        """True when the outcome is in the log; False when the run is not ours any more."""
         pause_s = 0.05
         while True:
             try:
@@ -234,7 +239,7 @@ class Worker:
                 # It came to its end before it heard that it is to be undone.
                 undone = await self._undone(job)
                 if undone is None:
-                    return
+                    return False
                 ending = undone
             except (LogUnavailable, Conflict) as exc:
                 # The result is at hand and the lease goes on: try as long as it takes.
@@ -243,6 +248,7 @@ class Worker:
                 pause_s = min(2.0, 2 * pause_s)
         if position and job.feed is not None:
             await job.feed.settled(position)
+        return position > 0
 
     async def _undone(self, job: Job) -> Ending | None:
         """The end of a run whose checkpoints are taken back; None when it is not ours any more."""
@@ -272,7 +278,7 @@ class Worker:
                 await job.delivery.in_progress()
             except ConnectionError:
                 break
-        await asyncio.sleep(min(self._settings.lease_s, ACK_WAIT_S) / 3)
+        await asyncio.sleep(self._settings.lease_s / 3)
 
     def _look_for_cancel(self, job: Job) -> None:
         if job.run_id not in self._executing:

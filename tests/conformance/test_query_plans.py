@@ -94,6 +94,8 @@ LOG_PLANS = {
     "leases": "SEARCH leases USING PRIMARY KEY (name>? AND name<?)",
     "take_lease": "",
     "drop_lease": "SEARCH leases USING PRIMARY KEY (name=?)",
+    "cursor": "SEARCH cursors USING PRIMARY KEY (name=?)",
+    "move_cursor": "",
 }
 
 

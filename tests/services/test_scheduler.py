@@ -298,7 +298,10 @@ async def test_busy_thread_skips_or_waits(bench: Bench) -> None:
     assert [e.cron_id for e in bench.events(OccurrenceSkipped)] == [rejecting]
     assert bench.events(OccurrenceSkipped)[0].reason == "overlap"
     [run] = bench.events(RunRequested)
-    assert (run.cron_id, run.waits) == (waiting, True)
+    assert run.cron_id == waiting
+    joined = bench.events(LaneChanged)[-1]
+    assert [entry.run_id for entry in joined.in_flight][:2] == [UUID(int=1), UUID(int=2)]
+    assert len(joined.in_flight) == 3
 
 
 async def test_thread_that_is_gone_ends_the_cron(bench: Bench) -> None:

@@ -147,8 +147,9 @@ def _first_run(
     occurrence = Occurrence(run_id=run_id, thread_id=command.thread_id or uuid7(), kind="first")
     if command.thread_id is None:
         return requests.request_stateless(plan, occurrence, now)
-    line = acting.line(parts, command.thread_id)
-    return requests.request_on_thread(plan, occurrence, line, metadata, now)
+    line = acting.line(parts, command.thread_id, plan.strategy)
+    limit = parts.settings.waiting_per_thread
+    return requests.request_on_thread(plan, occurrence, line, metadata, now, limit)
 
 
 def _check_cap(parts: GatewayParts) -> None:

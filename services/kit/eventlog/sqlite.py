@@ -76,6 +76,12 @@ class SqliteLog(SqliteReader):
         held: bool = await self._owner().do(work)
         return next((row for row in self.leases(name) if row.name == name), None) if held else None
 
+    async def move_cursor(self, name: str, position: int) -> None:
+        def work(db: sqlite3.Connection) -> None:
+            db.execute(SQL["move_cursor"], (name, position))
+
+        await self._owner().do(work)
+
     def _owner(self) -> GroupWriter:
         if self._writer is None:
             raise LogUnavailable("the log is not open for writing")
