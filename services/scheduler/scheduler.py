@@ -92,10 +92,10 @@ class Scheduler:
             return
         self._unsubscribe = self._log.on_commit(lambda _: self._wake.set())
         try:
-            await self._delayed_runs.start()
             await self._loop.start()
             async with asyncio.timeout(LOAD_S):
                 await self._loaded.wait()
+            await self._delayed_runs.start()
         except BaseException:
             await self.stop()
             raise

@@ -65,6 +65,7 @@ class Edge:
         self._failing: dict[str, list[int]] = {}
         self.calls: Counter[str] = Counter()
         self.error: Exception = OSError("disk I/O error")
+        self.frozen_head: int | None = None
 
     def fail(self, name: str, after: int = 0, times: int = 1) -> None:
         """Let the call raise `times` times, when it was made `after` times more."""
@@ -88,6 +89,8 @@ class Edge:
                 elif counts[1] > 0:
                     counts[1] -= 1
                     raise self.error
+            if name == "head" and self.frozen_head is not None:
+                return self.frozen_head
             return found(*args, **kwargs)
 
         return call
@@ -97,6 +100,7 @@ class Bench:
     """A log with its read models, and schedulers on them."""
 
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.clock = MovedClock()
         self.log = SqliteLog(folder / "ledger.db", EventCodec())
         self.log.clock = self.clock.now  # type: ignore[method-assign]
