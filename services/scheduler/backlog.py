@@ -1,5 +1,6 @@
 """Crons that are looked at one by one: what they missed is told, what is left fires, what is over ends."""
 
+import asyncio
 import hashlib
 import logging
 from collections.abc import Iterator, Sequence
@@ -18,9 +19,12 @@ from services.kit.clock import Clock
 from services.kit.eventlog import EventLog
 from services.kit.settings import Settings
 from services.kit.views import Views
-from services.scheduler.firing import BLOCK, Firing
+from services.scheduler.firing import Firing
 from services.scheduler.timer import NEVER, Timer
 
+BLOCK = 200
+"""Fewer than of due crons: each look is a dozen calls of the schedule kernel, and due work comes in between."""
+YIELD_EVERY = 50
 GUARD_S = 10
 """Another scheduler may be storing a run of the last instants of a stretch, and of no older ones."""
 # By key, BLOCK of them at most: how far another scheduler has come.
@@ -40,6 +44,7 @@ class Look(msgspec.Struct, frozen=True):
     until: int = 0
     guards: tuple[Expect, ...] = ()
     fire: Fire | None = None
+    coming: int | None = None  # the next instant of the rule in force
 
 
 class Backlog:
@@ -56,10 +61,15 @@ class Backlog:
         """Look at a block of those whose turn it is. Whatever raises, they are looked at again."""
         cron_ids = self._timer.to_look_at(now, BLOCK)
         self._catch_up_with_others(cron_ids)
-        looks = [look for cron_id in cron_ids if (look := self._look(cron_id, now)) is not None]
+        looks: list[Look] = []
+        for n, cron_id in enumerate(cron_ids, 1):
+            if (look := self._look(cron_id, now)) is not None:
+                looks.append(look)
+            if n % YIELD_EVERY == 0:
+                await asyncio.sleep(0)
         told = await self._tell([look for look in looks if look.bodies])
         fires = [look for look in looks if look.fire and (not look.bodies or look.cron_id in told)]
-        await self._firing.fire([self._due(look, now) for look in fires])
+        await self._firing.fire([self._due(look) for look in fires])
 
     def is_settled(self, cron_id: bytes, now: int) -> bool:
         """Whether a cron that was just taken in has its place already, because it is not behind."""
@@ -113,19 +123,21 @@ class Backlog:
             misses.append(decision)
         if not misses and fire is None:
             return None
-        if fire is not None and not self._is_ripe(cron_id, fire, now):
-            fire = None
         present = timeline.present.rule
-        next_at = _instant(next_of(present, int(now))) if present.active else msgspec.UNSET
+        coming = next_of(present, int(now))
+        if fire is not None and not self._is_ripe(cron_id, fire, now, coming):
+            fire = None
+        next_at = _instant(coming) if present.active else msgspec.UNSET
         return Look(
             cron_id,
             tuple(missed(miss, next_at) for miss in misses),
             misses[-1].last if misses else 0,
             tuple(_guards(cron_id, timeline, misses)),
             fire,
+            coming,
         )
 
-    def _is_ripe(self, cron_id: bytes, fire: Fire, now: float) -> bool:
+    def _is_ripe(self, cron_id: bytes, fire: Fire, now: float, coming: int | None) -> bool:
         """Catch-ups are spread, lest a restart begins every agent at once; before the next occurrence it is."""
         if fire.kind != "catch_up":
             return True
@@ -133,7 +145,6 @@ class Backlog:
         if apart.ripe[0] != fire.due:
             share = int.from_bytes(hashlib.blake2b(cron_id, digest_size=4).digest(), "big") / 2**32
             ready = now + share * self._settings.catch_up_spread_s
-            coming = next_of(apart.timeline.present.rule, int(now))
             apart.ripe = (fire.due, ready if coming is None else min(ready, coming - 1.0))
         if apart.ripe[1] <= now:
             return True
@@ -179,12 +190,11 @@ class Backlog:
         meta = Meta(at=at, actor="scheduler", cause=cause, corr=str(cron_id))
         return Transaction(meta=meta, appends=(Append(cron_id, version, look.bodies),), expects=look.guards)
 
-    def _due(self, look: Look, now: float) -> Due:
+    def _due(self, look: Look) -> Due:
         assert look.fire is not None
         timer, fire = self._timer, look.fire
-        coming = next_of(timer.rule(look.cron_id), int(now))
         version, revision = timer.version(look.cron_id), timer.revision(look.cron_id)
-        return Due(look.cron_id, fire.due, fire.local, fire.kind, coming, version, revision)
+        return Due(look.cron_id, fire.due, fire.local, fire.kind, look.coming, version, revision)
 
 
 def _guards(cron_id: bytes, timeline: Timeline, misses: Sequence[Miss]) -> Iterator[Expect]:

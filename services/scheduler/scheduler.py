@@ -28,12 +28,12 @@ from services.kit.settings import Settings
 from services.kit.views import Views
 from services.scheduler.backlog import Backlog, ReadModelBehind
 from services.scheduler.delayed import DelayedRuns
-from services.scheduler.firing import BLOCK, Counts, Firing
+from services.scheduler.firing import BLOCK, YIELD_EVERY, Counts, Firing
 from services.scheduler.plans import Plans
 from services.scheduler.timer import Timer
 
 POLL_S = 0.25
-PAGE = 1000
+PAGE = 500
 LOAD_S = 120.0
 STALLED_S = 10.0
 AGAIN_S = 1.0
@@ -156,10 +156,11 @@ class Scheduler:
             raise ReadModelBehind(f"waiting for position {self._position}")
         last, now = b"", self._now()
         while rows := self._views.all(CRONS, (last, PAGE)):
-            for row in rows:
+            for n, row in enumerate(rows):
                 self._take(row, now)
+                if n % YIELD_EVERY == 0:
+                    await asyncio.sleep(0)
             last = rows[-1]["cron_id"]
-            await asyncio.sleep(0)
         self._loaded.set()
         log_.info("scheduler.loaded crons=%d position=%d", len(self._timer), self._position)
 
