@@ -127,7 +127,7 @@ class Embedded:
             clock=self.clock,
             settings=self.settings,
             bus=bus,
-            health=lambda: {"scheduler": scheduler.healthy, "bus": "" if bus.connected else "not connected"},
+            health=lambda: {"scheduler": scheduler.failing, "bus": "" if bus.connected else "not connected"},
             version=version("cronledger"),
             graphs=tuple(self.project.graphs),
         )
