@@ -4,7 +4,9 @@ import asyncio
 import queue
 import sqlite3
 import time
+from collections import deque
 from collections.abc import Callable
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 from services.kit.eventlog import LogUnavailable
@@ -23,10 +25,11 @@ Work = Callable[[sqlite3.Connection], Any]
 
 
 class _Asked(NamedTuple):
-    """A piece of work, and who waits for it."""
+    """A piece of work, who waits for it, and until when."""
 
     work: Work
     future: asyncio.Future[Any]
+    until: float
 
 
 class GroupWriter(SupervisedThread):
@@ -43,9 +46,11 @@ class GroupWriter(SupervisedThread):
         self._opened, self._committed, self._answer_s = opened, committed, answer_s
         self._connection: sqlite3.Connection | None = None
         self._queue: queue.SimpleQueue[_Asked | None] = queue.SimpleQueue()
-        self._waiting = 0
+        self._waiting: deque[_Asked] = deque()  # in the order of the queue
+        self._look: asyncio.TimerHandle | None = None
         self._began: float | None = None
         self._broken: Exception | None = None
+        self._is_open = False
 
     @property
     def failing(self) -> str:
@@ -64,23 +69,35 @@ class GroupWriter(SupervisedThread):
         if self._connection is None:
             self._connection = self._opened()
         await super().start()
+        self._is_open = True
+
+    async def stop(self) -> None:
+        """Write what is queued, and close. Raises TimeoutError when the disk hangs."""
+        self._is_open = False
+        await super().stop()
 
     async def do(self, work: Work) -> Any:
         """The result of the work, once it is durable. Raises LogUnavailable."""
-        if not self.started:
+        if not self._is_open:
             raise LogUnavailable("the log is closed")
-        if self._waiting >= MOST_WAITING:
+        if len(self._waiting) >= MOST_WAITING:
             raise LogUnavailable(f"{MOST_WAITING} transactions wait to be written: nothing more is taken")
-        future: asyncio.Future[Any] = self._loop.create_future()
-        self._waiting += 1
-        self._queue.put(_Asked(work, future))
-        try:
-            async with asyncio.timeout(self._answer_s):
-                return await future
-        except TimeoutError:
-            raise LogUnavailable(
-                f"the ledger has not answered for {self._answer_s:g} s; whether it was stored is not known"
-            ) from None
+        asked = _Asked(work, self._loop.create_future(), time.monotonic() + self._answer_s)
+        self._waiting.append(asked)
+        self._queue.put(asked)
+        # One clock for all: a time-out of its own for each would cost a tenth of the whole append.
+        if self._look is None:
+            self._look = self._loop.call_later(self._answer_s / 10, self._give_up)
+        return await asked.future
+
+    def _give_up(self) -> None:
+        """Let those go that have waited too long."""
+        self._look = self._loop.call_later(self._answer_s / 10, self._give_up) if self._waiting else None
+        now = time.monotonic()
+        for asked in takewhile(lambda asked: asked.until <= now, self._waiting):
+            if not asked.future.done():
+                told = f"no answer of the ledger in {self._answer_s:g} s; whether it was stored is not known"
+                asked.future.set_exception(LogUnavailable(told))
 
     def _nudge(self) -> None:
         self._queue.put(None)
@@ -134,17 +151,12 @@ class GroupWriter(SupervisedThread):
             self._connection = self._opened()
         # IMMEDIATE: what the works read is what they write upon.
         self._connection.execute("BEGIN IMMEDIATE")
-        results = [self._result(self._connection, work) for work in works]
-        self._connection.execute("COMMIT")
-        return results
-
-    def _result(self, connection: sqlite3.Connection, work: Work | None) -> Any:
-        if work is None:
-            return None
         try:
-            return work(connection)
+            results = [work and work(self._connection) for work in works]
         except Exception as exc:
             raise _WorkFailed from exc
+        self._connection.execute("COMMIT")
+        return results
 
     def _roll_back(self) -> None:
         try:
@@ -168,8 +180,8 @@ class GroupWriter(SupervisedThread):
             connection.close()
 
     def _resolve(self, futures: list[asyncio.Future[Any]], results: list[Any]) -> None:
-        self._waiting -= len(futures)
         for future, result in zip(futures, results, strict=True):
+            self._waiting.popleft()
             if future.done():  # whoever asked has gone away; what is stored stays stored
                 continue
             if isinstance(result, LogUnavailable):
