@@ -17,6 +17,8 @@ class Views:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._local = threading.local()
+        self._open: list[sqlite3.Connection] = []
+        self._guard = threading.Lock()
 
     def all(self, query: str, params: Sequence[Any] = ()) -> list[Row]:
         """Every row of the answer."""
@@ -39,19 +41,25 @@ class Views:
         return 0 if row is None else int(row["pos"])
 
     def close(self) -> None:
-        """Close this thread's connection; the next read opens a new one."""
-        connection = getattr(self._local, "connection", None)
-        if connection is not None:
-            connection.close()
-            del self._local.connection
+        """Close every thread's connection; the next read opens a new one."""
+        with self._guard:
+            for connection in self._open:
+                connection.close()
+            self._open.clear()
+            self._local = threading.local()
 
     def _connection(self) -> sqlite3.Connection:
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
         if connection is None:
             uri = f"{self._path.absolute().as_uri()}?mode=ro"
-            connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=10)
+            # Closed by `close` from whichever thread stops us.
+            connection = sqlite3.connect(
+                uri, uri=True, isolation_level=None, check_same_thread=False, timeout=10
+            )
             connection.create_function("json_contains", 2, json_contains, deterministic=True)
             self._local.connection = connection
+            with self._guard:
+                self._open.append(connection)
         return connection
 
 
