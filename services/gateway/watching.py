@@ -1,10 +1,10 @@
 """Who waits for the end of a run: one look at the read models for all of them, whenever these move."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from uuid import UUID
 
-from services.kit.lifecycle import Supervised
+from services.kit.lifecycle import Part, Supervised
 from services.kit.views import Views
 
 LOOK_S = 1.0
@@ -15,13 +15,21 @@ Told = Callable[[], None]
 
 
 class Ends:
-    """Tells of each watched run when it has ended, or is no longer there."""
+    """Tells of each watched run when it has ended, or is no longer there: a part."""
+
+    name, failing = "gateway.ends", ""
 
     def __init__(self, views: Views, changed: Callable[[float], Awaitable[None]]) -> None:
         self._views, self._changed = views, changed
         self._watched: dict[UUID, list[Told]] = {}
         self._somebody = asyncio.Event()
-        self._loop = Supervised("gateway.ends", self._look)
+        self._loop = Supervised("gateway.ends.loop", self._look)
+        self.parts: Sequence[Part] = (self._loop,)
+
+    @property
+    def started(self) -> bool:
+        """True while it watches."""
+        return self._loop.started
 
     async def start(self) -> None:
         """Begin to watch; twice is harmless."""

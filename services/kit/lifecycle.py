@@ -71,6 +71,8 @@ class Whole:
         self._begun: list[Part] = []
         self._log = logging.getLogger(f"cronledger.{name}")
         self.started = False
+        self.stopping = ""
+        """The name of the part that it stops just now."""
 
     @property
     def failing(self) -> str:
@@ -96,6 +98,7 @@ class Whole:
         until = time.monotonic() + ALL_STOP_S
         while self._begun:
             part = self._begun.pop()
+            self.stopping = part.name
             left_s = min(STOP_S, until - time.monotonic())
             try:
                 async with asyncio.timeout(max(LEAST_STOP_S, left_s)):
@@ -108,6 +111,31 @@ class Whole:
         while not self.started or (part := _dead(self.parts)) is None:  # noqa: ASYNC110 - threads die silently
             await asyncio.sleep(LOOK_S)
         return f"{part.name} has ended: {part.failing or 'it does not say why'}"
+
+
+class Step:
+    """A part that is done once, when it is its turn to start, and undone when it is its turn to stop."""
+
+    def __init__(
+        self,
+        name: str,
+        do: Callable[[], Awaitable[object]],
+        undo: Callable[[], object] = lambda: None,
+    ) -> None:
+        self.name, self._do, self._undo = name, do, undo
+        self.parts: Sequence[Part] = ()
+        self.started, self.failing = False, ""
+
+    async def start(self) -> None:
+        """Do it; raises what that raises."""
+        if not self.started:
+            await self._do()
+            self.started = True
+
+    async def stop(self) -> None:
+        """Undo it; safe twice and when it was not done to its end."""
+        self.started = False
+        self._undo()
 
 
 def _dead(parts: Sequence[Part]) -> Part | None:
