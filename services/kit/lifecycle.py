@@ -71,8 +71,8 @@ class Whole:
         self._begun: list[Part] = []
         self._log = logging.getLogger(f"cronledger.{name}")
         self.started = False
-        self.stopping = ""
-        """The name of the part that it stops just now."""
+        self.stopping: list[str] = []
+        """Names of the parts that were told to stop and have not yet."""
 
     @property
     def failing(self) -> str:
@@ -98,11 +98,10 @@ class Whole:
         until = time.monotonic() + ALL_STOP_S
         while self._begun:
             part = self._begun.pop()
-            self.stopping = part.name
-            left_s = min(STOP_S, until - time.monotonic())
+            self.stopping.append(part.name)
             try:
-                async with asyncio.timeout(max(LEAST_STOP_S, left_s)):
-                    await part.stop()
+                await _stopped(part, max(LEAST_STOP_S, min(STOP_S, until - time.monotonic())))
+                self.stopping.remove(part.name)
             except Exception as exc:
                 self._log.error("%s.not_stopped part=%s error=%r", self.name, part.name, exc)
 
@@ -111,6 +110,18 @@ class Whole:
         while not self.started or (part := _dead(self.parts)) is None:  # noqa: ASYNC110 - threads die silently
             await asyncio.sleep(LOOK_S)
         return f"{part.name} has ended: {part.failing or 'it does not say why'}"
+
+
+async def _stopped(part: Part, within_s: float) -> None:
+    """Stop it. Raises TimeoutError, even when it does not care for being cancelled."""
+    stopping = asyncio.create_task(part.stop())
+    try:
+        await asyncio.wait({stopping}, timeout=within_s)
+        if not stopping.done():
+            raise TimeoutError(f"not within {within_s:.1f} s")
+        stopping.result()
+    finally:
+        stopping.cancel()
 
 
 class Step:

@@ -53,8 +53,8 @@ class Ending:
         self._loop.call_soon_threadsafe(self.asked.set)
 
     def _end_hard(self) -> None:
-        where = self._whole.stopping or "a part that starts"
-        os.write(2, f"cronledger: {where} does not stop; ended all the same\n".encode())
+        where = ", ".join(self._whole.stopping) or "what hangs"
+        os.write(2, f"cronledger: {where} did not stop in time; ended all the same\n".encode())
         os._exit(HUNG)
 
 
