@@ -62,12 +62,16 @@ class Forget(Query, frozen=True, kw_only=True):
 
 
 class Rollback(Query, frozen=True, kw_only=True):
-    """Bring a thread's checkpoints to what they were before the run. Twice is harmless. Answer: null."""
+    """Bring a thread's checkpoints to what they were before the run. Twice is harmless. Answer: null.
+
+    `token` is that of the run's newest attempt (`contracts.frames.StartRun`); refused when a later one is there.
+    """
 
     VERB: ClassVar[str] = "rollback"
 
     thread_id: str
     run_id: str
+    token: int = 0
 
 
 class Copy(Query, frozen=True, kw_only=True):

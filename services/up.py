@@ -31,7 +31,7 @@ from services.kit.views import Views
 from services.projector.projector import Projector
 from services.relay.relay import Relay
 from services.scheduler.scheduler import Scheduler
-from services.worker.children import ChildPool, store_settings
+from services.worker.children import ChildPool
 from services.worker.graph_child import GraphLoadFailed
 from services.worker.lease import PREFIX as WORKER_PREFIX
 from services.worker.lease import void_leases
@@ -106,7 +106,7 @@ class Embedded:
         await self._begin(_Announcer(log, projector, bus))
         views = Views(self.folder / "views.db")
         await projector.reached(log.head(), 600.0)
-        children = self._children()
+        children = ChildPool(self.settings, self.project, self.folder)
         await self._begin(children)
         relay = Relay(log, views, bus, self.clock)
         await self._begin(relay)
@@ -136,16 +136,6 @@ class Embedded:
     async def _begin(self, part: Part) -> None:
         self._started.append(part)
         await part.start()
-
-    def _children(self) -> ChildPool:
-        return ChildPool(
-            self.project,
-            self.folder / "checkpoints.db",
-            store_settings(self.folder / "store.db", self.project),
-            self.settings.children,
-            self.settings.runs_per_child,
-            Path(self.settings.graph_python or sys.executable),
-        )
 
 
 class _Closing:

@@ -14,7 +14,7 @@ from services.kit.clock import SystemClock
 from services.kit.eventlog.beside import beside_owner
 from services.kit.project import load_project
 from services.kit.settings import Settings
-from services.worker.children import ChildPool, store_settings
+from services.worker.children import ChildPool
 from services.worker.worker import Worker
 
 
@@ -26,14 +26,7 @@ async def run(folder: Path, config: Path) -> None:
         loop.add_signal_handler(number, stopping.set)
     settings, project = Settings.read(), load_project(config, Path.cwd())
     bus, log = await beside_owner(folder, "cronledger-worker")
-    children = ChildPool(
-        project,
-        folder / "checkpoints.db",
-        store_settings(folder / "store.db", project),
-        settings.children,
-        settings.runs_per_child,
-        Path(settings.graph_python or sys.executable),
-    )
+    children = ChildPool(settings, project, folder)
     await children.start()
     worker = Worker(log, bus, children, project, SystemClock(), settings, worker_id=f"w-{uuid4().hex[:12]}")
     await worker.start()
