@@ -64,7 +64,8 @@ class Forget(Query, frozen=True, kw_only=True):
 class Rollback(Query, frozen=True, kw_only=True):
     """Bring a thread's checkpoints to what they were before the run. Twice is harmless. Answer: null.
 
-    `token` is that of the run's newest attempt (`contracts.frames.StartRun`); refused when a later one is there.
+    `token` is one more than that of the run's newest attempt (`contracts.frames.StartRun`), which then writes
+    nothing more; refused when a later one is there.
     """
 
     VERB: ClassVar[str] = "rollback"

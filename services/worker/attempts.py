@@ -51,8 +51,10 @@ class Attempts:
         run = job.run
         assert run is not None
         if not run.request.temporary:
-            thread_id = str(run.request.thread_id)
-            await self._ask(Rollback(thread_id=thread_id, run_id=str(run.run_id), token=job.token))
+            # One more than the attempt itself has, so that even a write of its own comes too late; later claims,
+            # being later in the log, have at least as much.
+            ids = {"thread_id": str(run.request.thread_id), "run_id": str(run.run_id)}
+            await self._ask(Rollback(**ids, token=job.token + 1))
         return undone(run)
 
     async def _run(self, job: Job, start: StartRun) -> "asyncio.Task[RunEnded]":

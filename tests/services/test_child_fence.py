@@ -145,3 +145,30 @@ async def test_refused_write_holds_no_lock(savers: list[Saver], tmp_path: Path, 
         await writing
     await asyncio.to_thread(write_elsewhere, tmp_path / "checkpoints.db")
     await late.put()
+
+
+async def test_a_claim_that_is_cancelled_holds_no_lock(savers: list[Saver], tmp_path: Path) -> None:
+    for steps in range(12):
+        claiming = asyncio.ensure_future(savers[0].claim("t", 5))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        claiming.cancel()
+        await asyncio.gather(claiming, return_exceptions=True)
+        await asyncio.to_thread(write_elsewhere, tmp_path / "checkpoints.db")
+
+
+async def test_the_end_of_a_run_waits_for_its_writes(savers: list[Saver], tmp_path: Path) -> None:
+    """Told before, it would be rolled back by another process while a write is still on its way."""
+    run = await attempt(savers[0], 5)
+    with contextlib.closing(sqlite3.connect(tmp_path / "checkpoints.db")) as other:
+        other.execute("BEGIN IMMEDIATE")
+        writing = run.put()
+        await asyncio.sleep(0)
+        writing.cancel()  # as when its run is cancelled: the write goes on without it
+        await asyncio.gather(writing, return_exceptions=True)
+        settled = asyncio.ensure_future(savers[0].settled("r"))
+        await asyncio.sleep(0.05)
+        assert not settled.done()
+        other.rollback()
+    await settled
+    assert await stored(savers[1]) == 1

@@ -91,6 +91,8 @@ class Saver(AsyncSqliteSaver):
         self._known: dict[str, set[tuple[str, str, str]]] = {}
         # Runs whose thread was empty when they began: nothing there can be anybody else's.
         self._first: set[str] = set()
+        # Writes that are under way, also for a run that was cancelled meanwhile.
+        self._pending: dict[str, set[asyncio.Future[Any]]] = {}
 
     @classmethod
     async def opened(cls, path: str) -> "Saver":
@@ -161,8 +163,14 @@ class Saver(AsyncSqliteSaver):
             row = await cursor.fetchone()
             return None if row is None else row[0]
 
+    async def settled(self, run_id: str) -> None:
+        """Wait for the writes of a run that are under way: its end must not be told before."""
+        while pending := self._pending.get(run_id):
+            await asyncio.wait(pending)
+
     def ended(self, run_id: str) -> None:
         """Drop what this process remembers of a run."""
+        self._pending.pop(run_id, None)
         self._known.pop(run_id, None)
         self._first.discard(run_id)
 
@@ -276,8 +284,9 @@ class Saver(AsyncSqliteSaver):
         """A transaction of several statements, as nobody's: one that must have the thread claims it first."""
         async with self._writing, self.lock:
             self._writer = None
-            await self.conn.execute("BEGIN IMMEDIATE")
             try:
+                # In here: one that is cancelled meanwhile still begins, and would hold the database for ever.
+                await self.conn.execute("BEGIN IMMEDIATE")
                 yield self.conn
                 await self.conn.commit()
             except BaseException:
@@ -290,7 +299,10 @@ class Saver(AsyncSqliteSaver):
 
     async def _shielded(self, writing: Coroutine[Any, Any, T]) -> T:
         """It goes on when the run is cancelled: half done, it would hold the database."""
-        task = asyncio.ensure_future(writing)
+        task, run_id = asyncio.ensure_future(writing), RUN.get()
+        pending = self._pending.setdefault(run_id, set())
+        pending.add(task)
+        task.add_done_callback(pending.discard)
         task.add_done_callback(_look)
         return await asyncio.shield(task)
 

@@ -135,6 +135,7 @@ class Run:
             await self._executor.quiet(self.run_id)
         else:
             self._executor.busy.pop(self.run_id, None)
+        await self._saver.settled(self.run_id)
 
     def _tell(self, state: Any, graph: Any) -> None:
         status = "fenced" if self.fenced else self._status
