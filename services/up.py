@@ -32,7 +32,7 @@ from services.projector.door import Door
 from services.projector.projector import Projector
 from services.relay.relay import Relay
 from services.scheduler.scheduler import Scheduler
-from services.worker.children import ChildPool, store_settings
+from services.worker.children import ChildPool
 from services.worker.graph_child import GraphLoadFailed
 from services.worker.lease import PREFIX as WORKER_PREFIX
 from services.worker.lease import void_leases
@@ -91,7 +91,7 @@ class Embedded(Whole):
 
     def _working(self) -> list[Part]:
         """What runs graphs, and what brings it the work."""
-        children = self._children()
+        children = ChildPool(self._settings, self._project, self._folder.path)
         worker = Worker(
             self._ledger,
             self._bus,
@@ -117,16 +117,6 @@ class Embedded(Whole):
             graphs=tuple(self._project.graphs),
         )
         return GatewayServer(build_app(shared), self._settings.host, self._settings.port), shared
-
-    def _children(self) -> ChildPool:
-        return ChildPool(
-            self._project,
-            self._folder.path / "checkpoints.db",
-            store_settings(self._folder.path / "store.db", self._project),
-            self._settings.children,
-            self._settings.runs_per_child,
-            Path(self._settings.graph_python or sys.executable),
-        )
 
     async def _caught_up(self) -> None:
         """Wait until the read models show all of the log; when they fail, health tells of it all the same."""
