@@ -65,7 +65,8 @@ class Bench:
         run = self.run_now(run_id)
         lane = self._lane(run)
         lost = "gone" if run.attempt else ""
-        await self._append(requests.claim(run, ClaimRun(worker="w", lost=lost), lane, None))
+        now = self.parts.log.clock()
+        await self._append(requests.claim(run, ClaimRun(worker="w", lost=lost), lane, now))
         return Feed(self.bus, run_id, run.attempt + 1, began_ms)
 
     async def settle(self, run_id: UUID, feed: Feed | None, values: Any = None, error: str = "") -> None:
@@ -78,7 +79,7 @@ class Bench:
         else:
             outcome = RunSucceeded(**common, output=pack(values)[0])
         command = SettleRun(attempt=run.attempt, outcome=outcome)
-        position = await self._append(requests.settle(run, command, self._lane(run), None))
+        position = await self._append(requests.settle(run, command, self._lane(run)))
         if feed is not None:
             await feed.settled(position)
 
