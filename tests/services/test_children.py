@@ -249,6 +249,18 @@ async def test_a_stop_waits_for_nothing_that_hangs(bench: Bench) -> None:
             os.kill(pid, 0)
 
 
+async def test_after_a_stop_each_database_is_one_file(bench: Bench) -> None:
+    pool = await bench.pool(2)
+    await bench.run(pool, "marked")
+    await ask(pool, State(graph_id="marked", thread_id="marked"))
+    await until(lambda: place(pool, "child2"))
+    await pool.stop()
+    assert sorted(path.name for path in bench.folder.glob("*.db*") if path.suffix != ".setup") == [
+        "checkpoints.db",
+        "store.db",
+    ]
+
+
 async def test_a_signal_to_our_group_reaches_no_child(bench: Bench) -> None:
     pool = await bench.pool()
     [pid] = pool.pids

@@ -17,6 +17,7 @@ from services.kit.bus.nats import NatsBus
 from services.kit.clock import SystemClock
 from services.kit.eventlog import LeaseRow, LogUnavailable
 from services.kit.eventlog.sqlite import SqliteLog
+from services.worker.lease import lease_name
 from services.worker.worker import Worker
 from tests.services.graph_children import Bench, bench_of
 
@@ -107,8 +108,8 @@ async def begun(bench: Bench) -> None:
             await asyncio.sleep(0.02)
 
 
-async def worker_of(bench: Bench, log: Log, bus: NatsBus) -> Worker:
-    settings = msgspec.structs.replace(bench.settings, lease_s=1.0, cancel_grace_s=1.0)
+async def worker_of(bench: Bench, log: Log, bus: NatsBus, lease_s: float = 1.0) -> Worker:
+    settings = msgspec.structs.replace(bench.settings, lease_s=lease_s, cancel_grace_s=1.0)
     pool = await bench.pool()
     worker = Worker(log, bus, pool, bench.project(), SystemClock(), settings, worker_id="w")
     await worker.start()
@@ -127,6 +128,25 @@ async def test_past_its_lease_a_worker_stops_its_runs(bench: Bench, log: Log, bu
     log.broken = False
     await worker.stop()
     assert [type(e.body) for e in log.stream(run_id)] == [RunRequested, RunStarted]
+
+
+async def test_what_is_lost_here_is_not_taken_from_who_has_it_by_now(
+    bench: Bench, log: Log, bus: NatsBus
+) -> None:
+    worker, delivery = await worker_of(bench, log, bus, lease_s=60), Delivery(run_id := await requested(log))
+    handling = asyncio.create_task(worker.handle(delivery))
+    await begun(bench)
+    thread_id = log.stream(run_id)[0].body.thread_id  # type: ignore[attr-defined]
+    claimed = RunStarted(thread_id=thread_id, cron_id=None, attempt=2, worker="other", lost="as it was told")
+    meta = Meta(at=datetime.now(UTC), actor="test")
+    await log.append(Transaction(meta=meta, appends=(Append(run_id, 2, (claimed,)),)))
+    await log.renew_lease(lease_name("other"), "other", 60)
+    bench.pools[0].kill_run(str(run_id))
+    async with asyncio.timeout(20):
+        await handling
+    assert delivery.told == ["nak"]
+    assert log.stream(run_id)[-1].body == claimed
+    await worker.stop()
 
 
 async def test_a_stop_gives_its_runs_back(bench: Bench, log: Log, bus: NatsBus) -> None:
