@@ -202,12 +202,12 @@ async def test_a_question_that_blocks_ends_with_a_word_and_others_go_on(bench: B
 
 
 async def test_a_question_that_only_waits_is_dropped_alone(bench: Bench) -> None:
-    bench.settings = msgspec.structs.replace(bench.settings, question_timeout_s=1.5)
+    bench.settings = msgspec.structs.replace(bench.settings, question_timeout_s=6.0)
     pool = await bench.pool()
     assert await ask(pool, Schemas(graph_id="marked"))
     before = place(pool, "questions")
     bench.trail.touch()
-    with pytest.raises(NoAnswer, match=r"no answer in 1\.5 s"):
+    with pytest.raises(NoAnswer, match="no answer in 6 s"):
         await ask(pool, Schemas(graph_id="dawdling"))
     bench.trail.unlink()
     assert await ask(pool, Schemas(graph_id="marked"))
