@@ -11,7 +11,7 @@ from contracts.subjects import CHORES, DEFAULT_POOL, RUNS, run_queue_subject
 from contracts.work import Chore
 from services.kit.bus.nats import NatsBus
 from services.kit.bus.work import Delivery, PullLoop
-from services.kit.lifecycle import Part, Supervised
+from services.kit.lifecycle import Supervised
 from services.worker.graph_child import NoAnswer
 
 AT_ONCE = 4
@@ -31,7 +31,7 @@ class Chores:
         self._queue = PullLoop(bus, RUNS.name, name, subject, AT_ONCE, ACK_WAIT_S)
         self._loop = Supervised("worker.chores", self._take)
         self._doing: set[asyncio.Task[None]] = set()
-        self.name, self.parts = self._loop.name, list[Part]()
+        self.name, self.parts = self._loop.name, [self._queue]
 
     @property
     def started(self) -> bool:

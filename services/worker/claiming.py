@@ -7,7 +7,8 @@ from uuid import UUID
 
 from contracts.ledger import Transaction
 from domain.changes import Changes
-from domain.requests import claim
+from domain.lane import Lane
+from domain.requests import claim, may_claim
 from domain.run import ClaimRun, Run, evolve, is_outcome
 from services.kit.clock import Clock
 from services.kit.commands import Conflict, execute
@@ -15,11 +16,13 @@ from services.kit.eventlog import EventLog
 from services.worker.graph_child import Loss
 from services.worker.job import Done, Job, Later, Verdict
 from services.worker.lease import live_until
-from services.worker.loading import Story, lane_and_following, story_of
+from services.worker.loading import Story, lane_for, story_of
 
 log_lines = logging.getLogger("cronledger.worker")
 
 CONFLICT_DELAY_S = 0.5
+TURN_DELAY_S = 1.0
+"""When to look again whether it is a run's turn: one whose message came too early, because clocks differ."""
 AFTER_LEASE_S = 0.25
 """Looked at this long after a lease should have ended: never a moment too early."""
 
@@ -47,7 +50,7 @@ class Claims:
     def _decide(self, job: Job, lost: int) -> Transaction | None:
         story = story_of(self._log, job.run_id)
         job.run, job.corr = story.run, story.corr
-        if story.run is None or not story.run.is_active or not story.run.dispatched:
+        if story.run is None or not story.run.is_active:
             job.verdict = Done()
             return None
         # What we have lost is not to be taken from somebody who has it by now.
@@ -55,8 +58,12 @@ class Claims:
         if isinstance(loss, Later):
             job.verdict = loss
             return None
+        lane, now = lane_for(self._log, story.run), self._log.clock()
+        if not may_claim(story.run, lane, now):
+            job.verdict = _later(story.run, lane, now)
+            return None
         meta = story.meta(self._clock, "worker")
-        changes = self._changes(story.run, loss, meta.at)
+        changes = claim(story.run, self._command(loss), lane, now)
         job.run, job.verdict = _after(story, changes)
         job.began_ms = int(meta.at.timestamp() * 1000)
         return changes.by(meta)
@@ -78,11 +85,18 @@ class Claims:
             return Later(left_s + AFTER_LEASE_S)
         return Loss(f"lease of {run.worker} expired", counts=True)
 
-    def _changes(self, run: Run, loss: Loss | None, now: datetime) -> Changes:
-        attempt = ClaimRun(worker=self._worker)
-        if loss is not None:
-            attempt = ClaimRun(worker=self._worker, lost=loss.why, excused=not loss.counts)
-        return claim(run, attempt, *lane_and_following(self._log, run, now))
+    def _command(self, loss: Loss | None) -> ClaimRun:
+        if loss is None:
+            return ClaimRun(worker=self._worker)
+        return ClaimRun(worker=self._worker, lost=loss.why, excused=not loss.counts)
+
+
+def _later(run: Run, lane: Lane, now: datetime) -> Later:
+    """When the turn of a run may come that waits for its instant, or for whoever is before it."""
+    not_before = run.request.not_before
+    if not_before is None or not (run.request.temporary or lane.head == run.run_id):
+        return Later(TURN_DELAY_S)
+    return Later(min(TURN_DELAY_S, max(0.0, (not_before - now).total_seconds())))
 
 
 def _after(story: Story, changes: Changes) -> tuple[Run | None, Verdict | None]:

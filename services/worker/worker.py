@@ -35,7 +35,7 @@ from services.worker.outcomes import Ending
 from services.worker.registering import register
 from services.worker.settling import Settlements
 
-ACK_WAIT_S = 30.0
+FAILED_DELAY_S = 1.0
 GIVE_UP_S = 4.5
 """How long the runs in hand may take to be given back when the worker stops: a word, a kill, an append."""
 RELEASE_S = 1.0
@@ -73,13 +73,14 @@ class Worker:
             f"w_{DEFAULT_POOL}_{NORMAL}",
             run_queue_subject(DEFAULT_POOL, NORMAL),
             children.slots,
-            ACK_WAIT_S,
+            settings.lease_s,  # whoever gets the runs of a dead worker finds that its lease has ended
         )
         self._chores = Chores(bus, children.ask)
         self._heart = Supervised("worker.heartbeat", self._heartbeat)
         self._taking = Supervised("worker.runs", self._take_run)
         self.name, self.started = "worker", False
-        self.parts: Sequence[Part] = [self._feeds, self._answering, self._chores, self._heart, self._taking]
+        beside: list[Part] = [self._feeds, self._answering, self._chores, self._heart]
+        self.parts: Sequence[Part] = [*beside, self._runs, self._taking]
 
     @property
     def failing(self) -> str:
@@ -96,7 +97,6 @@ class Worker:
             command = RegisterGraph(graph_id=graph_id, name=name, description=description)
             await register(self._log, self._clock, command, self.id)
         await self._bus.subscribe(run_cancel_subject(), self._on_cancel)
-        await self._runs.start()
         for part in self.parts:
             await part.start()
         self.started = True
@@ -140,7 +140,11 @@ class Worker:
             log_.error("worker.job_failed", exc_info=exc)
 
     async def handle(self, delivery: Delivery) -> None:
-        """Take -> claim -> run -> settle -> release, for one delivery."""
+        """Take -> claim -> run -> settle -> release, for one delivery.
+
+        It is the only message of its run, and leaves the queue when the run is over: in all other cases it comes
+        again, to whoever can go on with the run.
+        """
         try:
             due = msgspec.json.decode(delivery.data, type=RunDue)
         except msgspec.DecodeError:
@@ -173,8 +177,7 @@ class Worker:
         job.feed = self._feeds.open(job.run_id, job.attempt, job.began_ms, job.seen_values)
         try:
             ending = await self._carried_out(job)
-            if ending is not None:
-                await self._settle(job, ending)
+            if ending is not None and await self._settle(job, ending):
                 job.verdict = Done()
             elif job.loss is None:
                 job.verdict = Later(0.0)  # somebody else has it, or is to have it
@@ -208,11 +211,12 @@ class Worker:
                 case Later(delay_s=delay_s):
                     await job.delivery.nak(delay_s)
                 case None:
-                    await job.delivery.nak()
+                    await job.delivery.nak(FAILED_DELAY_S)
         except ConnectionError:
             pass  # it comes again after its wait, and then finds the run settled
 
-    async def _settle(self, job: Job, ending: Ending) -> None:
+    async def _settle(self, job: Job, ending: Ending) -> bool:
+        """True when the outcome is in the log; False when the run is not ours any more."""
         pause_s = 0.05
         while True:
             try:
@@ -222,7 +226,7 @@ class Worker:
                 # It came to its end before it heard that it is to be undone.
                 undone = await self._undone(job)
                 if undone is None:
-                    return
+                    return False
                 ending = undone
             except (LogUnavailable, Conflict) as exc:
                 # The result is at hand and the lease goes on: try as long as it takes.
@@ -231,6 +235,7 @@ class Worker:
                 pause_s = min(2.0, 2 * pause_s)
         if position and job.feed is not None:
             await job.feed.settled(position)
+        return position > 0
 
     async def _undone(self, job: Job) -> Ending | None:
         """The end of a run whose checkpoints are taken back; None when it is not ours any more."""
@@ -259,7 +264,7 @@ class Worker:
                 await job.delivery.in_progress()
             except ConnectionError:
                 break
-        await asyncio.sleep(min(self._settings.lease_s, ACK_WAIT_S) / 3)
+        await asyncio.sleep(self._settings.lease_s / 3)
 
     def _look_for_cancel(self, job: Job) -> None:
         if job.run_id not in self._executing:

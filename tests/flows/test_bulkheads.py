@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from langgraph_sdk import get_client
 
@@ -78,10 +79,12 @@ async def test_a_node_that_blocks_longer_than_the_lease_acts_once(server: Any, c
     assert (await client.threads.get_state(kept[0]))["values"]["log"] == ["held"]
 
 
-async def test_states_and_histories_are_told_while_every_run_process_is_blocked(client: Any) -> None:
+async def test_states_and_histories_are_told_while_every_run_process_is_blocked(
+    server: Any, client: Any
+) -> None:
     thread_id = await new_thread(client)
     await client.runs.wait(thread_id, "slow", input={"seconds": 0})
-    [blocked] = await begun(client, "block", seconds=10)
+    [blocked] = await begun(client, "block", seconds=14)
     await asyncio.sleep(1)  # its node has the loop by now
     assert (await client.threads.get_state(thread_id))["values"]["log"] == ["waited"]
     assert len(await client.threads.get_history(thread_id)) == 3
@@ -89,6 +92,10 @@ async def test_states_and_histories_are_told_while_every_run_process_is_blocked(
     # A run that comes when it is known that the process does not answer has another one.
     await asyncio.sleep(4)
     await client.runs.wait(thread_id, "slow", input={"seconds": 0})
+    async with asyncio.timeout(30), httpx.AsyncClient(base_url=server.url) as http:
+        while (health := await http.get("/health")).status_code == 200:  # noqa: ASYNC110
+            await asyncio.sleep(0.2)
+    assert "has not answered" in health.json()["services"]["worker.child1"]
     assert (await client.runs.get(*blocked))["status"] == "running"
     assert (await ended(client, blocked))["status"] == "success"
 

@@ -45,8 +45,7 @@ class Child:
 
 async def put(bus: NatsBus, thread_id: UUID) -> None:
     chore = msgspec.json.encode(Chore(forget_thread=thread_id))
-    subject = run_queue_subject(DEFAULT_POOL, CHORES)
-    await WorkQueue(bus, RUNS.name).put(subject, chore, str(thread_id))
+    await WorkQueue(bus, RUNS.name).put(run_queue_subject(DEFAULT_POOL, CHORES, thread_id), chore)
 
 
 async def test_one_that_hangs_holds_up_none_and_no_stop(bus: NatsBus) -> None:
