@@ -72,7 +72,7 @@ class Place:
         wanted: Callable[[], bool],
         patience_s: float = math.inf,
     ) -> None:
-        self.name, self.parts = f"worker.{name}", list[Part]()
+        self.name, self.parts = name, list[Part]()
         self._make, self._news, self._wanted, self._patience_s = make, news, wanted, patience_s
         self._loop = Supervised(self.name, self._step)
         self.child: GraphChild | None = None
@@ -250,9 +250,9 @@ class ChildPool:
 
     def _place(self, name: str, wanted: Callable[[], bool], patience_s: float = math.inf) -> Place:
         def make() -> GraphChild:
-            return GraphChild(self._spec, self._suspicion.crashed)
+            return GraphChild(f"worker.{name}", self._spec, self._suspicion.crashed)
 
-        return Place(name, make, self._news, wanted, patience_s)
+        return Place(f"worker.{name}", make, self._news, wanted, patience_s)
 
     # --- questions --------------------------------------------------------------------------------
 

@@ -42,17 +42,19 @@ class Claims:
         Raises LogUnavailable: then nobody knows whether the claim was stored.
         """
         try:
-            job.token = await execute(self._log, lambda: self._decide(job)) or 0
+            lost = job.attempt
+            job.token = await execute(self._log, lambda: self._decide(job, lost)) or 0
         except Conflict:
             job.verdict = Later(CONFLICT_DELAY_S)
 
-    def _decide(self, job: Job) -> Transaction | None:
+    def _decide(self, job: Job, lost: int) -> Transaction | None:
         story = story_of(self._log, job.run_id)
         job.run, job.corr = story.run, story.corr
         if story.run is None or not story.run.is_active:
             job.verdict = Done()
             return None
-        loss = job.loss or self._loss(story.run)
+        # What we have lost is not to be taken from somebody who has it by now.
+        loss = job.loss if job.loss and story.run.attempt == lost else self._loss(story.run)
         if isinstance(loss, Later):
             job.verdict = loss
             return None

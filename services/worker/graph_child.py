@@ -112,8 +112,8 @@ class ChildSpec(msgspec.Struct, frozen=True, kw_only=True):
 class GraphChild:
     """One process that runs graphs. `start` once; after `ChildDied` make another one."""
 
-    def __init__(self, spec: ChildSpec, on_crash: OnCrash) -> None:
-        self._spec, self._on_crash = spec, on_crash
+    def __init__(self, name: str, spec: ChildSpec, on_crash: OnCrash) -> None:
+        self.name, self._spec, self._on_crash = name, spec, on_crash
         self._process: subprocess.Popen[bytes] | None = None
         self._runs: dict[str, tuple[asyncio.Future[RunEnded], OnEvent]] = {}
         self._asked: dict[int, tuple[asyncio.Future[msgspec.Raw], float]] = {}  # and since when
@@ -129,10 +129,6 @@ class GraphChild:
         self.proven = False  # it has answered a ping
         self.alive = False
         self.died = asyncio.Event()
-
-    @property
-    def name(self) -> str:
-        return f"worker.child.{self.pid if self._process else 'new'}"
 
     @property
     def started(self) -> bool:
@@ -262,7 +258,8 @@ class GraphChild:
         # The death signal belongs to the thread that forks, so this is not done in another one. A session of its
         # own: what a terminal or a service manager sends to our group is for us alone, and we tell our runs.
         return subprocess.Popen(
-            [str(self._spec.python), "-P", str(CHILD), str(connection), str(project.folder)],
+            # The name is for whoever lists the processes.
+            [str(self._spec.python), "-P", str(CHILD), str(connection), str(project.folder), self.name],
             cwd=project.folder,
             env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | project.env,
             pass_fds=(connection,),

@@ -3,20 +3,17 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Coroutine, Sequence
-from typing import Any
+from collections.abc import Sequence
 from uuid import UUID
 
 import msgspec
 
-from contracts.queries import Forget
-from contracts.subjects import CHORES, DEFAULT_POOL, NORMAL, RUNS, run_cancel_subject, run_queue_subject
-from contracts.work import Chore, RunDue
+from contracts.subjects import DEFAULT_POOL, NORMAL, RUNS, run_cancel_subject, run_queue_subject
+from contracts.work import RunDue
 from domain.assistant import RegisterGraph
 from domain.errors import MustRollBack
 from services.kit.bus import Msg
 from services.kit.bus.nats import NatsBus
-from services.kit.bus.work import Delivery as WorkDelivery
 from services.kit.bus.work import PullLoop
 from services.kit.clock import Clock
 from services.kit.commands import Conflict
@@ -27,6 +24,7 @@ from services.kit.settings import Settings
 from services.worker.answering import Answering
 from services.worker.attempts import Attempts
 from services.worker.children import ChildPool
+from services.worker.chores import Chores
 from services.worker.claiming import Claims
 from services.worker.feed import Feeds, last_values
 from services.worker.graph_child import NoAnswer
@@ -37,12 +35,10 @@ from services.worker.outcomes import Ending
 from services.worker.registering import register
 from services.worker.settling import Settlements
 
-CHORE_WAIT_S = 30.0
 FAILED_DELAY_S = 1.0
 GIVE_UP_S = 4.5
 """How long the runs in hand may take to be given back when the worker stops: a word, a kill, an append."""
 RELEASE_S = 1.0
-MOST_BACK_OFF_S = 600.0
 log_ = logging.getLogger("cronledger.worker")
 
 
@@ -65,7 +61,6 @@ class Worker:
         self._jobs: dict[UUID, Job] = {}
         self._executing: set[UUID] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._doing: set[asyncio.Task[None]] = set()  # chores: twice is harmless, so nobody waits for them
         self._lease = WorkerLease(log, clock, worker_id, settings.lease_s)
         self._claims = Claims(log, clock, worker_id, self._executing)
         self._settlements = Settlements(log, clock)
@@ -80,21 +75,12 @@ class Worker:
             children.slots,
             settings.lease_s,  # whoever gets the runs of a dead worker finds that its lease has ended
         )
-        self._chores = PullLoop(
-            bus,
-            RUNS.name,
-            f"w_{DEFAULT_POOL}_{CHORES}",
-            run_queue_subject(DEFAULT_POOL, CHORES),
-            4,
-            CHORE_WAIT_S,
-        )
-        self._loops = [
-            Supervised("worker.heartbeat", self._heartbeat),
-            Supervised("worker.runs", self._take_run),
-            Supervised("worker.chores", self._take_chore),
-        ]
+        self._chores = Chores(bus, children.ask)
+        self._heart = Supervised("worker.heartbeat", self._heartbeat)
+        self._taking = Supervised("worker.runs", self._take_run)
         self.name, self.started = "worker", False
-        self.parts: Sequence[Part] = [*self._loops, self._answering]
+        beside: list[Part] = [self._feeds, self._answering, self._chores, self._heart]
+        self.parts: Sequence[Part] = [*beside, self._runs, self._taking]
 
     @property
     def failing(self) -> str:
@@ -110,69 +96,48 @@ class Worker:
             description = self._project.graphs[graph_id].description
             command = RegisterGraph(graph_id=graph_id, name=name, description=description)
             await register(self._log, self._clock, command, self.id)
-        self._feeds.start()
-        await self._answering.start()
         await self._bus.subscribe(run_cancel_subject(), self._on_cancel)
-        await self._runs.start()
-        await self._chores.start()
-        for loop in self._loops:
-            await loop.start()
+        for part in self.parts:
+            await part.start()
         self.started = True
 
     async def stop(self) -> None:
-        """Give up what runs (others continue it from its checkpoint) and end, within seconds."""
-        if not self.started:
-            return
+        """Give up what runs (others continue it from its checkpoint) and end, within seconds. Safe unstarted."""
         self.started = False
-        for loop in self._loops[1:]:
-            await loop.stop()
+        await self._taking.stop()
         await self._runs.stop()
-        await self._chores.stop()
         for job in self._jobs.values():
             job.ask_stop(Stop("given_up"))
-        await _over(self._doing, 0.0)
-        await _over(self._tasks, GIVE_UP_S)
-        await self._answering.stop()
-        await self._loops[0].stop()
-        with contextlib.suppress(TimeoutError, LogUnavailable):  # then it ends by itself
-            async with asyncio.timeout(RELEASE_S):
-                await self._lease.release()
+        await self._given_back()
+        for part in (self._chores, self._answering, self._feeds, self._heart):
+            await part.stop()
+        if self._lease.held:
+            with contextlib.suppress(TimeoutError, LogUnavailable):  # then it ends by itself
+                async with asyncio.timeout(RELEASE_S):
+                    await self._lease.release()
+
+    async def _given_back(self) -> None:
+        """Wait until no run is in hand; one for which that takes too long is left to the end of the lease."""
+        if not self._tasks:
+            return
+        _, late = await asyncio.wait(self._tasks, timeout=GIVE_UP_S)
+        for task in late:
+            task.cancel()
+        if late:
+            await asyncio.wait(late, timeout=RELEASE_S)
 
     # --- taking -----------------------------------------------------------------------------------
 
     async def _take_run(self) -> None:
         delivery = await self._runs.next()
-        self._spawn(self.handle(delivery), self._tasks)
+        task = asyncio.create_task(self.handle(delivery))
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
 
-    async def _take_chore(self) -> None:
-        delivery = await self._chores.next()
-        self._spawn(self._do_chore(delivery), self._doing)
-
-    async def _do_chore(self, delivery: WorkDelivery) -> None:
-        try:
-            chore = msgspec.json.decode(delivery.data, type=Chore)
-        except msgspec.DecodeError:
-            await delivery.term("no chore")
-            return
-        try:
-            if chore.forget_thread is not None:
-                query = Forget(thread_id=str(chore.forget_thread))
-                await self._children.ask(query.VERB, msgspec.Raw(msgspec.json.encode(query)))
-            await delivery.ack()
-        except NoAnswer as exc:
-            pause_s = min(MOST_BACK_OFF_S, 2.0 ** min(delivery.num_delivered, 10))
-            log_.warning("chore.failed chore=%s again_in_s=%d error=%s", chore, pause_s, exc)
-            await delivery.nak(pause_s)
-
-    def _spawn(self, work: Coroutine[Any, Any, None], among: set[asyncio.Task[None]]) -> None:
-        def ended(task: asyncio.Task[None]) -> None:
-            among.discard(task)
-            if not task.cancelled() and (exc := task.exception()) is not None:
-                log_.error("worker.job_failed", exc_info=exc)
-
-        task = asyncio.create_task(work)
-        among.add(task)
-        task.add_done_callback(ended)
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (exc := task.exception()) is not None:
+            log_.error("worker.job_failed", exc_info=exc)
 
     async def handle(self, delivery: Delivery) -> None:
         """Take -> claim -> run -> settle -> release, for one delivery.
@@ -314,12 +279,3 @@ class Worker:
         for run_id, job in list(self._jobs.items()):
             if msg.subject == run_cancel_subject(run_id):
                 self._look_for_cancel(job)
-
-
-async def _over(tasks: set[asyncio.Task[None]], within_s: float) -> None:
-    """Wait for the tasks, and cancel those that take longer."""
-    if tasks:
-        _, late = await asyncio.wait(tasks, timeout=within_s)
-        for task in late:
-            task.cancel()
-        await asyncio.wait(tasks, timeout=RELEASE_S) if late else None

@@ -108,7 +108,7 @@ def test_run_goes_on_in_a_new_process(server: Any, who: str) -> None:
 
     thread_id, run_id = asyncio.run(before())
     if who == "child":
-        os.kill(child_named(server.process.pid, "child"), signal.SIGKILL)
+        os.kill(child_named(server.process.pid, "worker.child1"), signal.SIGKILL)
     else:
         server.kill()
         server.start()
@@ -206,7 +206,7 @@ def test_stream_goes_on_behind_the_last_event(server: Any, who: str) -> None:
     thread_id = asyncio.run(new_thread())
     assert not asyncio.run(follow(server, f"/threads/{thread_id}/runs/stream", "", seen, 4))
     if who == "child":
-        os.kill(child_named(server.process.pid, "child"), signal.SIGKILL)
+        os.kill(child_named(server.process.pid, "worker.child1"), signal.SIGKILL)
     elif who == "nats":
         os.kill(child_named(server.process.pid, "nats-server"), signal.SIGKILL)
     elif who == "server":

@@ -82,6 +82,8 @@ def alone(path: str) -> Iterator[None]:
 class Saver(AsyncSqliteSaver):
     """The saver of every run that is not temporary."""
 
+    path = ""
+
     def __init__(self, conn: aiosqlite.Connection) -> None:
         super().__init__(conn)
         # One write at a time, because the trigger asks for the claim of the one that is under way.
@@ -98,6 +100,7 @@ class Saver(AsyncSqliteSaver):
     async def opened(cls, path: str) -> "Saver":
         """The saver of that database file, which it makes when there is none."""
         saver = cls(await aiosqlite.connect(path, timeout=BUSY_S))
+        saver.path = path
         with alone(path):
             await saver.setup()
             await saver.conn.executescript(SCHEMA)

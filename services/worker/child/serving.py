@@ -11,7 +11,7 @@ from typing import Any
 
 from . import drawing, states, storing
 from .asking import NotFound, failed
-from .checkpoints import Saver
+from .checkpoints import Saver, alone
 from .loading import LOOKS, READS, Access, CannotLoad, Entry, last_lines, load
 from .names import ProjectNamesFirst
 from .plain import encode
@@ -67,7 +67,8 @@ class Child:
         """Leave the databases in good order: whoever closes one last leaves one file."""
         for opened in (getattr(self, "saver", None), getattr(self, "store", None)):
             if opened is not None:
-                await opened.conn.close()
+                with alone(opened.path):  # of two that close at the same time none would be the last
+                    await opened.conn.close()
 
     async def _load(self, hello: dict[str, Any]) -> bool:
         loading = ""
