@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
@@ -67,6 +67,7 @@ class Edge:
         self._failing: dict[str, list[int]] = {}
         self._shares: dict[str, tuple[float, Random]] = {}
         self._lost: tuple[float, Random] | None = None
+        self.meanwhile: Callable[[], Awaitable[None]] | None = None  # between a decision and its append
         self.failed = 0
         self.calls: Counter[str] = Counter()
         self.error: Exception = OSError("disk I/O error")
@@ -85,6 +86,9 @@ class Edge:
         self._lost = (share, chance)
 
     async def append_many(self, txs: Any) -> Any:
+        if self.meanwhile is not None:
+            meanwhile, self.meanwhile = self.meanwhile, None
+            await meanwhile()
         outcomes = await self.__getattr__("append_many")(txs)
         if self._lost is not None and self._lost[1].random() < self._lost[0]:
             raise LogUnavailable("nobody answered")
