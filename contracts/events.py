@@ -54,7 +54,7 @@ class CheckpointRef(msgspec.Struct, frozen=True, omit_defaults=True):
     checkpoint_ns: str = ""
 
 
-class Rule(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Rule(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """What decides when a cron's occurrences are due."""
 
     canonical: str

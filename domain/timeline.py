@@ -26,7 +26,7 @@ GRACE_S = 60
 FOREVER = (1 << 62) - 1
 
 
-class Stretch(msgspec.Struct, frozen=True):
+class Stretch(msgspec.Struct, frozen=True, gc=False):
     """A rule that decides about the instants in (`after`, `until`]; FOREVER: it is in force."""
 
     after: int
@@ -39,7 +39,7 @@ class Stretch(msgspec.Struct, frozen=True):
         return self.until if self.rule.end_time is None else min(self.until, end_of(self.rule))
 
 
-class Timeline(msgspec.Struct, frozen=True):
+class Timeline(msgspec.Struct, frozen=True, gc=False):
     """What was in force when, oldest first. The last stretch is in force, whatever the cursor is."""
 
     stretches: tuple[Stretch, ...]
@@ -62,7 +62,7 @@ class Timeline(msgspec.Struct, frozen=True):
         return Timeline((*kept, self.present))
 
 
-class Fire(msgspec.Struct, frozen=True):
+class Fire(msgspec.Struct, frozen=True, gc=False):
     """The occurrence becomes a run: as usual, or as a catch-up."""
 
     due: int
@@ -70,7 +70,7 @@ class Fire(msgspec.Struct, frozen=True):
     local: str  # the wall clock of the rule's zone
 
 
-class Miss(msgspec.Struct, frozen=True):
+class Miss(msgspec.Struct, frozen=True, gc=False):
     """The occurrences in [`first`, `last`] do not fire; `counted_all` is false when there are more."""
 
     first: int
@@ -92,7 +92,7 @@ class Due(msgspec.Struct, frozen=True, gc=False):
     revision: int  # version of its newest event that a client caused
 
 
-class Span(msgspec.Struct, frozen=True):
+class Span(msgspec.Struct, frozen=True, gc=False):
     """The undecided part of a stretch: (`after`, `until`]."""
 
     schedule: Schedule

@@ -43,7 +43,7 @@ class Group:
         return True
 
 
-class Apart(msgspec.Struct):
+class Apart(msgspec.Struct, gc=False):
     """A cron that is looked at by itself."""
 
     timeline: Timeline

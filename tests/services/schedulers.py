@@ -2,9 +2,10 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from random import Random
 from typing import Any, cast
 from uuid import UUID
 
@@ -17,6 +18,7 @@ from contracts.events import (
 from contracts.ledger import Append, Body, Meta, Transaction
 from domain import cron as crons
 from domain.cron import CreateCron, CronCommand, cron_of
+from services.kit.eventlog import LogUnavailable
 from services.kit.eventlog.sqlite import SqliteLog
 from services.kit.ids import uuid7
 from services.kit.settings import Settings
@@ -63,6 +65,10 @@ class Edge:
     def __init__(self, real: object) -> None:
         self._real = real
         self._failing: dict[str, list[int]] = {}
+        self._shares: dict[str, tuple[float, Random]] = {}
+        self._lost: tuple[float, Random] | None = None
+        self.meanwhile: Callable[[], Awaitable[None]] | None = None  # between a decision and its append
+        self.failed = 0
         self.calls: Counter[str] = Counter()
         self.error: Exception = OSError("disk I/O error")
         self.frozen_head: int | None = None
@@ -71,9 +77,28 @@ class Edge:
         """Let the call raise `times` times, when it was made `after` times more."""
         self._failing[name] = [after, times]
 
+    def sometimes(self, name: str, share: float, chance: Random) -> None:
+        """Let this share of the calls raise."""
+        self._shares[name] = (share, chance)
+
+    def lose_answers(self, share: float, chance: Random) -> None:
+        """Let this share of the appends be stored, and raise all the same."""
+        self._lost = (share, chance)
+
+    async def append_many(self, txs: Any) -> Any:
+        if self.meanwhile is not None:
+            meanwhile, self.meanwhile = self.meanwhile, None
+            await meanwhile()
+        outcomes = await self.__getattr__("append_many")(txs)
+        if self._lost is not None and self._lost[1].random() < self._lost[0]:
+            raise LogUnavailable("nobody answered")
+        return outcomes
+
     def well(self) -> None:
         """Nothing fails any more."""
         self._failing.clear()
+        self._shares.clear()
+        self._lost = None
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._real, name)
@@ -82,6 +107,9 @@ class Edge:
 
         def call(*args: Any, **kwargs: Any) -> Any:
             self.calls[name] += 1
+            if name in self._shares and self._shares[name][1].random() < self._shares[name][0]:
+                self.failed += 1
+                raise self.error
             counts = self._failing.get(name)
             if counts is not None:
                 if counts[0] > 0:
@@ -183,6 +211,13 @@ class Bench:
         async with asyncio.timeout(20):
             while not done():  # noqa: ASYNC110 - the log has no event for what a test looks for
                 await asyncio.sleep(0.01)
+
+    async def settled(self, pending: Callable[[], Any]) -> None:
+        """Until nothing is pending, or a while has passed: an edge may fail just now."""
+        for _ in range(20):
+            await asyncio.sleep(0.02)
+            if not pending():
+                return
 
     async def quiet(self) -> None:
         """Until every scheduler has looked twice at what there is."""

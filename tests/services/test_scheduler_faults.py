@@ -25,7 +25,7 @@ from services.kit.eventlog import LogUnavailable
 from services.kit.settings import Settings
 from services.projector.projector import Projector
 from services.scheduler.scheduler import Scheduler
-from tests.services.schedulers import START, Bench, MovedClock
+from tests.services.schedulers import START, Bench, Edge, MovedClock
 
 
 @pytest.fixture
@@ -188,21 +188,44 @@ async def test_a_catch_up_comes_before_the_next_occurrence(bench: Bench) -> None
     assert told(bench) == [("12:10:00", 1, "catch_up"), ("12:20:00", 1, "schedule")]
 
 
+async def beside(bench: Bench, edge: Edge) -> MovedClock:
+    """Another scheduler, whose clock stands still until the test moves it."""
+    still = MovedClock()
+    await bench.begin(Scheduler(cast(Any, edge), cast(Any, bench.edge_views), still, bench.settings))
+    return still
+
+
 async def test_a_scheduler_that_stood_still_takes_over_what_another_has_done(bench: Bench) -> None:
     """Its own cursors are an hour old; it tells of nothing as missed that the other one has fired."""
-    cron_id = await bench.cron("*/10 * * * *")
-    still, clock = MovedClock(), bench.clock
-    standby = Scheduler(cast(Any, bench.edge_log), cast(Any, bench.edge_views), still, bench.settings)
-    await bench.begin(standby)
+    await bench.cron("*/10 * * * *")
+    still = await beside(bench, Edge(bench.log))
     await bench.schedule()
-    for _ in range(6):
-        clock.move(minutes=10)
-        await bench.until(partial(bench.has_fired, int((clock.at - START).total_seconds()) // 600))
-    still.move(hours=1, minutes=5)
-    clock.move(minutes=5)
-    await bench.quiet()
-    assert [entry[1:] for entry in told(bench)] == [(1, "schedule")] * 6
-    assert len(bench.fired(cron_id)) == 6
+    for n in range(1, 4):
+        bench.clock.move(minutes=10)
+        await bench.until(partial(bench.has_fired, n))
+    await bench.schedulers.pop().stop()
+    bench.clock.move(minutes=30)
+    still.move(hours=1)
+    await bench.until(partial(bench.has_fired, 4))
+    assert told(bench)[3:] == [("12:40:00", 2, "coalesced"), ("13:00:00", 1, "schedule")]
+
+
+async def test_what_another_fires_between_decision_and_append_is_not_missed(bench: Bench) -> None:
+    await bench.cron("*/2 * * * *")
+    edge = Edge(bench.log)
+    still = await beside(bench, edge)
+    await bench.schedule()
+
+    async def two_firings() -> None:
+        for n in (1, 2):
+            bench.clock.move(minutes=2)
+            await bench.until(partial(bench.has_fired, n))
+
+    edge.meanwhile = two_firings
+    bench.log.clock = still.now  # type: ignore[method-assign]
+    still.move(minutes=6, seconds=10)
+    await bench.until(partial(bench.has_fired, 3))
+    assert told(bench) == [(f"12:0{n}:00", 1, "schedule") for n in (2, 4, 6)]
 
 
 @pytest.mark.parametrize("away_s", [5, 600, 40_000])
