@@ -14,6 +14,8 @@ from msgspec.structs import replace
 from contracts.events import ThreadCreated, ThreadDeleted
 from contracts.ledger import Append
 from contracts.subjects import LEDGER, RUNS, STREAMS
+from domain import requests
+from domain.thread import thread_of
 from services.kit.bus.embedded import EmbeddedNats
 from services.kit.bus.nats import NatsBus, ensure_streams
 from services.kit.bus.work import WorkQueue
@@ -324,6 +326,28 @@ async def test_a_queue_that_is_lost_is_made_again(bench: Bench, nats: EmbeddedNa
         pull = await bench.pull()
         assert {UUID(msg_of(await pull.next())) for _ in range(4)} == runs
     await bench.until(lambda: not any(health([relay]).values()))
+
+
+async def test_a_run_that_outlives_its_thread_is_not_forgotten(bench: Bench) -> None:
+    """Its worker dies, and the queue is lost; nobody sees it any more, and it must come to its end."""
+    thread_id = uuid7()
+    await bench.append(Append(thread_id, 0, (ThreadCreated(user_id="u"),)))
+    job = await bench.claim(await bench.ask(thread_id))
+    waiting = await bench.ask(thread_id)
+    lane, thread = bench.lane(thread_id), thread_of(thread_id, bench.log.stream(thread_id))
+    assert thread is not None
+    at_work = [bench.run(entry.run_id) for entry in lane.in_flight]
+    await bench.store(requests.delete_thread(thread, lane, at_work, ()))
+    assert bench.run(waiting).status == "interrupted"
+    await bench.relay()
+    pull = await bench.pull()
+    delivery = await pull.next()
+    assert msg_of(delivery) == str(job.run_id)
+    bench.move(31)
+    await bench.work(delivery)
+    assert bench.run(job.run_id).status == "interrupted"
+    assert not bench.lane(thread_id).in_flight
+    assert bench.views.all("SELECT * FROM runs") == []
 
 
 async def test_read_models_that_lag_hide_nobody(bench: Bench) -> None:
