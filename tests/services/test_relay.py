@@ -339,7 +339,12 @@ async def test_a_run_that_outlives_its_thread_is_not_forgotten(bench: Bench) -> 
     at_work = [bench.run(entry.run_id) for entry in lane.in_flight]
     await bench.store(requests.delete_thread(thread, lane, at_work, ()))
     assert bench.run(waiting).status == "interrupted"
+    relay = await bench.relay()
+    await bench.settled()
+    await relay.stop()
+    await bench.bus.api(f"STREAM.DELETE.{RUNS.name}")
     await bench.relay()
+    await bench.until_queued(1)
     pull = await bench.pull()
     delivery = await pull.next()
     assert msg_of(delivery) == str(job.run_id)
