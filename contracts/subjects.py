@@ -106,9 +106,9 @@ def log_nudge_subject() -> str:
     return "nudge.log"
 
 
-def view_position_subject() -> str:
-    """The position that the read models have reached. A hint."""
-    return "nudge.views"
+def rebuild_subject() -> str:
+    """Requests to build read models anew, for the one process that owns them."""
+    return "views.rebuild"
 
 
 def log_append_subject() -> str:

@@ -57,7 +57,8 @@ TABLES = (
         },
         "run_id",
         (
-            "(thread_id, created_at)",
+            "(thread_id, hidden, created_at, run_id)",
+            "(thread_id, hidden, status, created_at, run_id)",
             "(phase, updated_at) WHERE phase != 'ended'",
             "(assistant_id) WHERE phase != 'ended'",
         ),

@@ -18,7 +18,6 @@ from services.gateway.routes import (
     threads,
 )
 
-MOST_BYTES = 300 << 20
 EXPOSED = ["x-pagination-total", "x-pagination-next", "content-location", "location", "x-request-id"]
 
 
@@ -43,7 +42,7 @@ def build_app(parts: GatewayParts) -> Litestar:
         route_handlers=[handler(parts, route) for route in all_routes()],
         exception_handlers={Exception: problem},
         cors_config=CORSConfig(allow_origins=["*"], expose_headers=EXPOSED, max_age=600),
-        request_max_body_size=MOST_BYTES,
+        request_max_body_size=parts.settings.max_body_mib << 20,
         openapi_config=None,
         # Errors are answered by `problem`, which logs what must be looked at.
         logging_config=None,

@@ -1,5 +1,6 @@
 """What must end because something else does: runs are stopped, threads are deleted with all they have."""
 
+from typing import Literal
 from uuid import UUID
 
 from domain import cron as crons
@@ -9,6 +10,7 @@ from domain.cron import DeleteCron, cron_of
 from domain.errors import RunNotFound, ThreadNotFound
 from domain.run import CancelRun, run_of
 from services.gateway import acting
+from services.gateway.filters import SQL
 from services.gateway.http import Call
 from services.gateway.parts import GatewayParts
 
@@ -43,20 +45,26 @@ async def delete_thread(parts: GatewayParts, call: Call, thread_id: UUID) -> Non
         lane = acting.lane(parts, thread_id)
         found = [run_of(entry.run_id, parts.log.stream(entry.run_id)) for entry in lane.in_flight]
         in_flight = [run for run in found if run is not None]
-        ended = end_crons(parts, call, "thread_id", thread_id, DeleteCron(reason="thread_deleted"))
+        ended = end_crons(parts, call, "thread", thread_id, DeleteCron(reason="thread_deleted"))
         return requests.delete_thread(thread, lane, in_flight, ended.appends)
 
     def left_behind() -> Changes:
-        return end_crons(parts, call, "thread_id", thread_id, DeleteCron(reason="thread_deleted"))
+        return end_crons(parts, call, "thread", thread_id, DeleteCron(reason="thread_deleted"))
 
     await acting.act(parts, call, thread_id, decide)
     await acting.act(parts, call, thread_id, left_behind)
 
 
-def end_crons(parts: GatewayParts, call: Call, column: str, owner_id: UUID, command: DeleteCron) -> Changes:
-    """The end of every cron that has that id in that column of the read model."""
-    query, changes = f'SELECT cron_id FROM crons WHERE "{column}" = ?', Changes()
-    for row in parts.views.all(query, (owner_id.bytes,)):
+def end_crons(
+    parts: GatewayParts,
+    call: Call,
+    owner: Literal["thread", "assistant"],
+    owner_id: UUID,
+    command: DeleteCron,
+) -> Changes:
+    """The end of every cron of that thread or assistant."""
+    changes, name = Changes(), f"crons_of_{owner}"
+    for row in parts.views.all(SQL[name], (owner_id.bytes,)):
         cron_id = UUID(bytes=row["cron_id"])
         cron = cron_of(cron_id, parts.log.stream(cron_id))
         if cron is not None:

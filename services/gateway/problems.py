@@ -34,6 +34,7 @@ STATUSES: dict[type[Exception], int] = {
     errors.ThreadWithoutGraph: 400,
     errors.LaneFull: 429,
     errors.TooManyCrons: 429,
+    errors.AnswerTooLarge: 413,
     errors.RunNotActive: 409,
     errors.MustRollBack: 409,
     errors.GraphFailed: 422,

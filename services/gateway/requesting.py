@@ -93,7 +93,7 @@ def _check_assistant(parts: GatewayParts, body: RunCreate) -> None:
 
 def _on_thread(parts: GatewayParts, body: RunCreate, asked: Asked) -> Changes:
     assistant = acting.assistant(parts, body.assistant_id)
-    events = parts.log.stream(asked.thread_id)
+    events = parts.log.newest([asked.thread_id]).values()
     thread, made = thread_of(asked.thread_id, events), Changes()
     if thread is None:
         made = _made(body, asked.thread_id, was_used=bool(events))

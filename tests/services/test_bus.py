@@ -1,8 +1,11 @@
 """The bus on a real nats-server: started, shared, killed, resumed."""
 
 import asyncio
+import json
 import os
+import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from uuid import UUID
 
@@ -11,8 +14,8 @@ import pytest
 
 from contracts.subjects import LEDGER, RUNEV, RUNS, STREAMS, StreamSpec, run_queue_subject, token
 from services.kit.bus import Endpoint, NoResponders, Outgoing, RequestTimeout
-from services.kit.bus.embedded import EmbeddedNats
-from services.kit.bus.nats import NatsBus, StreamDiffers, ensure_streams
+from services.kit.bus.embedded import EmbeddedNats, runtime_endpoint
+from services.kit.bus.nats import NatsBus, StreamDiffers, Streams, ensure_streams
 from services.kit.bus.ordered import OrderedPublisher
 from services.kit.bus.work import PullLoop, WorkQueue, void_deliveries
 
@@ -25,6 +28,12 @@ async def kill(nats: EmbeddedNats) -> None:
     assert nats.pid is not None
     os.kill(nats.pid, signal.SIGKILL)
     await asyncio.sleep(0.3)
+
+
+async def until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not true():  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
 
 
 async def test_requests(bus: NatsBus) -> None:
@@ -64,6 +73,76 @@ async def test_killed_server_comes_back_on_the_same_port(nats: EmbeddedNats, bus
         while not bus.connected:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
     assert nats.endpoint == before
+
+
+async def test_connection_follows_a_server_to_another_port(tmp_path: Path) -> None:
+    folder, told = tmp_path / "nats", 0
+    first = EmbeddedNats(folder)
+    await first.start()
+    bus = NatsBus(lambda: runtime_endpoint(folder), "test")
+    await bus.start()
+
+    async def count(_: object) -> None:
+        nonlocal told
+        told += 1
+
+    await bus.subscribe("hello", count)
+    await first.stop()
+    await until(lambda: bus.failing == "not connected to NATS")
+    # As when somebody else has taken the port meanwhile.
+    told_by = json.loads((folder / "runtime.json").read_text())
+    (folder / "runtime.json").write_text(json.dumps({**told_by, "url": "nats://127.0.0.1:-1"}))
+    second = EmbeddedNats(folder)
+    await second.start()
+    assert second.endpoint.url != told_by["url"]
+    await until(lambda: bus.connected)
+    assert bus.failing == ""
+    await bus.publish("hello", b"")
+    await until(lambda: told == 1)
+    await bus.stop()
+    await second.stop()
+
+
+async def test_server_that_lost_its_folder_gets_its_streams_again(
+    nats: EmbeddedNats, bus: NatsBus, tmp_path: Path
+) -> None:
+    streams = Streams(bus, STREAMS)
+    await streams.start()
+    shutil.rmtree(tmp_path / "nats" / "js")
+    await kill(nats)
+
+    async def are_there() -> bool:
+        try:
+            answers = [await bus.api(f"STREAM.INFO.{spec.name}") for spec in STREAMS]
+        except (ConnectionError, TimeoutError):
+            return False
+        return not any("error" in answer for answer in answers)
+
+    async with asyncio.timeout(20):
+        while not await are_there():  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    await streams.stop()
+
+
+async def test_server_that_dies_again_and_again_has_ended_and_says_so(nats: EmbeddedNats) -> None:
+    for _ in range(4):
+        pid = nats.pid
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        await until(lambda pid=pid: not nats.started or (nats.pid != pid and not nats.failing))  # type: ignore[misc]
+    assert not nats.started
+    assert "died 4 times in a minute" in nats.failing
+
+
+async def test_who_has_stopped_is_not_called_back(nats: EmbeddedNats, bus: NatsBus) -> None:
+    called: list[str] = []
+    stop = bus.on_reconnect(lambda: called.append("gone"))
+    bus.on_reconnect(lambda: called.append("there"))
+    stop()
+    stop()
+    await kill(nats)
+    await until(lambda: bool(called))
+    assert called == ["there"]
 
 
 async def test_streams_are_ensured_and_never_changed_in_kind(bus: NatsBus) -> None:

@@ -8,8 +8,9 @@ import msgspec
 
 from contracts.codec import EventCodec
 from contracts.ledger import StoredTransaction, Transaction
-from services.kit.eventlog import EventLog, LeaseRow, LogUnavailable, WrongExpectedVersion
+from services.kit.eventlog import BadTransaction, EventLog, LeaseRow, LogUnavailable, WrongExpectedVersion
 from services.kit.eventlog.reading import SqliteReader
+from services.kit.lifecycle import Part
 
 Request = Callable[[bytes], Awaitable[bytes]]
 Outcome = int | WrongExpectedVersion
@@ -53,18 +54,26 @@ _ANSWER = msgspec.msgpack.Decoder(Answer)
 
 
 class RemoteLog(SqliteReader):
-    """An EventLog that is owned by another process. `request` carries bytes there and back."""
+    """An EventLog that is owned by another process, and a part. `request` carries bytes there and back."""
+
+    name, failing = "log", ""
+    parts: Sequence[Part] = ()
 
     def __init__(self, path: Path, codec: EventCodec, request: Request) -> None:
         super().__init__(path, codec)
         self._request = request
+        self.started = False
         self._callbacks: list[Callable[[int], None]] = []
 
     async def start(self) -> None:
         """Nothing is held open."""
+        self.started = True
 
-    async def close(self) -> None:
+    async def stop(self) -> None:
+        self.started = False
         self.close_readers()
+
+    close = stop
 
     async def append(self, tx: Transaction) -> int:
         [outcome] = await self.append_stored([self._codec.stored(tx)])
@@ -112,7 +121,7 @@ def serve_remote(log: EventLog) -> Request:
     async def serve(data: bytes) -> bytes:
         try:
             answer = await _answer(log, _ASKED.decode(data))
-        except (LogUnavailable, msgspec.DecodeError) as exc:
+        except (LogUnavailable, BadTransaction, msgspec.DecodeError) as exc:
             answer = Answer(error=str(exc))
         return msgspec.msgpack.encode(answer)
 
