@@ -89,12 +89,12 @@ class Worker:
             CHORE_WAIT_S,
         )
         self._loops = [
-            Supervised("worker.heartbeat", self._heartbeat),
+            Supervised("worker.heartbeat", self._heartbeat, settings.lease_s / 3),
             Supervised("worker.runs", self._take_run),
             Supervised("worker.chores", self._take_chore),
         ]
-        self.name, self.started = "worker", False
-        self.parts: Sequence[Part] = [*self._loops, self._answering]
+        self.name, self.started, self._begun = "worker", False, False
+        self.parts: Sequence[Part] = [*self._loops, self._runs, self._chores, self._answering]
 
     @property
     def failing(self) -> str:
@@ -103,8 +103,9 @@ class Worker:
 
     async def start(self) -> None:
         """Make the graphs known, then begin to take runs; twice is harmless."""
-        if self.started:
+        if self._begun:
             return
+        self._begun = True  # from now on there is something to stop
         await self._lease.renew()
         for graph_id, name in (self._children.ready.graphs if self._children.ready else {}).items():
             description = self._project.graphs[graph_id].description
@@ -121,9 +122,9 @@ class Worker:
 
     async def stop(self) -> None:
         """Give up what runs (others continue it from its checkpoint) and end, within seconds."""
-        if not self.started:
+        if not self._begun:
             return
-        self.started = False
+        self._begun = self.started = False
         for loop in self._loops[1:]:
             await loop.stop()
         await self._runs.stop()

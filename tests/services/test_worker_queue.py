@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from contracts.events import RunReleased, RunStarted
-from services.kit.bus.nats import NatsBus
+from contracts.subjects import RUNS, STREAMS
+from services.kit.bus.nats import NatsBus, ensure_streams
 from services.kit.clock import SystemClock
 from services.kit.ids import uuid7
+from services.kit.lifecycle import health
 from services.kit.settings import Settings
 from services.worker.claiming import Claims
 from services.worker.worker import Worker
@@ -141,3 +143,18 @@ async def test_a_claim_that_raises_is_tried_again(place: Place, monkeypatch: pyt
     await place.until(lambda: place.run(run_id).status == "success")
     await place.until_queued(0)
     assert failures == 3
+
+
+async def test_a_worker_that_can_not_start_holds_nothing_when_it_was_stopped(place: Place) -> None:
+    await place.bus.api(f"STREAM.DELETE.{RUNS.name}")
+    with pytest.raises(ConnectionError):
+        await place.worker("w1")
+    [worker] = place.workers
+    await worker.stop()
+    told = health([worker])
+    assert set(told.values()) == {"not started"}, told
+    assert {"bus.pull.w_default_normal", "bus.pull.w_default_chores", "worker.heartbeat"} <= told.keys()
+    assert place.log.leases("worker.") == []
+    await ensure_streams(place.bus, STREAMS)
+    await worker.start()
+    assert not any(health([worker]).values())

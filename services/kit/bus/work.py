@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import nats.errors
@@ -122,16 +122,18 @@ class PullLoop(Supervised):
         self._inbox = ""
         self._subscription: Any = None
         self._fresh = True
+        self._leave: Callable[[], None] = lambda: None
 
     async def start(self) -> None:
         """Make the consumer if it is missing, and begin to pull; twice is harmless. Raises ConnectionError."""
         if not self.started:
             await self._ensure_consumer()
-            self.bus.on_reconnect(self._reconnected)
+            self._leave = self.bus.on_reconnect(self._reconnected)
             await super().start()
 
     async def stop(self) -> None:
         """End it; what was delivered and not taken goes back at once."""
+        self._leave()
         await super().stop()
         subscription, self._subscription = self._subscription, None
         try:
