@@ -17,13 +17,12 @@ from contracts.subjects import (
     DEFAULT_POOL,
     NORMAL,
     RUNS,
-    STREAMS,
     run_cancel_subject,
     run_queue_subject,
 )
 from contracts.work import Chore, RunDue
 from domain.lane import lane_id_of
-from services.kit.bus.nats import NatsBus, ensure_streams
+from services.kit.bus.nats import NatsBus
 from services.kit.bus.work import WorkQueue
 from services.kit.clock import Clock
 from services.kit.eventlog import EventLog
@@ -113,7 +112,6 @@ class Turns:
         """Put every head that is due. What happens meanwhile is found by following from before the look."""
         self._is_sure = True  # unless the connection is lost again meanwhile
         try:
-            await ensure_streams(self._bus, STREAMS)
             seen = self._views.position("runs")
             self._position = min(seen, self.part.cursor if self._position is None else self._position)
             rows = self._views.all(TEMPORARY)

@@ -10,7 +10,7 @@ import msgspec
 from contracts.ledger import Payload
 from domain.assistant import Assistant, assistant_of
 from domain.cron import cron_of
-from domain.lane import Lane, lane_id_of, lane_of
+from domain.lane import TAKES_PLACES, Lane, MultitaskStrategy, lane_id_of, lane_of
 from domain.requests import Line, RunPlan, plan_of
 from domain.run import run_of
 from domain.timeline import Due
@@ -80,12 +80,11 @@ class Plans:
         newest = self._log.newest([lane_id_of(thread_id) for thread_id in thread_ids])
         return {thread_id: lane_of(thread_id, newest.get(lane_id_of(thread_id))) for thread_id in thread_ids}
 
-    def line(self, thread_id: UUID) -> Line:
-        """A thread's lane with the runs that stand in it."""
+    def line(self, thread_id: UUID, strategy: MultitaskStrategy) -> Line:
+        """A thread's lane, with the runs that stand in it when the strategy takes their places."""
         lane = self.lanes([thread_id])[thread_id]
-        found = {
-            entry.run_id: run_of(entry.run_id, self._log.stream(entry.run_id)) for entry in lane.in_flight
-        }
+        entries = lane.in_flight if strategy in TAKES_PLACES else ()
+        found = {entry.run_id: run_of(entry.run_id, self._log.stream(entry.run_id)) for entry in entries}
         return Line(lane=lane, runs={run_id: run for run_id, run in found.items() if run is not None})
 
     def thread_metadata(self, thread_ids: Sequence[UUID]) -> dict[UUID, dict[str, Any]]:
