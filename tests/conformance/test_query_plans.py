@@ -29,7 +29,7 @@ from services.gateway.filters import (
     has_facet,
 )
 from services.gateway.filters import SQL as GATEWAY_SQL
-from services.gateway.queries import gathering, page, row_query, walking
+from services.gateway.queries import counting, gathering, page, row_query, walking
 from services.kit.eventlog.reading import SQL as LOG_SQL
 from services.kit.eventlog.sqlite import SqliteLog
 from services.kit.ids import uuid7
@@ -181,6 +181,14 @@ FILTERS: dict[Kind, dict[str, Condition]] = {
         "since": lambda wanted: wanted.between("at", 1, 2),
     },
 }
+
+
+def wanted_of(kind: Kind, condition: Condition) -> Filter:
+    wanted = Filter(kind)
+    condition(wanted)
+    return wanted
+
+
 OF_ONE = {OCCURRENCES, VERSIONS}  # of a cron, of an assistant: never all of them
 SEARCHES = [(kind, sort, way) for kind, sorts in SORTS.items() for sort in sorts for way in ("asc", "desc")]
 
@@ -204,8 +212,7 @@ def test_page_is_a_walk_in_its_order(views: sqlite3.Connection, kind: Kind, sort
     """Whatever is filtered: the index has the order, nothing is sorted, the walk ends with the page."""
     all_of_it: dict[str, Condition] = {"": both()}
     for name, condition in (FILTERS[kind] if kind in OF_ONE else all_of_it | FILTERS[kind]).items():
-        wanted = Filter(kind)
-        condition(wanted)
+        wanted = wanted_of(kind, condition)
         query, _ = walking(wanted, page(10, 0, sort, way))
         told = steps(views, query)
         assert "TEMP B-TREE" not in told, (name, told)
@@ -216,8 +223,7 @@ def test_page_is_a_walk_in_its_order(views: sqlite3.Connection, kind: Kind, sort
 def test_few_are_found_by_their_index(views: sqlite3.Connection, kind: Kind, sort: str, way: str) -> None:
     """Each condition that an index serves is served by it, whichever order is asked for."""
     for name, condition in FILTERS[kind].items():
-        wanted = Filter(kind)
-        condition(wanted)
+        wanted = wanted_of(kind, condition)
         assert wanted.drivers or name in ("values", "name")
         for driver in wanted.drivers:
             query, _ = gathering(wanted, page(10, 0, sort, way), driver)
@@ -256,7 +262,7 @@ GATEWAY_PLANS = {
     "crons_of_user": "CO-ROUTINE (subquery-1); SEARCH crons USING COVERING INDEX user_id (user_id=?); SCAN (subquery-1)",
 }
 PUT_TOGETHER = {
-    "few", "gather", "walk", "count", "up_to", "of_facet", "has_facet", "count_facets", "row",
+    "few", "gather", "walk", "count", "count_all", "up_to", "of_facet", "has_facet", "count_facets", "row",
 }  # fmt: skip
 """Made for each search: the tests above and below have their plans."""
 
@@ -275,6 +281,11 @@ def test_rows_by_their_key(views: sqlite3.Connection) -> None:
 def test_totals_and_counts(views: sqlite3.Connection) -> None:
     total = GATEWAY_SQL["up_to"].format(table="threads", tests="true")
     assert "SCAN threads USING COVERING INDEX" in steps(views, total)
+    for kind in (THREADS, CRONS, ASSISTANTS):
+        for name, condition in FILTERS[kind].items():
+            wanted = wanted_of(kind, condition)
+            for driver in wanted.drivers:
+                assert "SCAN" not in steps(views, counting(wanted, driver)[0]), name
     of_facet = GATEWAY_SQL["count_facets"].format(
         facets="thread_facets", tests=has_facet(THREADS, "substr(thread_facets.facet, 17)")
     )
@@ -322,12 +333,6 @@ def machine_steps(path: Path, query: str, params: Sequence[object]) -> int:
     db.execute(query, params).fetchall()
     db.close()
     return len(steps)
-
-
-def wanted_of(kind: Kind, condition: Condition) -> Filter:
-    wanted = Filter(kind)
-    condition(wanted)
-    return wanted
 
 
 RARE = wanted_of(THREADS, meta({"n": 7}))
