@@ -3,7 +3,6 @@
 from contracts.events import (
     RunCancelRequested,
     RunDeleted,
-    RunDispatched,
     RunFailed,
     RunInterrupted,
     RunRequested,
@@ -35,7 +34,6 @@ TABLES = (
             "phase": "TEXT NOT NULL",  # as it is: pending, running, ended
             "hidden": "INTEGER NOT NULL",  # not for clients: it is being undone, or only writes a state
             "not_before": "INTEGER",
-            "dispatched": "INTEGER NOT NULL",
             "attempt": "INTEGER NOT NULL",
             "worker": "TEXT NOT NULL",
             "metadata": "TEXT NOT NULL",
@@ -108,7 +106,6 @@ def row_as_requested(recorded: Recorded, body: RunRequested) -> Row:
         "phase": "pending",
         "hidden": int(body.kind == "state"),
         "not_before": maybe_micros(body.not_before),
-        "dispatched": int(not body.waits),
         "attempt": 0,
         "worker": "",
         "metadata": text(body.metadata),
@@ -139,8 +136,6 @@ def _moved(rows: Rows, recorded: Recorded) -> None:
     at = micros(recorded.meta.at)
     row |= {"version": recorded.version, "position": recorded.position, "updated_at": at}
     match recorded.body:
-        case RunDispatched():
-            row["dispatched"] = 1
         case RunStarted() as body:
             row |= {"phase": "running", "attempt": body.attempt, "worker": body.worker}
             if not row["cancel_requested"]:

@@ -6,13 +6,14 @@ from pathlib import Path
 
 from services.commandline import audit, crons, replay
 from services.commandline.folder import CommandFailed
+from services.kit.process import ENDED, PartEnded
 from services.kit.project import ProjectError
 from services.kit.settings import Settings, SettingsError
 from services.up import StartFailed, serve
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; the process's exit code."""
+    """Run one command; the process's exit code: 0, 1 = refused or not started, ENDED, `process.HUNG`."""
     args = _parser().parse_args(arguments)
     try:
         if getattr(args, "data", "") is None:
@@ -21,6 +22,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (CommandFailed, ProjectError, SettingsError, StartFailed) as exc:
         sys.stderr.write(f"cronledger: {exc}\n")
         return 1
+    except PartEnded as exc:
+        sys.stderr.write(f"cronledger: {exc}\n")
+        return ENDED
     except BrokenPipeError:
         # Somebody closed our output (`| head`): nothing is wrong. Keep the interpreter's last flush quiet.
         sys.stderr.close()

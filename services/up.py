@@ -2,44 +2,43 @@
 
 import argparse
 import asyncio
-import fcntl
 import logging
-import os
-import signal
 import sys
 from collections.abc import Callable, Coroutine
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 from contracts.codec import EventCodec
-from contracts.subjects import STREAMS, log_append_subject, log_nudge_subject, view_position_subject
+from contracts.subjects import RUNS, STREAMS
 from services.gateway.app import GatewayParts, build_app
 from services.gateway.server import GatewayServer
-from services.kit.bus import Msg
 from services.kit.bus.embedded import EmbeddedNats, NatsStartFailed
-from services.kit.bus.nats import NatsBus, ensure_streams
+from services.kit.bus.nats import NatsBus, StreamDiffers, Streams
+from services.kit.bus.work import void_deliveries
 from services.kit.clock import SystemClock
+from services.kit.eventlog.owner import LogOwner
 from services.kit.eventlog.recorder import ForeignLedger
-from services.kit.eventlog.remote import serve_remote
 from services.kit.eventlog.sqlite import SqliteLog
-from services.kit.lifecycle import Part, ended
+from services.kit.folder import DataFolder, FolderInUse
+from services.kit.lifecycle import Part, Step, Whole, health
+from services.kit.process import run
 from services.kit.project import Project, load_project
 from services.kit.settings import Settings
 from services.kit.views import Views
+from services.projector.door import Door
 from services.projector.projector import Projector
 from services.relay.relay import Relay
 from services.scheduler.scheduler import Scheduler
-from services.worker.children import ChildPool, store_settings
+from services.worker.children import ChildPool
 from services.worker.graph_child import GraphLoadFailed
 from services.worker.lease import PREFIX as WORKER_PREFIX
 from services.worker.lease import void_leases
 from services.worker.worker import Worker
 
 log_ = logging.getLogger("cronledger.up")
-
-
 Runner = Callable[[Coroutine[Any, Any, None]], None]
 
 
@@ -47,170 +46,90 @@ class StartFailed(Exception):
     """The server can't start; the text says why and what to do."""
 
 
-class Embedded:
-    """A whole server in one data folder. `start` gives up cleanly; `stop` is safe at any time, twice too."""
+class Embedded(Whole):
+    """A whole server in one data folder: its parts, each after those that it needs."""
 
     def __init__(self, settings: Settings, project: Project) -> None:
-        self.settings = settings
-        self.project = project
-        self.folder = Path(settings.data).absolute()
-        self.clock = SystemClock()
-        self._started: list[Part] = []
-        self._lock = -1
-        self.gateway: GatewayServer | None = None
+        self._settings, self._project = settings, project
+        self._clock = SystemClock()
+        self._folder = DataFolder(Path(settings.data))
+        path = self._folder.path
+        self._nats = EmbeddedNats(path / "nats")
+        self._bus = NatsBus(lambda: self._nats.endpoint, "cronledger")
+        self._ledger = SqliteLog(path / "ledger.db", EventCodec())
+        self._projector = Projector(self._ledger, path / "views.db")
+        self._views = Views(path / "views.db")
+        self.gateway, shared = self._serving()
+        super().__init__(
+            "cronledger",
+            [
+                *self._storing(),
+                *self._working(),
+                Scheduler(self._ledger, self._views, self._clock, settings),
+                Step("gateway.views", self._caught_up),  # what the worker has made known is shown, too
+                self.gateway,
+                shared,  # stopped first: streams end before the server waits for them
+            ],
+        )
 
-    async def start(self) -> None:
-        """Start everything, in the order in which one part needs the other."""
-        try:
-            self._take_folder()
-            await self._start_parts()
-        except BaseException:
-            await self.stop()
-            raise
+    def _storing(self) -> list[Part]:
+        """What keeps: files, log, read models, NATS."""
+        return [
+            self._folder,
+            self._nats,
+            self._bus,
+            Streams(self._bus, STREAMS),
+            self._ledger,
+            # The folder is ours alone, so whoever held a worker's lease here is dead.
+            Step("log.leases", partial(void_leases, self._ledger, WORKER_PREFIX)),
+            Step("bus.deliveries", partial(void_deliveries, self._bus, RUNS.name)),
+            LogOwner(self._ledger, self._bus),
+            self._projector,
+            Door(self._projector, self._bus),
+            Step("views", self._caught_up, self._views.close),
+        ]
 
-    async def stop(self) -> None:
-        """Stop everything, newest first: no new requests, then no new firings, then runs, then the log."""
-        while self._started:
-            await self._started.pop().stop()
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
-
-    async def failed(self) -> str:
-        """Wait until a part has failed for good; why."""
-        return await self._nats.wait_failed()
-
-    def _take_folder(self) -> None:
-        (self.folder / "run").mkdir(parents=True, exist_ok=True)
-        self.folder.chmod(0o700)
-        self._lock = os.open(self.folder / "run" / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StartFailed(
-                f"another cronledger runs on {self.folder}; stop it or give another folder with --data"
-            ) from None
-
-    async def _start_parts(self) -> None:
-        self._nats = EmbeddedNats(self.folder / "nats")
-        await self._begin(self._nats)
-        bus = await NatsBus.connect(self._nats.endpoint, "cronledger")
-        self._started.append(_Closing(bus))
-        await ensure_streams(bus, STREAMS)
-        log = SqliteLog(self.folder / "ledger.db", EventCodec())
-        await self._begin(_Log(log))
-        # The folder is ours alone, so whoever held a worker's lease here is dead.
-        await void_leases(log, WORKER_PREFIX)
-        projector = Projector(log, self.folder / "views.db")
-        await self._begin(projector)
-        await self._begin(_Announcer(log, projector, bus))
-        views = Views(self.folder / "views.db")
-        await projector.reached(log.head(), 600.0)
-        children = self._children()
-        await self._begin(children)
-        relay = Relay(log, views, bus, self.clock)
-        await self._begin(relay)
+    def _working(self) -> list[Part]:
+        """What runs graphs, and what brings it the work."""
+        children = ChildPool(self._settings, self._project, self._folder.path)
         worker = Worker(
-            log, bus, children, self.project, self.clock, self.settings, worker_id=f"w-{uuid4().hex[:12]}"
+            self._ledger,
+            self._bus,
+            children,
+            self._project,
+            self._clock,
+            self._settings,
+            worker_id=f"w-{uuid4().hex[:12]}",
         )
-        await self._begin(worker)
-        scheduler = Scheduler(log, views, self.clock, self.settings)
-        await self._begin(scheduler)
-        await projector.reached(log.head(), 60.0)
-        parts = GatewayParts(
-            log=log,
-            views=views,
-            reached=projector.reached,
-            changed=projector.changed,
-            clock=self.clock,
-            settings=self.settings,
-            bus=bus,
-            health=lambda: {"scheduler": scheduler.healthy, "bus": "" if bus.connected else "not connected"},
+        return [children, Relay(self._ledger, self._views, self._bus, self._clock), worker]
+
+    def _serving(self) -> tuple[GatewayServer, GatewayParts]:
+        shared = GatewayParts(
+            log=self._ledger,
+            views=self._views,
+            reached=self._projector.reached,
+            changed=self._projector.changed,
+            clock=self._clock,
+            settings=self._settings,
+            bus=self._bus,
+            health=lambda: health([self]),
             version=version("cronledger"),
-            graphs=tuple(self.project.graphs),
+            graphs=tuple(self._project.graphs),
         )
-        self.gateway = GatewayServer(build_app(parts), self.settings.host, self.settings.port)
-        await self._begin(self.gateway)
-        await self._begin(parts)  # stopped first: streams end before the server waits for them
+        return GatewayServer(build_app(shared), self._settings.host, self._settings.port), shared
 
-    async def _begin(self, part: Part) -> None:
-        self._started.append(part)
-        await part.start()
-
-    def _children(self) -> ChildPool:
-        return ChildPool(
-            self.project,
-            self.folder / "checkpoints.db",
-            store_settings(self.folder / "store.db", self.project),
-            self.settings.children,
-            self.settings.runs_per_child,
-            Path(self.settings.graph_python or sys.executable),
-        )
-
-
-class _Closing:
-    """A connection as a part: there is nothing to start."""
-
-    def __init__(self, bus: NatsBus) -> None:
-        self._bus = bus
-
-    async def start(self) -> None:
-        return
-
-    async def stop(self) -> None:
-        await self._bus.close()
-
-
-class _Log:
-    """The log as a part."""
-
-    def __init__(self, log: SqliteLog) -> None:
-        self._log = log
-
-    async def start(self) -> None:
-        await self._log.start()
-
-    async def stop(self) -> None:
-        await self._log.close()
-
-
-class _Announcer:
-    """Tells other processes on the bus of new positions, and appends for those that do not own the log."""
-
-    def __init__(self, log: SqliteLog, projector: Projector, bus: NatsBus) -> None:
-        self._log, self._projector, self._bus = log, projector, bus
-        self._serve = serve_remote(log)
-        self._task: asyncio.Task[None] | None = None
-        self._news = asyncio.Event()
-
-    async def start(self) -> None:
-        self._stop_callback = self._log.on_commit(lambda _: self._news.set())
-        await self._bus.subscribe(log_append_subject(), self._append)
-        self._task = asyncio.create_task(self._announce())
-
-    async def stop(self) -> None:
-        if self._task is None:
-            return
-        self._stop_callback()
-        task, self._task = self._task, None
-        await ended(task)
-
-    async def _append(self, msg: Msg) -> None:
-        await msg.respond(await self._serve(msg.data))
-
-    async def _announce(self) -> None:
-        while True:
-            await self._news.wait()
-            self._news.clear()
-            head = self._log.head()
-            await self._bus.publish(log_nudge_subject(), str(head).encode())
-            await self._projector.reached(head, 2.0)
-            position = str(self._projector.signal.current).encode()
-            await self._bus.publish(view_position_subject(), position)
+    async def _caught_up(self) -> None:
+        """Wait until the read models show all of the log; when they fail, health tells of it all the same."""
+        head = self._ledger.head()
+        while not await self._projector.reached(head, 1.0):
+            if self._projector.failing:
+                log_.error("up.behind read models fail: %s", self._projector.failing)
+                return
+            log_.info("up.catching_up position=%d head=%d", self._projector.signal.current, head)
 
 
 def serve(args: argparse.Namespace) -> None:
-    """`cronledger up`: run until a signal comes. Raises StartFailed, ProjectError, SettingsError."""
+    """`cronledger up`: run until a signal comes. Raises StartFailed, PartEnded, ProjectError, SettingsError."""
     settings = Settings.read(data=str(args.data), host=args.host, port=args.port)
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)-7s %(name)s %(message)s"
@@ -221,33 +140,17 @@ def serve(args: argparse.Namespace) -> None:
     try:
         import uvloop
 
-        run: Runner = uvloop.run
+        runner: Runner = uvloop.run
     except ImportError:
-        run = asyncio.run
+        runner = asyncio.run
     # A thread that computes hands over after 1 ms, not 5: firings and requests share one interpreter.
     sys.setswitchinterval(0.001)
-    run(_serve(settings, project))
+    runner(_serve(settings, project))
 
 
 async def _serve(settings: Settings, project: Project) -> None:
     server = Embedded(settings, project)
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stopping.set)
     try:
-        await server.start()
-    except (GraphLoadFailed, NatsStartFailed, ForeignLedger, ConnectionError, OSError) as exc:
+        await run(server, lambda: f"cronledger is ready on http://{settings.host}:{server.gateway.port}")
+    except (GraphLoadFailed, NatsStartFailed, StreamDiffers, ForeignLedger, FolderInUse, OSError) as exc:
         raise StartFailed(str(exc)) from None
-    try:
-        assert server.gateway is not None
-        sys.stdout.write(f"cronledger is ready on http://{settings.host}:{server.gateway.port}\n")
-        sys.stdout.flush()
-        failing = asyncio.create_task(server.failed())
-        waiting = asyncio.create_task(stopping.wait())
-        await asyncio.wait({failing, waiting}, return_when=asyncio.FIRST_COMPLETED)
-        if failing.done():
-            raise StartFailed(failing.result())
-        failing.cancel()
-    finally:
-        await server.stop()

@@ -7,7 +7,7 @@ from domain import requests
 from domain.assistant import Assistant, assistant_of, default_assistant_id
 from domain.changes import Changes
 from domain.errors import AssistantNotFound, RunNotFound, ThreadNotFound
-from domain.lane import Lane, following_of, lane_id_of, lane_of
+from domain.lane import TAKES_PLACES, Lane, MultitaskStrategy, lane_id_of, lane_of
 from domain.run import Run, run_of
 from domain.thread import Thread, thread_of
 from services.gateway.http import Call
@@ -16,20 +16,18 @@ from services.kit.commands import execute
 from services.kit.ids import parse_uuid
 
 SHOWN_S = 2.0
-LAST_RESORT_S = 30.0
 
 
 async def act(parts: GatewayParts, call: Call, key: Hashable, decide: Callable[[], Changes]) -> int | None:
     """Carry out what `decide` decides, one command on the key at a time here; the position, None = nothing.
 
-    When it returns, the read models show it.
+    When it returns, the read models show it; or they are behind, and it is stored all the same (`fold.row`).
     """
     meta = call.meta(parts)
     async with parts.locks.hold(key):
         position = await execute(parts.log, lambda: decide().by(meta), attempts=8)
-    if position is not None and not await parts.reached(position, SHOWN_S):
-        # It is stored and durable; an answer that does not show it would be worse than a late one.
-        await parts.reached(position, LAST_RESORT_S)
+    if position is not None:
+        await parts.reached(position, SHOWN_S)
     return position
 
 
@@ -47,10 +45,11 @@ def lane(parts: GatewayParts, thread_id: UUID) -> Lane:
     return lane_of(thread_id, parts.log.newest([stream_id]).get(stream_id))
 
 
-def line(parts: GatewayParts, thread_id: UUID) -> requests.Line:
-    """The thread's lane with the runs that stand in it."""
+def line(parts: GatewayParts, thread_id: UUID, strategy: MultitaskStrategy) -> requests.Line:
+    """The thread's lane, with the runs that stand in it when the strategy takes their places."""
     found = lane(parts, thread_id)
-    runs = {entry.run_id: run_of(entry.run_id, parts.log.stream(entry.run_id)) for entry in found.in_flight}
+    entries = found.in_flight if strategy in TAKES_PLACES else ()
+    runs = {entry.run_id: run_of(entry.run_id, parts.log.stream(entry.run_id)) for entry in entries}
     return requests.Line(lane=found, runs={run_id: run for run_id, run in runs.items() if run is not None})
 
 
@@ -60,12 +59,6 @@ def run(parts: GatewayParts, thread_id: UUID, run_id: UUID) -> Run:
     if found is None or found.gone or found.request.thread_id != thread_id:
         raise RunNotFound("Run not found")
     return found
-
-
-def following(parts: GatewayParts, line: Lane, run_id: UUID) -> Run | None:
-    """The run that comes to the head of the lane when this one leaves."""
-    coming = following_of(line, run_id, parts.clock.now())
-    return None if coming is None else run_of(coming, parts.log.stream(coming))
 
 
 def assistant(parts: GatewayParts, text: str) -> Assistant:

@@ -25,15 +25,17 @@ async def stop_run(parts: GatewayParts, call: Call, thread_id: UUID, run_id: UUI
             return Changes()
         if not run.is_active or run.cancel:
             return Changes()
-        lane = acting.lane(parts, thread_id)
-        following = acting.following(parts, lane, run_id)
-        return requests.cancel(run, CancelRun(reason=reason), lane, following)
+        return requests.cancel(run, CancelRun(reason=reason), acting.lane(parts, thread_id))
 
     await acting.act(parts, call, thread_id, decide)
 
 
 async def delete_thread(parts: GatewayParts, call: Call, thread_id: UUID) -> None:
-    """Delete the thread with its runs and crons. Harmless when it is gone."""
+    """Delete the thread with its runs and crons. Harmless when it is gone.
+
+    Its crons are found in the read models, which may lag. One that is created elsewhere while we decide rests on
+    the thread's version, so that it comes before the deletion or never: a second look finds it.
+    """
 
     def decide() -> Changes:
         try:
@@ -46,7 +48,11 @@ async def delete_thread(parts: GatewayParts, call: Call, thread_id: UUID) -> Non
         ended = end_crons(parts, call, "thread", thread_id, DeleteCron(reason="thread_deleted"))
         return requests.delete_thread(thread, lane, in_flight, ended.appends)
 
+    def left_behind() -> Changes:
+        return end_crons(parts, call, "thread", thread_id, DeleteCron(reason="thread_deleted"))
+
     await acting.act(parts, call, thread_id, decide)
+    await acting.act(parts, call, thread_id, left_behind)
 
 
 def end_crons(

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from uuid import UUID
 
 import msgspec
@@ -13,6 +13,7 @@ from services.kit.bus import Msg, Subscription
 from services.kit.bus.large import Joiner
 from services.kit.bus.nats import NatsBus
 from services.kit.bus.replay import replay
+from services.kit.lifecycle import Part
 
 MOST_BATCHES = 2_000
 MOST_BYTES = 16 << 20
@@ -115,15 +116,22 @@ class _Channel:
 
 
 class Live:
-    """Whoever wants to know what a run streams asks here. Without a bus nothing ever comes."""
+    """Whoever wants to know what a run streams asks here: a part. Without a bus nothing ever comes."""
+
+    name, failing = "gateway.live", ""
+    parts: Sequence[Part] = ()
 
     def __init__(self, bus: NatsBus | None) -> None:
         self._bus = bus
         self._channels: dict[UUID, _Channel] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._stopped = False
-        if bus is not None:
-            bus.on_reconnect(self._reconnected)
+        self._leave: Callable[[], None] | None = None
+
+    @property
+    def started(self) -> bool:
+        """True while it takes listeners and knows when the bus was away."""
+        return self._leave is not None
 
     @property
     def watched(self) -> int:
@@ -131,10 +139,16 @@ class Live:
         return len(self._channels)
 
     async def start(self) -> None:
-        """There is nothing to begin."""
+        """Begin to doubt what came before each reconnect; twice is harmless."""
+        if self._leave is None:
+            self._stopped = False
+            self._leave = self._bus.on_reconnect(self._reconnected) if self._bus else lambda: None
 
     async def stop(self) -> None:
         """Close every stream without an end: the clients come back to whoever serves then."""
+        leave, self._leave = self._leave, None
+        if leave is not None:
+            leave()
         self._stopped = True
         for listener in self._listeners():
             listener.cut_off()

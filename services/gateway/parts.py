@@ -1,6 +1,6 @@
 """What the gateway is built of; whoever wires the process makes it."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from services.gateway.live import Live
@@ -9,7 +9,7 @@ from services.kit.bus.nats import NatsBus
 from services.kit.clock import Clock
 from services.kit.commands import KeyedLocks
 from services.kit.eventlog import EventLog
-from services.kit.lifecycle import Background
+from services.kit.lifecycle import Background, Part
 from services.kit.settings import Settings
 from services.kit.views import Views
 
@@ -42,12 +42,32 @@ class GatewayParts:
         object.__setattr__(self, "live", Live(self.bus))
         object.__setattr__(self, "ends", Ends(self.views, self.changed))
 
+    @property
+    def name(self) -> str:
+        """As a part it is what requests share."""
+        return "gateway.shared"
+
+    @property
+    def parts(self) -> Sequence[Part]:
+        """In the order of their start."""
+        return (self.ends, self.background, self.live)
+
+    @property
+    def started(self) -> bool:
+        """True while everything is there."""
+        return all(part.started for part in self.parts)
+
+    @property
+    def failing(self) -> str:
+        """'' : its parts say so themselves."""
+        return ""
+
     async def start(self) -> None:
         """Begin to watch what is waited for."""
-        await self.ends.start()
+        for part in self.parts:
+            await part.start()
 
     async def stop(self) -> None:
         """Close every stream; the clients come back to whoever serves then."""
-        await self.live.stop()
-        await self.background.stop()
-        await self.ends.stop()
+        for part in reversed(self.parts):
+            await part.stop()

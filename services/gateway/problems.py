@@ -32,7 +32,7 @@ STATUSES: dict[type[Exception], int] = {
     errors.AlreadyExists: 409,
     errors.ThreadBusy: 409,
     errors.ThreadWithoutGraph: 400,
-    errors.LaneFull: 409,
+    errors.LaneFull: 429,
     errors.TooManyCrons: 429,
     errors.AnswerTooLarge: 413,
     errors.RunNotActive: 409,

@@ -40,7 +40,7 @@ Wanted = tuple[Asked, StatelessRunCreate]
 
 
 async def on_thread(parts: GatewayParts, call: Call, body: RunCreate, asked: Asked) -> None:
-    """Let the run take its place on its thread. Raises ThreadNotFound, ThreadBusy, AssistantNotFound."""
+    """Let the run take its place on its thread. Raises ThreadNotFound, ThreadBusy, LaneFull, AssistantNotFound."""
     await acting.act(parts, call, asked.thread_id, lambda: _on_thread(parts, body, asked))
 
 
@@ -99,9 +99,10 @@ def _on_thread(parts: GatewayParts, body: RunCreate, asked: Asked) -> Changes:
         made = _made(body, asked.thread_id, was_used=bool(events))
     now = parts.clock.now()
     plan = plan_of(run_spec_of(body), assistant, USER)
-    line = acting.line(parts, asked.thread_id)
+    line = acting.line(parts, asked.thread_id, plan.strategy)
+    limit = parts.settings.waiting_per_thread
     return made + requests.request_on_thread(
-        plan, _occurrence(body, asked, now), line, _metadata(thread), now
+        plan, _occurrence(body, asked, now), line, _metadata(thread), now, limit
     )
 
 

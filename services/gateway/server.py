@@ -2,13 +2,22 @@
 
 import asyncio
 import socket
+from collections.abc import Sequence
 from typing import Any
 
 import uvicorn
 
+from services.kit.lifecycle import Part, ended
+
+GRACE_S = 3
+"""How long a request may still take when the server stops."""
+
 
 class GatewayServer:
-    """Serves an ASGI application. `port` is known after `start`."""
+    """Serves an ASGI application: a part. `port` is known after `start`."""
+
+    name, failing = "gateway", ""
+    parts: Sequence[Part] = ()
 
     def __init__(self, app: Any, host: str, port: int) -> None:
         self._app, self._host = app, host
@@ -16,6 +25,15 @@ class GatewayServer:
         self._server: _Server | None = None
         self._task: asyncio.Task[None] | None = None
         self._socket: socket.socket | None = None
+
+    @property
+    def started(self) -> bool:
+        """True while it listens."""
+        return self._server is not None and self._server.started and self._is_serving
+
+    @property
+    def _is_serving(self) -> bool:
+        return self._task is not None and not self._task.done()
 
     async def start(self) -> None:
         """Listen. Raises OSError when the port is taken."""
@@ -31,7 +49,7 @@ class GatewayServer:
             access_log=False,
             log_config=None,
             timeout_keep_alive=75,
-            timeout_graceful_shutdown=5,
+            timeout_graceful_shutdown=GRACE_S,
             server_header=False,
         )
         family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
@@ -47,16 +65,17 @@ class GatewayServer:
         self._socket = listening
         self._server = _Server(config)
         self._task = asyncio.create_task(self._server.serve(sockets=[listening]))
-        while not self._server.started and not self._task.done():  # noqa: ASYNC110 - it has no event for it
+        while not self._server.started and self._is_serving:  # noqa: ASYNC110 - it has no event for it
             await asyncio.sleep(0.005)
 
     async def stop(self) -> None:
-        """Answer what is under way, for at most five seconds, and end; safe twice and unstarted."""
+        """Answer what is under way, for a few seconds, and end; safe twice and unstarted."""
         task, self._task = self._task, None
         if task is None or self._server is None:
             return
         self._server.should_exit = True
-        await asyncio.gather(task, return_exceptions=True)
+        await asyncio.wait({task}, timeout=GRACE_S + 1)
+        await ended(task)
         if self._socket is not None:
             self._socket.close()
 

@@ -1,12 +1,12 @@
 """Who waits for the end of a run: whenever the read models move, a look at the runs of which something happened."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from uuid import UUID
 
 from contracts.events import BODIES, RunDeleted, RunRolledBack, Settled, ThreadDeleted
 from services.gateway.filters import SQL
-from services.kit.lifecycle import Supervised
+from services.kit.lifecycle import Part, Supervised
 from services.kit.views import Row, Views
 
 LOOK_S = 1.0
@@ -19,7 +19,9 @@ Told = Callable[[], None]
 
 
 class Ends:
-    """Tells of each watched run when it has ended, or is no longer there."""
+    """Tells of each watched run when it has ended, or is no longer there: a part."""
+
+    name, failing = "gateway.ends", ""
 
     def __init__(self, views: Views, changed: Callable[[float], Awaitable[None]]) -> None:
         self._views, self._changed = views, changed
@@ -28,7 +30,13 @@ class Ends:
         self._behind: set[UUID] = set()  # over by what happened, and not yet in the read model of runs
         self._seen: int | None = None  # the position up to which what happened was looked at
         self._somebody = asyncio.Event()
-        self._loop = Supervised("gateway.ends", self._look)
+        self._loop = Supervised("gateway.ends.loop", self._look)
+        self.parts: Sequence[Part] = (self._loop,)
+
+    @property
+    def started(self) -> bool:
+        """True while it watches."""
+        return self._loop.started
 
     async def start(self) -> None:
         """Begin to watch; twice is harmless."""

@@ -3,8 +3,18 @@
 import asyncio
 import logging
 import random
+import threading
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Protocol
+
+STOP_S = 6.0
+"""How long one part may take to stop."""
+ALL_STOP_S = 7.0
+LEAST_STOP_S = 0.2
+"""What each of the others still has when those before it took all the time; the process has ten seconds."""
+AGAIN_S = 1.0
+LOOK_S = 0.5
 
 
 class Part(Protocol):
@@ -61,6 +71,8 @@ class Whole:
         self._begun: list[Part] = []
         self._log = logging.getLogger(f"cronledger.{name}")
         self.started = False
+        self.stopping: list[str] = []
+        """Names of the parts that were told to stop and have not yet."""
 
     @property
     def failing(self) -> str:
@@ -83,18 +95,72 @@ class Whole:
     async def stop(self) -> None:
         """Stop them, newest first; one that can't be stopped does not keep the others."""
         self.started = False
+        until = time.monotonic() + ALL_STOP_S
         while self._begun:
             part = self._begun.pop()
+            self.stopping.append(part.name)
             try:
-                async with asyncio.timeout(STOP_S):
-                    await part.stop()
+                await _stopped(part, max(LEAST_STOP_S, min(STOP_S, until - time.monotonic())))
+                self.stopping.remove(part.name)
             except Exception as exc:
                 self._log.error("%s.not_stopped part=%s error=%r", self.name, part.name, exc)
 
+    async def ended(self) -> str:
+        """Wait until a part has ended though nobody stopped it; which, and why."""
+        while not self.started or (part := _dead(self.parts)) is None:  # noqa: ASYNC110 - threads die silently
+            await asyncio.sleep(LOOK_S)
+        return f"{part.name} has ended: {part.failing or 'it does not say why'}"
 
-STOP_S = 8.0
-"""How long a part may take to stop; the whole server has ten seconds."""
-AGAIN_S = 1.0
+
+async def _stopped(part: Part, within_s: float) -> None:
+    """Stop it. Raises TimeoutError, even when it does not care for being cancelled."""
+    stopping = asyncio.create_task(part.stop())
+    try:
+        await asyncio.wait({stopping}, timeout=within_s)
+        if not stopping.done():
+            raise TimeoutError(f"not within {within_s:.1f} s")
+        stopping.result()
+    finally:
+        stopping.cancel()
+
+
+class Step:
+    """A part that is done once, when it is its turn to start, and undone when it is its turn to stop."""
+
+    def __init__(
+        self,
+        name: str,
+        do: Callable[[], Awaitable[object]],
+        undo: Callable[[], object] = lambda: None,
+    ) -> None:
+        self.name, self._do, self._undo = name, do, undo
+        self.parts: Sequence[Part] = ()
+        self.started, self.failing = False, ""
+
+    async def start(self) -> None:
+        """Do it; raises what that raises."""
+        if not self.started:
+            await self._do()
+            self.started = True
+
+    async def stop(self) -> None:
+        """Undo it; safe twice and when it was not done to its end."""
+        self.started = False
+        self._undo()
+
+
+def _dead(parts: Sequence[Part]) -> Part | None:
+    """The first that should live and does not: a part of a whole, or a loop or thread of any part.
+
+    Other parts of parts (a child process, say) end and are replaced by whoever owns them.
+    """
+    for part in parts:
+        if not part.started:
+            return part
+        kept = [p for p in part.parts if isinstance(part, Whole) or isinstance(p, Loop | Whole)]
+        if (found := _dead(kept)) is not None:
+            return found
+    return None
 
 
 async def ended(task: "asyncio.Task[Any]") -> None:
@@ -108,20 +174,43 @@ async def ended(task: "asyncio.Task[Any]") -> None:
         await asyncio.wait({task}, timeout=AGAIN_S)
 
 
-class Supervised:
-    """One endless loop of a service: an error of an edge is logged once, and tried again with a back-off.
+class Loop:
+    """What every endless loop has: a name, and how its steps went."""
 
-    This is the one place that catches every exception. `step` is called again and again; it waits by itself.
-    """
-
-    def __init__(self, name: str, step: Callable[[], Awaitable[None]], most_s: float = 5.0) -> None:
+    def __init__(self, name: str, most_s: float) -> None:
         self._log = logging.getLogger(f"cronledger.{name}")
         self.name = name
         self.parts: Sequence[Part] = ()
-        self._step = step
-        self._most_s = most_s
-        self._task: asyncio.Task[None] | None = None
         self.failing = ""
+        self._most_s = most_s
+        self._failures = 0
+
+    def _well(self) -> None:
+        self._failures, self.failing = 0, ""
+
+    def _failed(self, exc: Exception) -> float:
+        """Tell of a failed step; the seconds until the next one."""
+        self._failures += 1
+        self.failing = f"{type(exc).__name__}: {exc}"
+        if self._failures == 1:
+            self._log.error("%s.failed", self.name, exc_info=exc)
+        else:
+            self._log.warning("%s.failed_again failures=%d error=%s", self.name, self._failures, self.failing)
+        longest_s = min(self._most_s, 0.05 * 2.0 ** min(self._failures, 10))
+        return longest_s * random.uniform(0.5, 1.0)  # noqa: S311
+
+
+class Supervised(Loop):
+    """One endless loop of a service: an error of an edge is logged once, and tried again with a back-off.
+
+    This and its sister for threads are the places that catch every exception. `step` is called again and
+    again; it waits by itself.
+    """
+
+    def __init__(self, name: str, step: Callable[[], Awaitable[None]], most_s: float = 5.0) -> None:
+        super().__init__(name, most_s)
+        self._step = step
+        self._task: asyncio.Task[None] | None = None
 
     @property
     def started(self) -> bool:
@@ -140,52 +229,108 @@ class Supervised:
             await ended(task)
 
     async def _run(self) -> None:
-        failures = 0
         while True:
             try:
                 await self._step()
-                failures, self.failing = 0, ""
+                self._well()
             except asyncio.CancelledError:
                 raise
             except Exception as exc:
-                failures += 1
-                self._report(exc, failures)
-                await asyncio.sleep(self._back_off_s(failures))
+                await asyncio.sleep(self._failed(exc))
 
-    def _report(self, exc: Exception, failures: int) -> None:
-        self.failing = f"{type(exc).__name__}: {exc}"
-        if failures == 1:
-            self._log.exception("%s.failed", self.name)
-        else:
-            self._log.warning("%s.failed_again failures=%d error=%s", self.name, failures, self.failing)
 
-    def _back_off_s(self, failures: int) -> float:
-        longest_s = min(self._most_s, 0.05 * 2.0 ** min(failures, 10))
-        return longest_s * random.uniform(0.5, 1.0)  # noqa: S311
+class SupervisedThread(Loop):
+    """The same for a step that blocks, in a thread of its own: `step` waits for work by itself, and `wake` ends
+    that wait. `done` is called in the thread when it ends.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        step: Callable[[], None],
+        wake: Callable[[], None],
+        done: Callable[[], None],
+        most_s: float = 5.0,
+    ) -> None:
+        super().__init__(name, most_s)
+        self._step, self._wake, self._done = step, wake, done
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def started(self) -> bool:
+        """True while the thread lives and nobody has asked it to end."""
+        return self._thread is not None and self._thread.is_alive() and not self._stopping.is_set()
+
+    @property
+    def stopping(self) -> bool:
+        """True when the step should come to its end."""
+        return self._stopping.is_set()
+
+    async def start(self) -> None:
+        """Begin; twice is harmless."""
+        if self._thread is not None:
+            return
+        self._stopping.clear()
+        self._loop, self._gone = asyncio.get_running_loop(), asyncio.Event()
+        # A daemon: one that hangs in the kernel must not keep the process.
+        self._thread = threading.Thread(target=self._run, name=self.name, daemon=True)
+        self._thread.start()
+
+    async def stop(self) -> None:
+        """Let the step come to its end; safe unstarted. Raises TimeoutError when it hangs."""
+        if self._thread is None:
+            return
+        self._stopping.set()
+        self._wake()
+        async with asyncio.timeout(STOP_S):
+            await self._gone.wait()
+        self._thread = None
+
+    def _run(self) -> None:
+        try:
+            while not self.stopping:
+                try:
+                    self._step()
+                    self._well()
+                except Exception as exc:
+                    self._stopping.wait(self._failed(exc))
+        finally:
+            try:
+                self._done()
+            finally:
+                if not self._loop.is_closed():
+                    self._loop.call_soon_threadsafe(self._gone.set)
 
 
 class Background:
-    """Work that outlives whoever began it; `stop` waits for it."""
+    """Work that outlives whoever began it; `stop` waits for it a while."""
 
     def __init__(self, name: str) -> None:
         self._log = logging.getLogger(f"cronledger.{name}")
-        self._name = name
+        self.name = name
+        self.parts: Sequence[Part] = ()
+        self.started, self.failing = False, ""
         self._tasks: set[asyncio.Task[None]] = set()
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Do it, whoever goes away meanwhile; what it raises is logged."""
-        task = asyncio.create_task(work, name=self._name)
+        task = asyncio.create_task(work, name=self.name)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
 
     async def start(self) -> None:
         """There is nothing to begin."""
+        self.started = True
 
     async def stop(self) -> None:
-        """Wait until all of it is done."""
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        """Wait until all of it is done, for at most half of a part's time; the rest is cancelled."""
+        self.started = False
+        if self._tasks:
+            _, late = await asyncio.wait(self._tasks, timeout=STOP_S / 2)
+            await asyncio.gather(*(ended(task) for task in late))
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (exc := task.exception()) is not None:
-            self._log.error("%s.failed", self._name, exc_info=exc)
+            self._log.error("%s.failed", self.name, exc_info=exc)

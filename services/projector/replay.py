@@ -12,7 +12,7 @@ from contracts.ledger import Recorded
 from projections.rows import Projection, Table
 from services.kit.eventlog import EventLog
 from services.projector.catalog import ALL
-from services.projector.projector import batches
+from services.projector.projector import batches, build, chosen_of, mark_at
 from services.projector.store import ViewStore, physical
 
 
@@ -28,27 +28,32 @@ class Difference(msgspec.Struct, frozen=True):
         return f"{self.table} {self.key}: live {self.live or 'missing'}, ledger {self.told or 'missing'}"
 
 
-def rebuild(
-    log: EventLog, path: Path, names: Sequence[str] | None = None, until: int | datetime | None = None
-) -> int:
-    """Build read models anew in place; the position that they have reached.
+def rebuild(log: EventLog, path: Path, names: Sequence[str] = ()) -> Iterator[int]:
+    """Build read models anew beside the present ones, and swap; the positions on the way.
 
-    A running server goes on from there by itself. `until` stops at a position or an instant: the system as it was.
+    Only while no server has the folder: the projector alone owns the read models. Raises ValueError.
     """
-    chosen = [p for p in ALL if names is None or p.NAME in names]
-    unknown = set(names or ()) - {p.NAME for p in ALL}
-    if unknown:
-        raise ValueError(f"unknown read models: {', '.join(sorted(unknown))}")
-    store = ViewStore(path, chosen)
+    chosen = chosen_of(ALL, names)
+    store = ViewStore(path, ALL)
     try:
-        for projection in chosen:
-            store.empty(projection.NAME)
-        store.prepare(log.head())
+        store.prepare(log.head(), lambda position: mark_at(log, position))
+        yield from build(store, log, chosen)
+        while store.sweep():
+            pass
+    finally:
+        store.close()
+
+
+def as_of(log: EventLog, path: Path, until: int | datetime | None) -> Iterator[int]:
+    """Build every read model in a new file as it was at a position or an instant; the positions on the way."""
+    store = ViewStore(path, ALL)
+    try:
+        store.prepare(0)
         position = 0
         for events in _batches(log, until):
-            store.apply([p.NAME for p in chosen], events, position)
+            store.apply([p.NAME for p in ALL], events, position)
             position = events[-1].position
-        return position
+            yield position
     finally:
         store.close()
 
@@ -68,25 +73,30 @@ def verify(log: EventLog, path: Path) -> list[Difference]:
 def _compare(
     log: EventLog, live: sqlite3.Connection, told_path: Path, projection: Projection
 ) -> Iterator[Difference]:
-    row = live.execute("SELECT pos FROM tracking WHERE name = ?", (projection.NAME,)).fetchone()
-    until = 0 if row is None else row[0]
-    store = ViewStore(told_path, [projection])
+    query = "SELECT version, generation, pos FROM tracking WHERE name = ?"
+    version, generation, until = live.execute(query, (projection.NAME,)).fetchone() or (0, 0, 0)
+    if version != projection.VERSION:
+        yield Difference(projection.NAME, "version", str(version), str(projection.VERSION))
+        return
+    store, position = ViewStore(told_path, [projection]), 0
     try:
-        store.prepare(log.head())
-        store.build(projection.NAME, batches(log, 0, until))
+        store.prepare(0)
+        for events in batches(log, 0, until):
+            store.apply([projection.NAME], events, position)
+            position = events[-1].position
         for table in projection.TABLES:
-            yield from _rows(live, store.db, table, projection.VERSION)
+            yield from _rows(live, store.db, table, physical(table.name, version, generation))
     finally:
         store.close()
 
 
 def _rows(
-    live: sqlite3.Connection, told: sqlite3.Connection, table: Table, version: int
+    live: sqlite3.Connection, told: sqlite3.Connection, table: Table, shown: str
 ) -> Iterator[Difference]:
-    query = f'SELECT * FROM "{physical(table.name, version)}" ORDER BY {table.key}'
+    query = 'SELECT * FROM "{}" ORDER BY ' + table.key
     at = list(table.columns).index(table.key)
-    theirs = {row[at]: row for row in live.execute(query)}
-    for row in told.execute(query):
+    theirs = {row[at]: row for row in live.execute(query.format(shown))}
+    for row in told.execute(query.format(table.name)):
         mine = theirs.pop(row[at], None)
         if mine != row:
             yield Difference(table.name, _key(row[at]), "" if mine is None else repr(mine), repr(row))

@@ -2,14 +2,36 @@
 
 import os
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
-from contracts.ledger import Recorded
-from projections.rows import Projection, Row, Table
+import msgspec
 
-TRACKING = "CREATE TABLE IF NOT EXISTS tracking (name TEXT PRIMARY KEY, version INTEGER NOT NULL, pos INTEGER NOT NULL)"
+from contracts.ledger import RawRecorded, Recorded
+from projections.rows import Projection, Row, Table, micros
+
+LAYOUT = 1
+"""Of the tables below; a file of another one is thrown away and built again."""
+COPY = "(name TEXT PRIMARY KEY, version INTEGER NOT NULL, generation INTEGER NOT NULL, pos INTEGER NOT NULL, mark TEXT NOT NULL)"
+TABLES = (
+    f"CREATE TABLE IF NOT EXISTS tracking {COPY}",  # what is shown
+    f"CREATE TABLE IF NOT EXISTS building {COPY}",  # what is built beside it
+    # A number of a table is never given out twice: one that is being emptied may still have it.
+    "CREATE TABLE IF NOT EXISTS generations (id INTEGER PRIMARY KEY AUTOINCREMENT)",
+)
+ORPHANS = """
+SELECT name FROM sqlite_master WHERE type = 'table' AND name GLOB '*__v[0-9]*' ORDER BY name
+"""
+SWEPT_AT_ONCE = 2000
+"""Rows of a former table that are removed in one transaction: the live ones must not wait."""
+
+
+class OtherLayout(sqlite3.DatabaseError):
+    """The file was made by another version of this module."""
 
 
 class PositionMoved(Exception):
@@ -19,10 +41,10 @@ class PositionMoved(Exception):
 class BatchRows:
     """The rows of one batch: read once, changed in memory, written together."""
 
-    def __init__(self, db: sqlite3.Connection, tables: Iterable[Table], version_of: dict[str, int]) -> None:
+    def __init__(self, db: sqlite3.Connection, tables: Iterable[Table], physical: dict[str, str]) -> None:
         self._db = db
         self._tables = {table.name: table for table in tables}
-        self._physical = {name: physical(name, version_of[name]) for name in self._tables}
+        self._physical = physical
         self._select = {
             name: f'SELECT * FROM "{self._physical[name]}" WHERE {table.key} = ?'
             for name, table in self._tables.items()
@@ -76,127 +98,181 @@ class BatchRows:
         return f'INSERT OR REPLACE INTO "{self._physical[table.name]}" VALUES ({marks})'
 
 
+class _Copy(msgspec.Struct, frozen=True):
+    """One set of tables of a read model, and how far it is."""
+
+    name: str
+    version: int
+    generation: int
+    position: int = 0
+    mark: str = ""
+
+    def physical(self, table: Table) -> str:
+        """The name of its table."""
+        return physical(table.name, self.version, self.generation)
+
+
 class ViewStore:
-    """The database of the read models. Used by one thread at a time."""
+    """The database of the read models. Used by one thread at a time.
+
+    A read model is shown by views of the tables' names over the tables of one copy. Another copy is built beside
+    it, and takes its place in one transaction, so that a reader meets either the one or the other.
+    """
 
     def __init__(self, path: Path, projections: Sequence[Projection]) -> None:
         self._projections = {projection.NAME: projection for projection in projections}
-        self._version_of = {
-            table.name: projection.VERSION for projection in projections for table in projection.TABLES
-        }
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
         self.db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
+        try:
+            self._lay_out()
+        except BaseException:
+            self.db.close()
+            raise
+
+    def _lay_out(self) -> None:
         self.db.execute("PRAGMA journal_mode=WAL")
         # A lost tail is projected again: position and rows are lost together.
         self.db.execute("PRAGMA synchronous=NORMAL")
-        self.db.execute(TRACKING)
+        layout = self.db.execute("PRAGMA user_version").fetchone()[0]
+        is_new = not self.db.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchall()
+        if layout != LAYOUT and not is_new:
+            raise OtherLayout(f"layout {layout}")
+        for statement in TABLES:
+            self.db.execute(statement)
+        self.db.execute(f"PRAGMA user_version={LAYOUT}")
 
     def close(self) -> None:
         """Close the database; twice is harmless."""
         self.db.close()
 
-    def prepare(self, head: int) -> dict[str, int]:
+    def prepare(self, head: int, mark_at: Callable[[int], str] | None = None) -> dict[str, int]:
         """Make what is missing; name -> position from which each read model goes on (0 = to be built).
 
-        One whose version is newer than the stored one is built beside it, until `swap`.
+        One whose version is not the stored one is to be built beside it. What an earlier process left half
+        built is given up. `mark_at` tells which event is at a position: rows about other events than the log's
+        (a restored ledger, a folder that was mixed up) are thrown away.
         """
-        positions: dict[str, int] = {}
+        self.discard()
         for projection in self._projections.values():
-            row = self._tracked(projection.NAME)
-            if row is not None and row[1] > head:
-                # The rows are about another log, or about events that this log has lost.
-                self._drop(projection, row[0])
-                row = None
-            if row is None:
-                self._make(projection)
-                self._track(projection, 0)
-                self._show(projection)
-                positions[projection.NAME] = 0
-            elif row[0] != projection.VERSION:
-                self._make(projection)
-                positions[projection.NAME] = 0
-            else:
-                positions[projection.NAME] = row[1]
-        return positions
+            copy = self._copies("tracking").get(projection.NAME)
+            if (
+                copy is None
+                or copy.position > head
+                or (mark_at and copy.mark not in ("", mark_at(copy.position)))
+            ):
+                with self._transaction():
+                    self._show(self._made(projection))
+        return {name: self.positions().get(name, 0) for name in self._projections}
+
+    def positions(self) -> dict[str, int]:
+        """Name -> position of the read models that are shown in today's version."""
+        return {
+            name: copy.position
+            for name, copy in self._copies("tracking").items()
+            if copy.version == self._projections[name].VERSION
+        }
 
     def apply(self, names: Sequence[str], events: Sequence[Recorded], previous: int) -> None:
         """Project a batch, rows and positions in one transaction. Raises PositionMoved."""
-        chosen = [self._projections[name] for name in names]
-        tables = [table for projection in chosen for table in projection.TABLES]
+        self._apply("tracking", names, events, previous)
+
+    # --- beside the live ones -----------------------------------------------------------------------------
+
+    def begin(self, names: Sequence[str]) -> None:
+        """Make empty tables beside those that are shown."""
+        with self._transaction():
+            for name in names:
+                self._put("building", self._made(self._projections[name]))
+
+    def building(self) -> dict[str, int]:
+        """Name -> position of what is built beside."""
+        return {name: copy.position for name, copy in self._copies("building").items()}
+
+    def fill(self, names: Sequence[str], events: Sequence[Recorded], previous: int) -> None:
+        """Project a batch into the tables beside. Raises PositionMoved."""
+        self._apply("building", names, events, previous)
+
+    def swap(self, names: Sequence[str]) -> None:
+        """Show what was built. Raises PositionMoved when what is shown is further: nobody is taken back."""
+        with self._transaction():
+            built, shown = self._copies("building"), self._copies("tracking")
+            for name in names:
+                if name not in built or (
+                    name in self.positions() and built[name].position < shown[name].position
+                ):
+                    raise PositionMoved(name)
+                self._show(built[name])
+                self.db.execute("DELETE FROM building WHERE name = ?", (name,))
+
+    def discard(self) -> None:
+        """Give up what is built beside."""
+        self.db.execute("DELETE FROM building")
+
+    def sweep(self) -> bool:
+        """Remove a portion of the tables that nobody shows or builds any more; False when there are none."""
+        kept = {table for which in ("tracking", "building") for table in self._physical(which).values()}
+        ours = {table.name for projection in self._projections.values() for table in projection.TABLES}
+        for (name,) in self.db.execute(ORPHANS).fetchall():
+            if name not in kept and name.rpartition("__v")[0] in ours:
+                some = f'SELECT rowid FROM "{name}" LIMIT {SWEPT_AT_ONCE}'
+                if self.db.execute(f'DELETE FROM "{name}" WHERE rowid IN ({some})').rowcount < SWEPT_AT_ONCE:
+                    self.db.execute(f'DROP TABLE "{name}"')
+                return True
+        return False
+
+    # --- how it is stored ---------------------------------------------------------------------------------
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
         self.db.execute("BEGIN IMMEDIATE")
         try:
-            rows = BatchRows(self.db, tables, self._version_of)
-            for projection in chosen:
-                apply = projection.apply
-                for recorded in events:
-                    apply(rows, recorded)
-            rows.flush()
-            for projection in chosen:
-                self._advance(projection, previous, events[-1].position)
+            yield
             self.db.execute("COMMIT")
         except BaseException:
             if self.db.in_transaction:
                 self.db.execute("ROLLBACK")
             raise
 
-    def build(self, name: str, batches: Iterable[Sequence[Recorded]]) -> int:
-        """Fill the tables of a version that is not live yet; the position that it has reached."""
-        projection, position = self._projections[name], 0
-        for events in batches:
-            self.db.execute("BEGIN IMMEDIATE")
-            rows = BatchRows(self.db, projection.TABLES, self._version_of)
-            for recorded in events:
-                projection.apply(rows, recorded)
+    def _apply(self, which: str, names: Sequence[str], events: Sequence[Recorded], previous: int) -> None:
+        chosen = [self._projections[name] for name in names]
+        tables = [table for projection in chosen for table in projection.TABLES]
+        last = events[-1]
+        with self._transaction():
+            rows = BatchRows(self.db, tables, self._physical(which))
+            for projection in chosen:
+                apply = projection.apply
+                for recorded in events:
+                    apply(rows, recorded)
             rows.flush()
-            self.db.execute("COMMIT")
-            position = events[-1].position
-        return position
+            for projection in chosen:
+                cursor = self.db.execute(
+                    f"UPDATE {which} SET pos = ?, mark = ? WHERE name = ? AND version = ? AND pos = ?",
+                    (last.position, mark_of(last), projection.NAME, projection.VERSION, previous),
+                )
+                if cursor.rowcount != 1:
+                    raise PositionMoved(projection.NAME)
 
-    def swap(self, name: str, position: int) -> None:
-        """Let the new version be the live one, and remove the old one."""
-        projection, row = self._projections[name], self._tracked(name)
-        self.db.execute("BEGIN IMMEDIATE")
-        self._track(projection, position)
-        self._show(projection)
-        if row is not None and row[0] != projection.VERSION:
-            self._drop(projection, row[0])
-        self.db.execute("COMMIT")
+    def _copies(self, which: str) -> dict[str, _Copy]:
+        rows = self.db.execute(f"SELECT name, version, generation, pos, mark FROM {which}").fetchall()
+        return {row[0]: _Copy(*row) for row in rows if row[0] in self._projections}
 
-    def empty(self, name: str) -> None:
-        """Remove the rows and the position of a read model; `prepare` begins it anew."""
-        row = self._tracked(name)
-        if row is not None:
-            self._drop(self._projections[name], row[0])
+    def _physical(self, which: str) -> dict[str, str]:
+        return {
+            table.name: copy.physical(table)
+            for name, copy in self._copies(which).items()
+            for table in self._projections[name].TABLES
+        }
 
-    def is_live(self, name: str) -> bool:
-        """Whether the tables of today's version are the ones that are shown."""
-        row = self._tracked(name)
-        return row is not None and row[0] == self._projections[name].VERSION
-
-    def _tracked(self, name: str) -> tuple[int, int] | None:
-        row: tuple[int, int] | None = self.db.execute(
-            "SELECT version, pos FROM tracking WHERE name = ?", (name,)
-        ).fetchone()
-        return row
-
-    def _track(self, projection: Projection, position: int) -> None:
+    def _put(self, which: str, copy: _Copy) -> None:
         self.db.execute(
-            "INSERT OR REPLACE INTO tracking VALUES (?, ?, ?)",
-            (projection.NAME, projection.VERSION, position),
+            f"INSERT OR REPLACE INTO {which} VALUES (?, ?, ?, ?, ?)", msgspec.structs.astuple(copy)
         )
 
-    def _advance(self, projection: Projection, previous: int, position: int) -> None:
-        cursor = self.db.execute(
-            "UPDATE tracking SET pos = ? WHERE name = ? AND version = ? AND pos = ?",
-            (position, projection.NAME, projection.VERSION, previous),
-        )
-        if cursor.rowcount != 1:
-            raise PositionMoved(projection.NAME)
-
-    def _make(self, projection: Projection) -> None:
+    def _made(self, projection: Projection) -> _Copy:
+        generation = self.db.execute("INSERT INTO generations DEFAULT VALUES").lastrowid or 0
+        copy = _Copy(projection.NAME, projection.VERSION, generation)
         for table in projection.TABLES:
-            name = physical(table.name, projection.VERSION)
-            self.db.execute(f'DROP TABLE IF EXISTS "{name}"')
+            name = copy.physical(table)
             columns = ", ".join(
                 f'"{column}" {kind}{" PRIMARY KEY" if column == table.key else ""}'
                 for column, kind in table.columns.items()
@@ -204,21 +280,35 @@ class ViewStore:
             self.db.execute(f'CREATE TABLE "{name}" ({columns}){" WITHOUT ROWID" if table.rowless else ""}')
             for n, index in enumerate(table.indexes):
                 self.db.execute(f'CREATE INDEX "{name}_{n}" ON "{name}" {index}')
+        return copy
 
-    def _show(self, projection: Projection) -> None:
-        for table in projection.TABLES:
+    def _show(self, copy: _Copy) -> None:
+        self._put("tracking", copy)
+        for table in self._projections[copy.name].TABLES:
             self.db.execute(f'DROP VIEW IF EXISTS "{table.name}"')
-            source = physical(table.name, projection.VERSION)
-            self.db.execute(f'CREATE VIEW "{table.name}" AS SELECT * FROM "{source}"')
-
-    def _drop(self, projection: Projection, version: int) -> None:
-        for table in projection.TABLES:
-            if version == projection.VERSION:
-                self.db.execute(f'DROP VIEW IF EXISTS "{table.name}"')
-            self.db.execute(f'DROP TABLE IF EXISTS "{physical(table.name, version)}"')
-        self.db.execute("DELETE FROM tracking WHERE name = ? AND version = ?", (projection.NAME, version))
+            self.db.execute(f'CREATE VIEW "{table.name}" AS SELECT * FROM "{copy.physical(table)}"')
 
 
-def physical(table: str, version: int) -> str:
-    """The name of a table of one version."""
-    return f"{table}__v{version}"
+class _At(msgspec.Struct):
+    """Of a stored event, when it was."""
+
+    at: datetime
+
+
+def mark_of(recorded: Recorded) -> str:
+    """Which event it is. Not the log's own name: a restored backup has that too, and goes on with other events."""
+    return _mark(recorded.stream_id, recorded.version, recorded.meta.at)
+
+
+def mark_of_raw(raw: RawRecorded) -> str:
+    """The same of an undecoded one."""
+    return _mark(raw.stream_id, raw.version, msgspec.json.decode(raw.state, type=_At).at)
+
+
+def _mark(stream_id: UUID, version: int, at: datetime) -> str:
+    return f"{stream_id.hex}:{version}:{micros(at)}"
+
+
+def physical(table: str, version: int, generation: int) -> str:
+    """The name of a table of one copy."""
+    return f"{table}__v{version}g{generation}"

@@ -5,35 +5,29 @@ Two schedulers on one log are harmless: the first run of an occurrence makes a s
 
 import asyncio
 import logging
-import signal
 import sys
 from pathlib import Path
 
 from services.kit.clock import SystemClock
-from services.kit.eventlog.beside import beside_owner
+from services.kit.eventlog.beside import Beside
+from services.kit.lifecycle import Whole
+from services.kit.process import run
 from services.kit.settings import Settings
 from services.kit.views import Views
 from services.scheduler.scheduler import Scheduler
 
 
-async def run(folder: Path) -> None:
+async def main(folder: Path) -> None:
     """Schedule until a signal comes."""
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stopping.set)
-    bus, log = await beside_owner(folder, "cronledger-scheduler")
-    scheduler = Scheduler(log, Views(folder / "views.db"), SystemClock(), Settings.read())
-    await scheduler.start()
-    sys.stdout.write("scheduler is ready\n")
-    sys.stdout.flush()
-    await stopping.wait()
-    await scheduler.stop()
+    beside, views = Beside(folder, "cronledger-scheduler"), Views(folder / "views.db")
+    scheduler = Scheduler(beside.log, views, SystemClock(), Settings.read())
+    try:
+        await run(Whole("scheduling", [beside, scheduler]), lambda: "scheduler is ready")
+    finally:
+        views.close()
     sys.stdout.write(f"fired {scheduler.counts.fired} duplicates {scheduler.counts.duplicates}\n")
-    await bus.close()
-    await log.close()
 
 
 if __name__ == "__main__":
     logging.basicConfig(level="WARNING")
-    asyncio.run(run(Path(sys.argv[1])))
+    asyncio.run(main(Path(sys.argv[1])))

@@ -5,47 +5,32 @@ Workers share the queue; a run is claimed in the ledger, so that two of them nev
 
 import asyncio
 import logging
-import signal
 import sys
 from pathlib import Path
 from uuid import uuid4
 
 from services.kit.clock import SystemClock
-from services.kit.eventlog.beside import beside_owner
+from services.kit.eventlog.beside import Beside
+from services.kit.lifecycle import Whole
+from services.kit.process import run
 from services.kit.project import load_project
 from services.kit.settings import Settings
-from services.worker.children import ChildPool, store_settings
+from services.worker.children import ChildPool
 from services.worker.worker import Worker
 
 
-async def run(folder: Path, config: Path) -> None:
+async def main(folder: Path, config: Path) -> None:
     """Work until a signal comes."""
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stopping.set)
     settings, project = Settings.read(), load_project(config, Path.cwd())
-    bus, log = await beside_owner(folder, "cronledger-worker")
-    children = ChildPool(
-        project,
-        folder / "checkpoints.db",
-        store_settings(folder / "store.db", project),
-        settings.children,
-        settings.runs_per_child,
-        Path(settings.graph_python or sys.executable),
+    beside, worker_id = Beside(folder, "cronledger-worker"), f"w-{uuid4().hex[:12]}"
+    children = ChildPool(settings, project, folder)
+    worker = Worker(beside.log, beside.bus, children, project, SystemClock(), settings, worker_id=worker_id)
+    await run(
+        Whole("working", [beside, children, worker]),
+        lambda: f"worker {worker_id} is ready, graphs run in {' '.join(map(str, children.pids))}",
     )
-    await children.start()
-    worker = Worker(log, bus, children, project, SystemClock(), settings, worker_id=f"w-{uuid4().hex[:12]}")
-    await worker.start()
-    sys.stdout.write(f"worker {worker.id} is ready, graphs run in {' '.join(map(str, children.pids))}\n")
-    sys.stdout.flush()
-    await stopping.wait()
-    await worker.stop()
-    await children.stop()
-    await bus.close()
-    await log.close()
 
 
 if __name__ == "__main__":
     logging.basicConfig(level="WARNING")
-    asyncio.run(run(Path(sys.argv[1]), Path(sys.argv[2])))
+    asyncio.run(main(Path(sys.argv[1]), Path(sys.argv[2])))

@@ -94,6 +94,8 @@ LOG_PLANS = {
     "leases": "SEARCH leases USING PRIMARY KEY (name>? AND name<?)",
     "take_lease": "",
     "drop_lease": "SEARCH leases USING PRIMARY KEY (name=?)",
+    "cursor": "SEARCH cursors USING PRIMARY KEY (name=?)",
+    "move_cursor": "",
 }
 
 
@@ -258,7 +260,7 @@ GATEWAY_PLANS = {
     "happened": "SEARCH audit USING INTEGER PRIMARY KEY (rowid>?)",
     "happened_until": "SEARCH audit",  # the last entry of its key
     "crons_of_thread": "SEARCH crons USING COVERING INDEX thread_id,cron_id (thread_id=?)",
-    "crons_of_assistant": "SEARCH crons USING COVERING INDEX assistant_id,created_at,cron_id (assistant_id=?)",
+    "crons_of_assistant": "SEARCH crons USING COVERING INDEX assistant_id,cron_id (assistant_id=?)",
     "crons_of_user": "CO-ROUTINE (subquery-1); SEARCH crons USING COVERING INDEX user_id (user_id=?); SCAN (subquery-1)",
 }
 PUT_TOGETHER = {

@@ -1,10 +1,12 @@
 """Loops of services: they end when they are told to, whatever their steps do with it."""
 
 import asyncio
+import threading
 
 import pytest
 
-from services.kit.lifecycle import Part, Supervised, Whole, health
+from services.kit import lifecycle
+from services.kit.lifecycle import Background, Part, Supervised, SupervisedThread, Whole, health
 
 
 async def test_loop_whose_step_loses_a_cancellation_ends_all_the_same() -> None:
@@ -81,3 +83,88 @@ async def test_health_is_made_of_every_part_of_every_part() -> None:
     await house.start()
     inner.failing = "it rains in"
     assert health([house, other]) == {"house": "", "house.room": "it rains in", "shed": "not started"}
+
+
+async def test_part_that_hangs_leaves_time_for_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lifecycle, "STOP_S", 0.2)
+    told: list[str] = []
+    hanging, whole = Brittle("b", told), Whole("house", [Brittle("a", told)])
+    hanging.stop = asyncio.Event().wait  # type: ignore[method-assign, assignment]
+    whole.parts.append(hanging)
+    await whole.start()
+    async with asyncio.timeout(10):
+        await whole.stop()
+    assert told[-1] == "stop a"
+
+
+class Counting:
+    """A thread's step that fails as often as it is told to."""
+
+    def __init__(self, *errors: BaseException) -> None:
+        self.errors, self.steps = list(errors), 0
+        self.woken, self.reached = threading.Event(), threading.Event()
+        self.closed = False
+        self.thread = SupervisedThread("test.thread", self.step, self.woken.set, self.close)
+
+    def step(self) -> None:
+        self.steps += 1
+        if self.errors:
+            raise self.errors.pop(0)
+        self.reached.set()
+        self.woken.wait(10)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+async def test_thread_outlives_what_its_steps_raise() -> None:
+    counting = Counting(KeyError("x"), AssertionError(), UnicodeEncodeError("utf-8", "", 0, 1, "no"))
+    await counting.thread.start()
+    assert await asyncio.to_thread(counting.reached.wait, 10)
+    assert counting.steps == 4
+    assert counting.thread.started
+    await counting.thread.stop()
+    await counting.thread.stop()
+    assert counting.closed
+    assert (counting.thread.started, counting.thread.failing) == (False, "")
+
+
+async def test_thread_says_what_fails_while_it_does() -> None:
+    counting = Counting(*[KeyError("x")] * 1000)
+    await counting.thread.start()
+    async with asyncio.timeout(10):
+        while not counting.thread.failing:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    assert health([counting.thread]) == {"test.thread": "KeyError: 'x'"}
+    await counting.thread.stop()
+
+
+async def test_loop_or_thread_that_ends_by_itself_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    dying = Counting(SystemExit())  # what no supervisor may swallow
+    outer = Brittle("service", [])
+    outer.parts.append(dying.thread)
+    house = Whole("house", [outer])
+    outer.start, outer.started = dying.thread.start, True  # type: ignore[method-assign]
+    await house.start()
+    async with asyncio.timeout(10):
+        assert await house.ended() == "test.thread has ended: it does not say why"
+    await house.stop()
+
+
+async def test_part_that_has_ended_says_why() -> None:
+    part = Brittle("nats", [])
+    house = Whole("house", [part])
+    await house.start()
+    part.started, part.failing = False, "died 4 times in a minute"
+    async with asyncio.timeout(10):
+        assert await house.ended() == "nats has ended: died 4 times in a minute"
+
+
+async def test_background_work_does_not_keep_the_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lifecycle, "STOP_S", 0.2)
+    background = Background("test.background")
+    await background.start()
+    background.spawn(asyncio.Event().wait())  # type: ignore[arg-type]
+    async with asyncio.timeout(10):
+        await background.stop()

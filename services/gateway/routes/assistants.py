@@ -29,7 +29,8 @@ from domain.assistant_fields import create_of, update_of
 from domain.changes import Changes
 from domain.cron import DeleteCron
 from domain.errors import AlreadyExists, AssistantNotFound, InvalidField
-from services.gateway import acting, ending, graphs, shapes
+from projections import assistants as assistant_rows
+from services.gateway import acting, ending, fold, graphs, shapes
 from services.gateway.filters import ASSISTANTS, SQL, THREADS, VERSIONS, Filter
 from services.gateway.http import USER, Answer, Call, Route, as_json, as_list, nothing
 from services.gateway.parts import GatewayParts
@@ -74,7 +75,8 @@ async def create(parts: GatewayParts, call: Call) -> Answer:
     if position is None:
         # It exists, perhaps since a moment ago, and is not shown yet.
         await parts.reached(parts.log.head(), acting.SHOWN_S)
-    return as_json(shapes.assistant(_row(parts, str(assistant_id))))
+    row = fold.row(parts, assistant_rows, "assistants", assistant_id) or _row(parts, str(assistant_id))
+    return as_json(shapes.assistant(row))
 
 
 def _created(parts: GatewayParts, command: CreateAssistant, *, keep: bool) -> Changes:

@@ -26,7 +26,8 @@ from domain.request import (
 )
 from domain.requests import Occurrence, plan_of
 from domain.schedule import dst_kind, local_time, next_after, parse, zone
-from services.gateway import acting, requesting, shapes
+from projections import crons as cron_rows
+from services.gateway import acting, fold, requesting, shapes
 from services.gateway.filters import CRONS, OCCURRENCES, SQL, Filter
 from services.gateway.http import USER, Answer, Call, Route, as_json, as_list, nothing
 from services.gateway.parts import GatewayParts
@@ -82,7 +83,7 @@ async def _create(parts: GatewayParts, call: Call, thread_id: UUID | None) -> An
         return _created(parts, call, body, cron_id, run_id, thread_id)
 
     await acting.act(parts, call, thread_id or cron_id, decide)
-    row, run_row = by_id(parts.views, "crons", "cron_id", cron_id), requesting.first_row(parts, run_id)
+    row, run_row = fold.row(parts, cron_rows, "crons", cron_id), requesting.first_row(parts, run_id)
     if row is None:
         raise CronNotFound("Cron was deleted at once")
     headers = {}
@@ -147,8 +148,9 @@ def _first_run(
     occurrence = Occurrence(run_id=run_id, thread_id=command.thread_id or uuid7(), kind="first")
     if command.thread_id is None:
         return requests.request_stateless(plan, occurrence, now)
-    line = acting.line(parts, command.thread_id)
-    return requests.request_on_thread(plan, occurrence, line, metadata, now)
+    line = acting.line(parts, command.thread_id, plan.strategy)
+    limit = parts.settings.waiting_per_thread
+    return requests.request_on_thread(plan, occurrence, line, metadata, now, limit)
 
 
 def _check_cap(parts: GatewayParts) -> None:

@@ -177,8 +177,7 @@ async def stop(parts: GatewayParts, call: Call, asked: Asked, action: Action) ->
         if run.request.kind == "state":
             raise RunNotFound("Run not found")
         lane = acting.lane(parts, asked.thread_id)
-        coming = acting.following(parts, lane, asked.run_id)
-        return requests.cancel(run, CancelRun(action=action, reason=reason), lane, coming)
+        return requests.cancel(run, CancelRun(action=action, reason=reason), lane)
 
     reason = reason_of(call)
     try:

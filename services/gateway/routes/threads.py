@@ -13,7 +13,8 @@ from domain.errors import AlreadyExists, InvalidField, NotSupported, Refused
 from domain.lane import Lane
 from domain.requests import RunPlan
 from domain.thread import CreateThread, UpdateThread, thread_of
-from services.gateway import acting, shapes, writing
+from projections import threads as thread_rows
+from services.gateway import acting, fold, shapes, writing
 from services.gateway.ending import delete_thread
 from services.gateway.filters import SQL, THREADS, Filter
 from services.gateway.graphs import GraphsUnavailable
@@ -54,7 +55,8 @@ async def create(parts: GatewayParts, call: Call) -> Answer:
     made = await acting.act(parts, call, thread_id, lambda: _created(parts, command, plan, run_id, keep=keep))
     if plan is not None and made is not None:
         await _written_or_gone(parts, call, thread_id, run_id)
-    return as_json(shapes.thread(thread_row(parts, thread_id), parts.log.blob))
+    row = fold.row(parts, thread_rows, "threads", thread_id) or thread_row(parts, thread_id)
+    return as_json(shapes.thread(row, parts.log.blob))
 
 
 def _chosen(text: str | None) -> UUID | None:

@@ -88,10 +88,10 @@ class Bus(Protocol):
         """
         ...
 
-    def on_reconnect(self, callback: Callable[[], None]) -> None:
-        """Call back after each reconnect."""
+    def on_reconnect(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call back after each reconnect. Returns how to stop it; twice is harmless."""
         ...
 
-    async def close(self) -> None:
-        """Send what is buffered, then end; safe twice."""
+    async def stop(self) -> None:
+        """Send what is buffered, then end, within a bounded time; safe twice."""
         ...

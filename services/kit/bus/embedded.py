@@ -11,12 +11,16 @@ import subprocess
 import sys
 import sysconfig
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from services.kit.bus import Endpoint
+from services.kit.lifecycle import Part, ended
 
 log_ = logging.getLogger("cronledger.nats")
 START_S = 15.0
+STOP_S = 4.0
+"""After so long it is killed: what was acknowledged is on the disk."""
 RESTARTS_A_MINUTE = 3
 # The child asks the kernel to be ended with its parent, then becomes the server. An exec shim, because code
 # that runs between fork and exec is not safe beside threads. Linux only; elsewhere the lock tells of an orphan.
@@ -63,7 +67,10 @@ def find_binary() -> Path:
 
 
 class EmbeddedNats:
-    """A nats-server on a folder. A second process that asks for the same folder attaches to the first one's."""
+    """A nats-server on a folder: a part. A second process that asks for the same folder attaches to the first one's."""
+
+    name = "nats"
+    parts: Sequence[Part] = ()
 
     def __init__(self, folder: Path, *, sync: str = "always") -> None:
         self._folder = folder.absolute()
@@ -71,7 +78,7 @@ class EmbeddedNats:
         self._sync = sync
         self._process: subprocess.Popen[bytes] | None = None
         self._watch: asyncio.Task[None] | None = None
-        self._failed: asyncio.Future[str] | None = None
+        self.failing = ""
         self.owned = False
         self._endpoint: Endpoint | None = None
 
@@ -82,6 +89,11 @@ class EmbeddedNats:
         return self._endpoint
 
     @property
+    def started(self) -> bool:
+        """True while it runs or is on its way back; False once it could not be kept alive (`failing` says why)."""
+        return self._endpoint is not None and (self._watch is None or not self._watch.done())
+
+    @property
     def pid(self) -> int | None:
         """The child's process id, None when it is not ours or not running."""
         return self._process.pid if self._process else None
@@ -90,7 +102,7 @@ class EmbeddedNats:
         """Start the server, or attach to the one that runs on the folder. Raises NatsStartFailed."""
         if self._endpoint is not None:
             return self._endpoint
-        self._failed = asyncio.get_running_loop().create_future()
+        self.failing = ""
         self._run.mkdir(parents=True, exist_ok=True)
         self._folder.chmod(0o700)
         lock = self._take_lock()
@@ -109,22 +121,16 @@ class EmbeddedNats:
         """Stop the child if it is ours; safe twice and unstarted."""
         watch, self._watch = self._watch, None
         if watch is not None:
-            watch.cancel()
-            await asyncio.gather(watch, return_exceptions=True)
+            await ended(watch)
         process, self._process = self._process, None
         if process is not None:
             process.terminate()
             try:
-                await asyncio.to_thread(process.wait, 10)
+                await asyncio.to_thread(process.wait, STOP_S)
             except subprocess.TimeoutExpired:
                 process.kill()
                 await asyncio.to_thread(process.wait)
         self._endpoint = None
-
-    async def wait_failed(self) -> str:
-        """Wait until the server could not be kept alive; why."""
-        assert self._failed is not None
-        return await asyncio.shield(self._failed)
 
     def _take_lock(self) -> int | None:
         lock = os.open(self._run / "lock", os.O_RDWR | os.O_CREAT, 0o600)
@@ -202,16 +208,17 @@ class EmbeddedNats:
             await asyncio.to_thread(process.wait)
             now = time.monotonic()
             restarts = [moment for moment in restarts if now - moment < 60] + [now]
+            self.failing = f"nats-server died {len(restarts)} times in a minute: {self._last_words()}"
             log_.warning("nats.died code=%s restarts=%d", process.returncode, len(restarts))
             if len(restarts) > RESTARTS_A_MINUTE:
-                self._give_up(f"nats-server died {len(restarts)} times in a minute: {self._last_words()}")
                 return
             await asyncio.sleep(0.05 * 4 ** (len(restarts) - 1))
             try:
                 await self._again()
-            except NatsStartFailed as exc:
-                self._give_up(str(exc))
+            except (NatsStartFailed, OSError) as exc:
+                self.failing = str(exc)
                 return
+            self.failing = ""
 
     async def _again(self) -> None:
         lock = self._take_lock()
@@ -221,10 +228,6 @@ class EmbeddedNats:
             self._endpoint = await self._launched(lock)
         finally:
             os.close(lock)
-
-    def _give_up(self, why: str) -> None:
-        if self._failed is not None and not self._failed.done():
-            self._failed.set_result(why)
 
     @property
     def _runtime(self) -> Path:

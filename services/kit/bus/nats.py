@@ -15,9 +15,11 @@ from nats.aio.subscription import Subscription as NatsSubscription
 
 from contracts.subjects import StreamSpec
 from services.kit.bus import Endpoint, Handler, NoResponders, RequestTimeout
+from services.kit.lifecycle import Part, Supervised
 
 log_ = logging.getLogger("cronledger.bus")
 API_RETRIES = 40
+DRAIN_S = 4.0
 OLDEST_SERVER = (2, 12)  # atomic batches
 
 
@@ -26,53 +28,100 @@ class StreamDiffers(Exception):
 
 
 class NatsBus:
-    """A connection that comes back by itself, for ever."""
+    """A connection that comes back by itself, for ever: a part.
 
-    def __init__(self, client: Client) -> None:
-        self.client = client
+    `endpoint` is asked again at each attempt, so that it follows a server that comes back on another port.
+    """
+
+    name = "bus"
+    parts: Sequence[Part] = ()
+
+    def __init__(self, endpoint: Callable[[], Endpoint], name: str) -> None:
+        self._endpoint, self._client_name = endpoint, name
+        self.client = Client()
         self._callbacks: list[Callable[[], None]] = []
+        self._reported = 0.0
+        self.started = False
 
     @classmethod
     async def connect(cls, endpoint: Endpoint, name: str) -> "NatsBus":
-        """Connect. Raises ConnectionError when nobody answers there, or the token is wrong."""
-        await _probe(endpoint)
-        bus: NatsBus | None = None
-        reported = 0.0
-
-        async def on_error(exc: Exception) -> None:
-            nonlocal reported
-            if time.monotonic() - reported > 5:  # the default logs a stack at each attempt
-                reported = time.monotonic()
-                log_.warning("bus.error %s: %s", type(exc).__name__, exc)
-
-        async def on_reconnected() -> None:
-            assert bus is not None
-            for callback in tuple(bus._callbacks):
-                callback()
-
-        client = await nats.connect(
-            endpoint.url,
-            token=endpoint.token or None,
-            name=name,
-            max_reconnect_attempts=-1,
-            reconnect_time_wait=0.1,
-            connect_timeout=2,
-            ping_interval=10,
-            max_outstanding_pings=2,
-            drain_timeout=10,
-            error_cb=on_error,
-            reconnected_cb=on_reconnected,
-        )
-        bus = cls(client)
-        version = tuple(int(part) for part in client._server_info["version"].split(".")[:2])
-        if version < OLDEST_SERVER:
-            await client.close()
-            raise ConnectionError(f"nats-server {client._server_info['version']} is too old; 2.12 is needed")
+        """A connection to a server that stays where it is. Raises ConnectionError."""
+        bus = cls(lambda: endpoint, name)
+        await bus.start()
         return bus
 
     @property
     def connected(self) -> bool:
         return self.client.is_connected
+
+    @property
+    def failing(self) -> str:
+        """That there is no connection, while there is none."""
+        return "not connected to NATS" if self.started and not self.connected else ""
+
+    async def start(self) -> None:
+        """Connect. Raises ConnectionError when nobody answers there, or the token is wrong."""
+        if self.started:
+            return
+        endpoint = self._endpoint()
+        await _probe(endpoint)
+        self.client = Client()
+        await self.client.connect(
+            endpoint.url,
+            token=endpoint.token or None,
+            name=self._client_name,
+            max_reconnect_attempts=-1,
+            reconnect_time_wait=0.1,  # type: ignore[arg-type]  # it only sleeps so long
+            connect_timeout=2,
+            ping_interval=10,
+            max_outstanding_pings=2,
+            drain_timeout=3,
+            error_cb=self._on_error,
+            disconnected_cb=self._follow,
+            reconnected_cb=self._on_reconnected,
+        )
+        version = tuple(int(part) for part in self.client._server_info["version"].split(".")[:2])
+        if version < OLDEST_SERVER:
+            await self.client.close()
+            raise ConnectionError(
+                f"nats-server {self.client._server_info['version']} is too old; 2.12 is needed"
+            )
+        self.started = True
+
+    async def stop(self) -> None:
+        """Send what is buffered, then end, within a few seconds; safe twice and unstarted."""
+        if not self.started:
+            return
+        self.started = False
+        try:
+            async with asyncio.timeout(DRAIN_S):
+                await self.client.drain()
+        except (nats.errors.Error, TimeoutError, ConnectionError):
+            await self.client.close()
+
+    close = stop
+
+    async def _on_error(self, exc: Exception) -> None:
+        if time.monotonic() - self._reported > 5:  # the default logs a stack at each attempt
+            self._reported = time.monotonic()
+            log_.warning("bus.error %s: %s", type(exc).__name__, exc)
+        await self._follow()
+
+    async def _follow(self) -> None:
+        """The server may be somewhere else by now; a failed attempt, too, comes by here."""
+        if self.client.is_closed or self.client.is_connected:
+            return
+        try:
+            url = self._endpoint().url
+        except Exception as exc:
+            log_.warning("bus.no_endpoint %s: %s", type(exc).__name__, exc)
+            return
+        if url not in [server.uri.geturl() for server in self.client.server_pool]:
+            self.client.set_server_pool([url])
+
+    async def _on_reconnected(self) -> None:
+        for callback in tuple(self._callbacks):
+            callback()
 
     async def publish(
         self, subject: str, data: bytes, headers: Mapping[str, str] | None = None, reply: str = ""
@@ -120,17 +169,14 @@ class NatsBus:
         answer: dict[str, Any] = json.loads(await self.request(f"$JS.API.{call}", data, 5.0))
         return answer
 
-    def on_reconnect(self, callback: Callable[[], None]) -> None:
+    def on_reconnect(self, callback: Callable[[], None]) -> Callable[[], None]:
         self._callbacks.append(callback)
 
-    async def close(self) -> None:
-        if self.client.is_closed:
-            return
-        try:
-            async with asyncio.timeout(12):
-                await self.client.drain()
-        except (nats.errors.Error, TimeoutError, ConnectionError):
-            await self.client.close()
+        def stop() -> None:
+            if callback in self._callbacks:
+                self._callbacks.remove(callback)
+
+        return stop
 
 
 class _Incoming:
@@ -186,6 +232,42 @@ async def _probe(endpoint: Endpoint) -> None:
 
 async def _quiet(_: Exception) -> None:
     return
+
+
+class Streams:
+    """The streams as they must be: made at the start, and again for a server that came back without them."""
+
+    name, failing = "bus.streams", ""
+
+    def __init__(self, bus: NatsBus, specs: Sequence[StreamSpec]) -> None:
+        self._bus, self._specs = bus, specs
+        self._again = asyncio.Event()
+        self._loop = Supervised("bus.streams.loop", self._ensure)
+        self.parts: Sequence[Part] = (self._loop,)
+        self._leave: Callable[[], None] = lambda: None
+
+    @property
+    def started(self) -> bool:
+        """True while it looks after them."""
+        return self._loop.started
+
+    async def start(self) -> None:
+        """Make what is missing. Raises StreamDiffers, ConnectionError."""
+        if self.started:
+            return
+        await ensure_streams(self._bus, self._specs)
+        self._leave = self._bus.on_reconnect(self._again.set)
+        await self._loop.start()
+
+    async def stop(self) -> None:
+        """Look after them no more; safe twice and unstarted."""
+        self._leave()
+        await self._loop.stop()
+
+    async def _ensure(self) -> None:
+        await self._again.wait()
+        await ensure_streams(self._bus, self._specs)
+        self._again.clear()
 
 
 async def ensure_streams(bus: NatsBus, specs: Sequence[StreamSpec]) -> None:
@@ -258,6 +340,7 @@ def _config(spec: StreamSpec) -> dict[str, Any]:
         "max_bytes": spec.max_bytes,
         "max_msgs": spec.max_msgs,
         "max_msgs_per_subject": spec.max_msgs_per_subject,
+        "discard_new_per_subject": spec.discard_new_per_subject,
         "allow_direct": spec.allow_direct,
         "allow_atomic": spec.allow_atomic,
         "deny_delete": spec.deny_delete,

@@ -3,36 +3,54 @@
 import asyncio
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import nats.errors
 from nats.aio.msg import Msg as NatsMsg
 
 from services.kit.bus.nats import NatsBus
-from services.kit.lifecycle import ended
+from services.kit.lifecycle import Part, Supervised
 
 HEARTBEAT_S = 2.0
 EXPIRES_S = 30.0
+AGAIN_S = 1.0
+EXPIRED = frozenset({"404", "408"})
+STORE_FAILED, IS_THERE = 10077, "maximum messages per subject exceeded"
 
 
 class WorkQueue:
-    """Where work is put for whoever pulls it."""
+    """Where work is put for whoever pulls it: at most one message on a subject, until it is acknowledged."""
 
     def __init__(self, bus: NatsBus, stream: str) -> None:
         self._bus = bus
         self._stream = stream
 
-    async def put(self, subject: str, data: bytes, msg_id: str) -> None:
-        """Put work on the stream, durable when this returns; the same id within two minutes is put once.
+    async def put(self, subject: str, data: bytes) -> bool:
+        """Put work on the stream, durable when this returns; False when it is on it already.
 
-        Raises ConnectionError when the stream does not take it.
+        Without a message id: its window would swallow work that was done and is to be done again.
+        Raises ConnectionError when the stream does not take it, RequestTimeout.
         """
-        headers = {"Nats-Msg-Id": msg_id, "Nats-Expected-Stream": self._stream}
+        headers = {"Nats-Expected-Stream": self._stream}
         answer = await self._bus.request_msg(subject, data, 5.0, headers)
-        told: dict[str, Any] = json.loads(answer.data)
-        if "error" in told:
-            raise ConnectionError(f"{subject}: {told['error'].get('description')}")
+        error = json.loads(answer.data).get("error")
+        if error is None:
+            return True
+        # The code is that of every limit of a stream; only the text says which.
+        if error.get("err_code") == STORE_FAILED and error.get("description") == IS_THERE:
+            return False
+        raise ConnectionError(f"{subject}: {error.get('description')}")
+
+
+async def void_deliveries(bus: NatsBus, stream: str) -> None:
+    """Let what was delivered and not acknowledged come again at once. Raises ConnectionError.
+
+    For a process that knows that whoever it was delivered to is dead. Consumers are made anew by those who pull.
+    """
+    names = (await bus.api(f"CONSUMER.NAMES.{stream}")).get("consumers") or ()
+    for name in names:
+        await bus.api(f"CONSUMER.DELETE.{stream}.{name}")
 
 
 class Delivery:
@@ -92,6 +110,8 @@ class PullLoop:
         self, bus: NatsBus, stream: str, durable: str, subject: str, slots: int, ack_wait_s: float = 30.0
     ) -> None:
         self.bus = bus
+        self.name = f"bus.pull.{durable}"
+        self.parts: Sequence[Part] = ()
         self._stream, self._durable, self._subject = stream, durable, subject
         self._slots = slots
         self._ack_wait_s = ack_wait_s
@@ -103,21 +123,28 @@ class PullLoop:
         self._inbox = ""
         self._subscription: Any = None
         self._fresh = True
-        self._task: asyncio.Task[None] | None = None
+        self._loop = Supervised(self.name, self._step, AGAIN_S)
+
+    @property
+    def started(self) -> bool:
+        """True while it pulls."""
+        return self._loop.started
+
+    @property
+    def failing(self) -> str:
+        """Why nothing comes, '' when all is well."""
+        return self._loop.failing
 
     async def start(self) -> None:
-        """Make the consumer if it is missing, and begin to pull. Raises ConnectionError."""
-        if self._task is None:
+        """Make the consumer if it is missing, and begin to pull; twice is harmless. Raises ConnectionError."""
+        if not self.started:
             await self._ensure_consumer()
             self.bus.on_reconnect(self._reconnected)
-            self._task = asyncio.create_task(self._run())
+            await self._loop.start()
 
     async def stop(self) -> None:
         """End it; what was delivered and not taken goes back at once."""
-        task, self._task = self._task, None
-        if task is None:
-            return
-        await ended(task)
+        await self._loop.stop()
         subscription, self._subscription = self._subscription, None
         try:
             if subscription is not None:
@@ -126,6 +153,7 @@ class PullLoop:
                 await self._queue.get_nowait().nak()
         except (ConnectionError, nats.errors.Error):
             pass  # without a connection they come again by themselves
+        self._fresh = True
 
     async def next(self) -> Delivery:
         """The next message."""
@@ -147,7 +175,8 @@ class PullLoop:
             "ack_policy": "explicit",
             "ack_wait": int(self._ack_wait_s * 1e9),
             "max_deliver": -1,
-            "max_ack_pending": 1000,
+            # Whoever pulls asks for no more than its free slots; a bound here would be one for all of them together.
+            "max_ack_pending": -1,
             "max_waiting": 512,
         }
         body = {"stream_name": self._stream, "config": config}
@@ -155,21 +184,20 @@ class PullLoop:
         if "error" in answer:
             raise ConnectionError(f"consumer {self._durable}: {answer['error'].get('description')}")
 
-    async def _run(self) -> None:
-        while True:
-            try:
-                await self._ask()
-            except ConnectionError:
-                self._fresh = True
-                await asyncio.sleep(0.1)
-            try:
-                async with asyncio.timeout(HEARTBEAT_S):
-                    await self._kick.wait()
-            except TimeoutError:
-                pass
-            self._kick.clear()
-            if self._wanted > 0 and time.monotonic() - self._heard > 2 * HEARTBEAT_S + 0.5:
-                self._fresh = True  # its heartbeats stopped: the server has forgotten the request
+    async def _step(self) -> None:
+        try:
+            await self._ask()
+        except BaseException:
+            self._fresh = True  # whether the request was heard is not known
+            raise
+        try:
+            async with asyncio.timeout(HEARTBEAT_S):
+                await self._kick.wait()
+        except TimeoutError:
+            pass
+        self._kick.clear()
+        if self._wanted > 0 and time.monotonic() - self._heard > 2 * HEARTBEAT_S + 0.5:
+            self._fresh = True  # its heartbeats stopped: the server has forgotten the request
 
     async def _ask(self) -> None:
         if self._fresh:
@@ -206,6 +234,7 @@ class PullLoop:
             self._wanted -= 1
             self._queue.put_nowait(Delivery(msg, self))
         elif status != "100" and msg.subject == f"{self._inbox}.{self._request}":
-            self._wanted = 0  # this request is over: expired, or the consumer went away
+            self._wanted = 0  # this request is over
+            self._fresh = self._fresh or status not in EXPIRED  # the consumer went away, or its stream
         if self._wanted <= 0:
             self._kick.set()

@@ -23,6 +23,10 @@ class LogUnavailable(Exception):
     """The log could not be reached; whether the transaction was stored is not known."""
 
 
+class BadTransaction(ValueError):
+    """What can never be stored: a stream stands there twice, or a value is too long. A bug of whoever made it."""
+
+
 class LeaseRow(msgspec.Struct, frozen=True):
     """Who holds a named lease and until when, on the store's clock."""
 
@@ -39,7 +43,10 @@ class EventLog(Protocol):
     """
 
     async def append(self, tx: Transaction) -> int:
-        """Store a transaction; its last position. Raises WrongExpectedVersion, LogUnavailable."""
+        """Store a transaction; its last position.
+
+        Raises WrongExpectedVersion, LogUnavailable, BadTransaction; the log waits a bounded time for the disk.
+        """
         ...
 
     async def append_many(self, txs: Sequence[Transaction]) -> list[int | WrongExpectedVersion]:
@@ -97,10 +104,22 @@ class EventLog(Protocol):
         """Leases whose name starts so, expired ones too."""
         ...
 
+    def cursor(self, name: str) -> int:
+        """How far a follower of that name has come, as it told last; 0 when it never did."""
+        ...
+
+    async def move_cursor(self, name: str, position: int) -> None:
+        """Keep how far it has come, durably; one that was further already stays. Raises LogUnavailable."""
+        ...
+
     def clock(self) -> datetime:
         """The store's clock, aware, UTC."""
         ...
 
-    async def start(self) -> None: ...
+    async def start(self) -> None:
+        """Open it. Raises ForeignLedger when it is of a newer version."""
+        ...
 
-    async def close(self) -> None: ...
+    async def stop(self) -> None:
+        """Write what is queued and close every connection; safe twice."""
+        ...

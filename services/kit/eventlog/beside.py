@@ -8,21 +8,24 @@ from services.kit.bus import Msg
 from services.kit.bus.embedded import runtime_endpoint
 from services.kit.bus.nats import NatsBus
 from services.kit.eventlog.remote import RemoteLog
+from services.kit.lifecycle import Step, Whole
 
 APPEND_S = 10.0
 
 
-async def beside_owner(folder: Path, name: str) -> tuple[NatsBus, RemoteLog]:
-    """Bus and log of the data folder; whoever asks closes both, the bus first. Raises ConnectionError."""
-    bus = await NatsBus.connect(runtime_endpoint(folder / "nats"), name)
+class Beside(Whole):
+    """Bus and log of a data folder that another process owns."""
 
-    async def ask(data: bytes) -> bytes:
-        return await bus.request(log_append_subject(), data, APPEND_S)
+    def __init__(self, folder: Path, name: str) -> None:
+        self.bus = NatsBus(lambda: runtime_endpoint(folder / "nats"), name)
+        self.log = RemoteLog(folder / "ledger.db", EventCodec(), self._append)
+        super().__init__("beside", [self.bus, self.log, Step("log.nudges", self._listen)])
 
-    log = RemoteLog(folder / "ledger.db", EventCodec(), ask)
+    async def _append(self, data: bytes) -> bytes:
+        return await self.bus.request(log_append_subject(), data, APPEND_S)
 
-    async def nudged(msg: Msg) -> None:
-        log.nudged(int(msg.data))
+    async def _listen(self) -> None:
+        await self.bus.subscribe(log_nudge_subject(), self._nudged)
 
-    await bus.subscribe(log_nudge_subject(), nudged)
-    return bus, log
+    async def _nudged(self, msg: Msg) -> None:
+        self.log.nudged(int(msg.data))

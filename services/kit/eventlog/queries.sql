@@ -56,3 +56,11 @@ WHERE leases.holder = excluded.holder OR leases.until < ?;
 
 -- name: drop_lease
 DELETE FROM leases WHERE name = ? AND holder = ?;
+
+-- name: cursor
+SELECT position FROM cursors WHERE name = ?;
+
+-- name: move_cursor
+-- Never back: of two followers of one name the one that is further says how far they are.
+INSERT INTO cursors VALUES (?, ?) ON CONFLICT (name) DO UPDATE
+SET position = max(position, excluded.position);

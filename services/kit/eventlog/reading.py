@@ -62,6 +62,10 @@ class SqliteReader:
         rows = self._rows(SQL["leases"], (prefix, prefix + LAST))
         return [LeaseRow(name, holder, datetime.fromtimestamp(until, UTC)) for name, holder, until in rows]
 
+    def cursor(self, name: str) -> int:
+        rows = self._rows(SQL["cursor"], (name,))
+        return int(rows[0][0]) if rows else 0
+
     def clock(self) -> datetime:
         return datetime.now(UTC)
 

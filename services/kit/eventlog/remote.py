@@ -8,8 +8,9 @@ import msgspec
 
 from contracts.codec import EventCodec
 from contracts.ledger import StoredTransaction, Transaction
-from services.kit.eventlog import EventLog, LeaseRow, LogUnavailable, WrongExpectedVersion
+from services.kit.eventlog import BadTransaction, EventLog, LeaseRow, LogUnavailable, WrongExpectedVersion
 from services.kit.eventlog.reading import SqliteReader
+from services.kit.lifecycle import Part
 
 Request = Callable[[bytes], Awaitable[bytes]]
 Outcome = int | WrongExpectedVersion
@@ -29,6 +30,16 @@ class LeaseAsked(msgspec.Struct, frozen=True, tag="lease"):
     ttl_s: float
 
 
+class CursorMoved(msgspec.Struct, frozen=True, tag="cursor"):
+    """Keep how far a follower has come."""
+
+    name: str
+    position: int
+
+
+Asked = AppendAsked | LeaseAsked | CursorMoved
+
+
 class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     """What became of it. A position of 0 is a conflict, told in `conflicts` in the same order."""
 
@@ -38,23 +49,31 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     error: str = ""
 
 
-_ASKED = msgspec.msgpack.Decoder(AppendAsked | LeaseAsked)
+_ASKED = msgspec.msgpack.Decoder(Asked)
 _ANSWER = msgspec.msgpack.Decoder(Answer)
 
 
 class RemoteLog(SqliteReader):
-    """An EventLog that is owned by another process. `request` carries bytes there and back."""
+    """An EventLog that is owned by another process, and a part. `request` carries bytes there and back."""
+
+    name, failing = "log", ""
+    parts: Sequence[Part] = ()
 
     def __init__(self, path: Path, codec: EventCodec, request: Request) -> None:
         super().__init__(path, codec)
         self._request = request
+        self.started = False
         self._callbacks: list[Callable[[int], None]] = []
 
     async def start(self) -> None:
         """Nothing is held open."""
+        self.started = True
 
-    async def close(self) -> None:
+    async def stop(self) -> None:
+        self.started = False
         self.close_readers()
+
+    close = stop
 
     async def append(self, tx: Transaction) -> int:
         [outcome] = await self.append_stored([self._codec.stored(tx)])
@@ -73,6 +92,9 @@ class RemoteLog(SqliteReader):
     async def renew_lease(self, name: str, holder: str, ttl_s: float) -> LeaseRow | None:
         return (await self._ask(LeaseAsked(name, holder, ttl_s))).lease
 
+    async def move_cursor(self, name: str, position: int) -> None:
+        await self._ask(CursorMoved(name, position))
+
     def on_commit(self, callback: Callable[[int], None]) -> Callable[[], None]:
         self._callbacks.append(callback)
         return lambda: self._callbacks.remove(callback) if callback in self._callbacks else None
@@ -82,7 +104,7 @@ class RemoteLog(SqliteReader):
         for callback in tuple(self._callbacks):
             callback(position)
 
-    async def _ask(self, asked: AppendAsked | LeaseAsked) -> Answer:
+    async def _ask(self, asked: Asked) -> Answer:
         try:
             data = await self._request(msgspec.msgpack.encode(asked))
             answer = _ANSWER.decode(data)
@@ -99,16 +121,19 @@ def serve_remote(log: EventLog) -> Request:
     async def serve(data: bytes) -> bytes:
         try:
             answer = await _answer(log, _ASKED.decode(data))
-        except (LogUnavailable, msgspec.DecodeError) as exc:
+        except (LogUnavailable, BadTransaction, msgspec.DecodeError) as exc:
             answer = Answer(error=str(exc))
         return msgspec.msgpack.encode(answer)
 
     return serve
 
 
-async def _answer(log: EventLog, asked: AppendAsked | LeaseAsked) -> Answer:
+async def _answer(log: EventLog, asked: Asked) -> Answer:
     if isinstance(asked, LeaseAsked):
         return Answer(lease=await log.renew_lease(asked.name, asked.holder, asked.ttl_s))
+    if isinstance(asked, CursorMoved):
+        await log.move_cursor(asked.name, asked.position)
+        return Answer()
     outcomes = await log.append_stored(asked.txs)
     refused = [o for o in outcomes if isinstance(o, WrongExpectedVersion)]
     return Answer(

@@ -2,39 +2,52 @@
 
 import sqlite3
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from contracts.codec import EventCodec
 from contracts.ledger import StoredAppend, StoredTransaction, Transaction
-from services.kit.eventlog import LeaseRow, LogUnavailable, WrongExpectedVersion
+from services.kit.eventlog import BadTransaction, LeaseRow, WrongExpectedVersion
 from services.kit.eventlog.reading import SQL, SqliteReader
 from services.kit.eventlog.recorder import open_writer
 from services.kit.eventlog.writer import GroupWriter
+from services.kit.lifecycle import Part
 
 Outcome = int | WrongExpectedVersion
 
 
+MOST_BYTES = 512 << 20
+"""Of one event or large value; SQLite refuses 1e9, and would take the whole batch with it."""
+
+
 class SqliteLog(SqliteReader):
-    """An EventLog in a file. `start` before the first append, `close` after the last."""
+    """An EventLog in a file, and a part: `start` before the first append, `stop` after the last."""
+
+    name, failing = "log", ""
 
     def __init__(self, path: Path, codec: EventCodec) -> None:
         super().__init__(path, codec)
-        self._writer: GroupWriter | None = None
+        self._writer = GroupWriter(partial(open_writer, path), self._committed)
+        self.parts: Sequence[Part] = (self._writer,)
         self._callbacks: list[Callable[[int], None]] = []
-        self._last = 0
+
+    @property
+    def started(self) -> bool:
+        """True while it takes appends."""
+        return self._writer.started
 
     async def start(self) -> None:
         """Open the file, making it when it is not there. Raises ForeignLedger."""
-        if self._writer is None:
-            connection = open_writer(self._path)
-            self._last = connection.execute(SQL["head"]).fetchone()[0]
-            self._writer = GroupWriter(connection, self._committed)
+        await self._writer.start()
 
-    async def close(self) -> None:
-        writer, self._writer = self._writer, None
-        if writer is not None:
-            await writer.close()
+    async def stop(self) -> None:
+        """Write what is queued, and close: readers first, because only a writer may leave one file behind."""
         self.close_readers()
+        await self._writer.stop()
+        self.close_readers()
+
+    close = stop
 
     async def append(self, tx: Transaction) -> int:
         [outcome] = await self.append_stored([self._codec.stored(tx)])
@@ -46,12 +59,13 @@ class SqliteLog(SqliteReader):
         return await self.append_stored([self._codec.stored(tx) for tx in txs])
 
     async def append_stored(self, txs: Sequence[StoredTransaction]) -> list[Outcome]:
-        def work(db: sqlite3.Connection) -> list[Outcome]:
-            outcomes = [_store(db, tx) for tx in txs]
-            self._last = max([self._last, *(o for o in outcomes if isinstance(o, int))])
-            return outcomes
+        for tx in txs:
+            _refuse_bad(tx)
 
-        outcomes: list[Outcome] = await self._owner().do(work)
+        def work(db: sqlite3.Connection) -> list[Outcome]:
+            return [_store(db, tx) for tx in txs]
+
+        outcomes: list[Outcome] = await self._writer.do(work)
         return outcomes
 
     def on_commit(self, callback: Callable[[int], None]) -> Callable[[], None]:
@@ -73,17 +87,21 @@ class SqliteLog(SqliteReader):
             cursor = db.execute(SQL["take_lease"], (name, holder, now + ttl_s, now))
             return cursor.rowcount == 1
 
-        held: bool = await self._owner().do(work)
+        held: bool = await self._writer.do(work)
         return next((row for row in self.leases(name) if row.name == name), None) if held else None
 
-    def _owner(self) -> GroupWriter:
-        if self._writer is None:
-            raise LogUnavailable("the log is not open for writing")
-        return self._writer
+    async def move_cursor(self, name: str, position: int) -> None:
+        def work(db: sqlite3.Connection) -> None:
+            db.execute(SQL["move_cursor"], (name, position))
 
-    def _committed(self) -> None:
-        for callback in tuple(self._callbacks):
-            callback(self._last)
+        await self._writer.do(work)
+
+    def _committed(self, results: list[Any]) -> None:
+        stored = [
+            o for outcomes in results if isinstance(outcomes, list) for o in outcomes if isinstance(o, int)
+        ]
+        for callback in tuple(self._callbacks) if stored else ():
+            callback(max(stored))
 
 
 def _store(db: sqlite3.Connection, tx: StoredTransaction) -> Outcome:
@@ -114,3 +132,13 @@ def _insert(db: sqlite3.Connection, append: StoredAppend) -> int:
         row = (append.stream_id.bytes, version, topic, state)
         position = db.execute(SQL["append"], row).lastrowid or 0
     return position
+
+
+def _refuse_bad(tx: StoredTransaction) -> None:
+    """Before it is queued: in the batch it would be found by the database, after others."""
+    streams = [append.stream_id for append in tx.appends]
+    if len(set(streams)) < len(streams):
+        raise BadTransaction(f"a stream stands twice in one transaction: {streams}")
+    sizes = [len(state) for append in tx.appends for _, state in append.events]
+    if max([0, *sizes, *(len(blob.data) for blob in tx.blobs)]) > MOST_BYTES:
+        raise BadTransaction(f"a value of over {MOST_BYTES} bytes can't be stored")

@@ -3,61 +3,122 @@
 import asyncio
 import queue
 import sqlite3
-import threading
+import time
+from collections import deque
 from collections.abc import Callable
-from typing import Any
+from itertools import takewhile
+from typing import Any, NamedTuple
 
 from services.kit.eventlog import LogUnavailable
+from services.kit.lifecycle import SupervisedThread
 
 MOST_WORKS = 512
 """Pieces of work in one commit at most, so that nobody waits for an endless batch."""
+MOST_WAITING = 10_000
+"""Pieces of work that wait at most: a disk that hangs must not fill the memory."""
+ANSWER_S = 10.0
+"""After so long nobody waits any more for a commit that does not come back."""
+STUCK_S = 2.0
 
 Work = Callable[[sqlite3.Connection], Any]
-"""Done inside a transaction; its result goes to whoever asked. An exception of it would roll back the batch."""
+"""Done inside a transaction; its result goes to whoever asked. If it raises, it alone is not stored."""
 
 
-class GroupWriter:
-    """One writing connection, its thread, and the queue in front of it."""
+class _Asked(NamedTuple):
+    """A piece of work, who waits for it, and until when."""
 
-    def __init__(self, connection: sqlite3.Connection, committed: Callable[[], None]) -> None:
-        self._connection = connection
-        self._committed = committed
-        self._queue: queue.SimpleQueue[tuple[Work, asyncio.Future[Any]] | None] = queue.SimpleQueue()
-        self._loop = asyncio.get_running_loop()
-        self._thread = threading.Thread(target=self._run, name="ledger-writer", daemon=True)
-        self._closed = False
-        self._thread.start()
+    work: Work
+    future: asyncio.Future[Any]
+    until: float
+
+
+class GroupWriter(SupervisedThread):
+    """One writing connection, its thread, and the queue in front of it: a part."""
+
+    def __init__(
+        self,
+        opened: Callable[[], sqlite3.Connection],
+        committed: Callable[[list[Any]], None],
+        answer_s: float = ANSWER_S,
+    ) -> None:
+        self._told = ""
+        super().__init__("log.writer", self._write, self._nudge, self._finish, most_s=1.0)
+        self._opened, self._committed, self._answer_s = opened, committed, answer_s
+        self._connection: sqlite3.Connection | None = None
+        self._queue: queue.SimpleQueue[_Asked | None] = queue.SimpleQueue()
+        self._waiting: deque[_Asked] = deque()  # in the order of the queue
+        self._look: asyncio.TimerHandle | None = None
+        self._began: float | None = None
+        self._broken: Exception | None = None
+        self._is_open = False
+
+    @property
+    def failing(self) -> str:
+        """Why it is not well: what the last commit said, or that one does not come back; '' when it is."""
+        began = self._began
+        if began is not None and (for_s := time.monotonic() - began) > STUCK_S:
+            return f"a commit has been under way for {for_s:.0f} s"
+        return self._told
+
+    @failing.setter
+    def failing(self, why: str) -> None:
+        self._told = why
+
+    async def start(self) -> None:
+        """Open the file and begin; raises what opening raises."""
+        if self._connection is None:
+            self._connection = self._opened()
+        await super().start()
+        self._is_open = True
+
+    async def stop(self) -> None:
+        """Write what is queued, and close. Raises TimeoutError when the disk hangs."""
+        self._is_open = False
+        await super().stop()
 
     async def do(self, work: Work) -> Any:
         """The result of the work, once it is durable. Raises LogUnavailable."""
-        if self._closed:
+        if not self._is_open:
             raise LogUnavailable("the log is closed")
-        future: asyncio.Future[Any] = self._loop.create_future()
-        self._queue.put((work, future))
-        return await future
+        if len(self._waiting) >= MOST_WAITING:
+            raise LogUnavailable(f"{MOST_WAITING} transactions wait to be written: nothing more is taken")
+        asked = _Asked(work, self._loop.create_future(), time.monotonic() + self._answer_s)
+        self._waiting.append(asked)
+        self._queue.put(asked)
+        # One clock for all: a time-out of its own for each would cost a tenth of the whole append.
+        if self._look is None:
+            self._look = self._loop.call_later(self._answer_s / 10, self._give_up)
+        return await asked.future
 
-    async def close(self) -> None:
-        """Write what is queued, then end."""
-        if self._closed:
-            return
-        self._closed = True
+    def _give_up(self) -> None:
+        """Let those go that have waited too long."""
+        self._look = self._loop.call_later(self._answer_s / 10, self._give_up) if self._waiting else None
+        now = time.monotonic()
+        for asked in takewhile(lambda asked: asked.until <= now, self._waiting):
+            if not asked.future.done():
+                told = f"no answer of the ledger in {self._answer_s:g} s; whether it was stored is not known"
+                asked.future.set_exception(LogUnavailable(told))
+
+    def _nudge(self) -> None:
         self._queue.put(None)
-        await asyncio.to_thread(self._thread.join)
-        self._connection.close()
 
-    def _run(self) -> None:
-        while batch := self._next_batch():
-            results: list[Any]
-            try:
-                results = self._commit([work for work, _ in batch])
-            except sqlite3.Error as exc:
-                self._roll_back()
-                results = [LogUnavailable(f"the ledger could not be written: {exc}")] * len(batch)
-            futures = [future for _, future in batch]
-            self._loop.call_soon_threadsafe(self._resolve, futures, results)
+    def _write(self) -> None:
+        batch = self._next_batch()
+        if not batch:
+            return
+        self._began, self._broken = time.monotonic(), None
+        results: list[Any] = [LogUnavailable("the log's writer has failed")] * len(batch)
+        try:
+            # Nobody waits for those that were given up: to store them now would only surprise.
+            results = self._stored([None if asked.future.done() else asked.work for asked in batch])
+        finally:
+            self._began = None
+            self._loop.call_soon_threadsafe(self._resolve, [asked.future for asked in batch], results)
+        if self._broken is not None:
+            raise self._broken
 
-    def _next_batch(self) -> list[tuple[Work, asyncio.Future[Any]]]:
-        batch = []
+    def _next_batch(self) -> list[_Asked]:
+        batch: list[_Asked] = []
         item = self._queue.get()
         while item is not None:
             batch.append(item)
@@ -67,27 +128,72 @@ class GroupWriter:
                 item = self._queue.get_nowait()
             except queue.Empty:
                 return batch
-        if batch:
-            self._queue.put(None)  # finish these first, then end
         return batch
 
-    def _commit(self, works: list[Work]) -> list[Any]:
+    def _stored(self, works: list[Work | None]) -> list[Any]:
+        """Results in the same order, LogUnavailable for what was not stored or may not have been."""
+        try:
+            return self._commit(works)
+        except _WorkFailed as exc:
+            self._roll_back()
+            if len(works) == 1:
+                return [_unavailable(exc.__cause__)]
+        except Exception as exc:
+            # Not again: a commit that failed may have been stored all the same.
+            self._roll_back()
+            self._broken = exc
+            return [_unavailable(exc)] * len(works)
+        # One of them can't be stored, and the others must not suffer for it.
+        return [self._stored([work])[0] for work in works]
+
+    def _commit(self, works: list[Work | None]) -> list[Any]:
+        if self._connection is None:
+            self._connection = self._opened()
         # IMMEDIATE: what the works read is what they write upon.
         self._connection.execute("BEGIN IMMEDIATE")
-        results = [work(self._connection) for work in works]
+        try:
+            results = [work and work(self._connection) for work in works]
+        except Exception as exc:
+            raise _WorkFailed from exc
         self._connection.execute("COMMIT")
         return results
 
     def _roll_back(self) -> None:
-        if self._connection.in_transaction:
-            self._connection.execute("ROLLBACK")
+        try:
+            if self._connection is not None and self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+        except Exception:
+            self._close()  # the next commit opens the file again
+
+    def _finish(self) -> None:
+        """Write what is queued, then end."""
+        while not self._queue.empty():
+            try:
+                self._write()
+            except Exception as exc:
+                self._log.error("log.not_written error=%s", exc)
+        self._close()
+
+    def _close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
 
     def _resolve(self, futures: list[asyncio.Future[Any]], results: list[Any]) -> None:
         for future, result in zip(futures, results, strict=True):
+            self._waiting.popleft()
             if future.done():  # whoever asked has gone away; what is stored stays stored
                 continue
             if isinstance(result, LogUnavailable):
                 future.set_exception(result)
             else:
                 future.set_result(result)
-        self._committed()
+        self._committed(results)
+
+
+class _WorkFailed(Exception):
+    """A piece of work raised; the transaction as such is sound."""
+
+
+def _unavailable(exc: BaseException | None) -> LogUnavailable:
+    return LogUnavailable(f"the ledger could not be written: {exc}")

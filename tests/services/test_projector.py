@@ -1,0 +1,234 @@
+"""The projector: its thread never dies, says what is wrong, and builds read models anew beside the live ones."""
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator, Callable
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from contracts.codec import EventCodec
+from contracts.events import ThreadCreated
+from contracts.ledger import Append, Meta, Recorded, Transaction
+from projections.rows import Row, Rows, Table
+from services.kit.eventlog.sqlite import SqliteLog
+from services.kit.ids import uuid7
+from services.kit.lifecycle import health
+from services.kit.views import Views
+from services.projector.projector import Projector, RebuildBusy
+from services.projector.replay import verify
+
+META = Meta(at=datetime(2026, 11, 24, tzinfo=UTC), actor="test")
+
+
+class Counted:
+    """A read model with a row per event, whose `apply` can be made to fail."""
+
+    VERSION = 1
+
+    def __init__(self, name: str = "counted") -> None:
+        self.NAME = name
+        self.TABLES = (Table(name, {"n": "INTEGER", "stream": "TEXT"}, "n"),)
+        self.before: Callable[[Recorded], None] = lambda _: None
+
+    def apply(self, rows: Rows, recorded: Recorded) -> None:
+        self.before(recorded)
+        row: Row = {"n": recorded.position, "stream": recorded.stream_id.hex}
+        rows.put(self.NAME, row)
+
+
+class Bench:
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.path = folder, folder / "views.db"
+        self.log = SqliteLog(folder / "ledger.db", EventCodec())
+        self.models = [Counted(), Counted("other")]
+        self.views = Views(self.path)
+        self.projector = Projector(self.log, self.path, self.models)
+
+    async def append(self, count: int = 1) -> int:
+        txs = [
+            Transaction(meta=META, appends=(Append(uuid7(), 0, (ThreadCreated(user_id="u"),)),))
+            for _ in range(count)
+        ]
+        return int(max(o for o in await self.log.append_many(txs) if isinstance(o, int)))
+
+    def count(self, table: str = "counted") -> int:
+        row = self.views.one(f"SELECT count(*) AS n FROM {table}")
+        assert row is not None
+        return int(row["n"])
+
+    async def stop(self) -> None:
+        self.views.close()
+        await self.projector.stop()
+        await self.log.stop()
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
+    made = Bench(tmp_path)
+    await made.log.start()
+    await made.projector.start()
+    yield made
+    await made.stop()
+
+
+def failing_at(position: int, error: Exception, times: int = 1_000_000) -> Callable[[Recorded], None]:
+    left = times
+
+    def before(recorded: Recorded) -> None:
+        nonlocal left
+        if recorded.position == position and left:
+            left -= 1
+            raise error
+
+    return before
+
+
+async def until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not true():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [KeyError("x"), AssertionError(), sqlite3.OperationalError("database is locked"), ValueError("topic")],
+)
+async def test_projection_that_raises_once_is_asked_again(bench: Bench, error: Exception) -> None:
+    bench.models[0].before = failing_at(2, error, times=1)
+    assert await bench.projector.reached(await bench.append(3), 20)
+    assert (bench.count(), bench.count("other")) == (3, 3)
+    await until(lambda: not any(health([bench.projector]).values()))
+
+
+async def test_projection_that_raises_for_ever_is_told_and_all_before_it_is_shown(bench: Bench) -> None:
+    bench.models[0].before = failing_at(4, KeyError("x"))
+    assert await bench.append(6) == 6
+    assert await bench.projector.reached(3, 20)
+    await until(lambda: bool(bench.projector.failing))
+    assert bench.projector.started
+    told = health([bench.projector])
+    assert told == {
+        "projector": "nothing is shown after position 3",
+        "projector.thread": "KeyError: 'x'",
+    }
+    assert not await bench.projector.reached(4, 0.05)
+    bench.models[0].before = lambda _: None  # mended
+    assert await bench.projector.reached(6, 20)
+    await until(lambda: not any(health([bench.projector]).values()))
+
+
+async def test_rebuild_beside_goes_on_while_the_log_grows(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.projector.projector.BESIDE", 50)
+    await bench.projector.reached(await bench.append(1000), 20)
+    begun = bench.projector.rebuild(["counted"])
+    assert (begun.names, begun.head, begun.ended) == (("counted",), 1000, False)
+    assert bench.projector.rebuild(["counted"]).number == begun.number  # asked twice is asked once
+    with pytest.raises(RebuildBusy):
+        bench.projector.rebuild(["other"])
+    fewest, last = 1000, 1000
+    while not bench.projector.rebuilding.ended:
+        last = await bench.append()
+        fewest = min(fewest, bench.count())
+        assert await bench.projector.reached(last, 20)
+        assert bench.count() >= last
+    told = bench.projector.rebuilding
+    assert (told.failed, fewest) == ("", 1000)
+    assert told.position >= 1000
+    assert bench.count() == last
+
+
+async def test_rebuild_that_fails_is_told_and_the_live_ones_stay(bench: Bench) -> None:
+    await bench.projector.reached(await bench.append(10), 20)
+    bench.models[1].before = failing_at(5, KeyError("x"))
+    bench.projector.rebuild()
+    await until(lambda: bench.projector.rebuilding.ended)
+    assert bench.projector.rebuilding.failed == "KeyError: 'x'"
+    assert await bench.projector.reached(await bench.append(), 20)
+    assert bench.count("other") == 11
+    with pytest.raises(ValueError, match="unknown read models: nosuch"):
+        bench.projector.rebuild(["nosuch"])
+
+
+async def test_locked_database_is_no_damaged_one(bench: Bench) -> None:
+    await bench.projector.reached(await bench.append(3), 20)
+    await bench.projector.stop()
+    inode = bench.path.stat().st_ino
+    with closing(sqlite3.connect(bench.path, isolation_level=None)) as other:
+        other.execute("PRAGMA locking_mode=EXCLUSIVE")
+        other.execute("BEGIN EXCLUSIVE")
+        locked = Projector(bench.log, bench.path, bench.models)
+        starting = asyncio.create_task(locked.start())
+        await asyncio.sleep(0.2)
+        other.execute("ROLLBACK")
+    await asyncio.gather(starting, return_exceptions=True)
+    assert bench.path.stat().st_ino == inode
+    await locked.stop()
+
+
+async def test_damaged_database_is_made_anew(bench: Bench) -> None:
+    await bench.projector.reached(await bench.append(3), 20)
+    bench.views.close()
+    await bench.projector.stop()
+    bench.path.write_bytes(b"this is no database at all" * 400)
+    again = Projector(bench.log, bench.path, bench.models)
+    await again.start()
+    assert await again.reached(3, 20)
+    assert bench.count() == 3
+    bench.views.close()
+    await again.stop()
+
+
+async def test_stopped_projector_leaves_one_file(bench: Bench) -> None:
+    await bench.projector.reached(await bench.append(3), 20)
+    assert bench.count() == 3
+    await asyncio.to_thread(bench.count)  # a reader of another thread
+    bench.views.close()
+    await bench.projector.stop()
+    assert sorted(file.name for file in bench.folder.glob("views*")) == ["views.db"]
+
+
+async def test_read_models_of_a_restored_older_ledger_are_made_anew(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    await bench.log.start()
+    await bench.append(2)
+    await bench.log.stop()
+    backup = (tmp_path / "ledger.db").read_bytes()
+    for more in (3, 4):  # after the backup it goes on in two ways, the second time further
+        (tmp_path / "ledger.db").write_bytes(backup)
+        await bench.log.start()
+        await bench.projector.start()
+        head = await bench.append(more)
+        assert await bench.projector.reached(head, 20)
+        await bench.projector.stop()
+        bench.projector = Projector(bench.log, bench.path, bench.models)
+        rows = bench.views.all("SELECT stream FROM counted ORDER BY n")
+        assert [row["stream"] for row in rows] == [e.stream_id.hex for e in bench.log.read(0, 100)]
+        bench.views.close()
+        await bench.log.stop()
+
+
+async def test_real_read_models_survive_a_rebuild_row_by_row(tmp_path: Path) -> None:
+    log = SqliteLog(tmp_path / "ledger.db", EventCodec())
+    await log.start()
+    projector = Projector(log, tmp_path / "views.db")
+    await projector.start()
+    for _ in range(20):
+        tx = Transaction(meta=META, appends=(Append(uuid7(), 0, (ThreadCreated(user_id="u"),)),))
+        await projector.reached(await log.append(tx), 20)
+    projector.rebuild()
+    await until(lambda: projector.rebuilding.ended)
+    assert projector.rebuilding.failed == ""
+    assert verify(log, tmp_path / "views.db") == []
+    with closing(sqlite3.connect(tmp_path / "views.db", isolation_level=None)) as meddler:
+        [(table,)] = meddler.execute(
+            "SELECT name FROM sqlite_master WHERE name LIKE 'threads\\_\\_v%' ESCAPE '\\' AND type = 'table'"
+        ).fetchall()
+        meddler.execute(f'DELETE FROM "{table}" WHERE rowid = 1')
+    assert [d.table for d in verify(log, tmp_path / "views.db")] == ["threads"]
+    await projector.stop()
+    await log.stop()
