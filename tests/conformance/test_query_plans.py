@@ -35,6 +35,8 @@ from services.kit.eventlog.sqlite import SqliteLog
 from services.kit.ids import uuid7
 from services.kit.queries import named
 from services.kit.views import connected
+from services.relay.turns import SQL as RELAY_SQL
+from services.scheduler.plans import SQL as SCHEDULER_SQL
 from tests.populated import ASSISTANT, populate
 
 META = Meta(at=datetime(2026, 11, 24, tzinfo=UTC), actor="test")
@@ -254,7 +256,7 @@ GATEWAY_PLANS = {
     "runs_of_thread": "SEARCH runs USING COVERING INDEX thread_id,hidden,created_at,run_id (thread_id=? AND hidden=?)",
     "runs_of_thread_by_status": "SEARCH runs USING COVERING INDEX thread_id,hidden,status,created_at,run_id"
     " (thread_id=? AND hidden=? AND status=?)",
-    "active_runs": "SCAN runs USING INDEX phase,updated_at",  # which holds only these
+    "active_runs": "SCAN runs USING INDEX assistant_id",  # which holds only these
     "active_runs_of_assistant": "SEARCH runs USING INDEX assistant_id (assistant_id=?)",
     "not_ended": RUNS_KEY,
     "happened": "SEARCH audit USING INTEGER PRIMARY KEY (rowid>?)",
@@ -294,6 +296,29 @@ def test_totals_and_counts(views: sqlite3.Connection) -> None:
     told = steps(views, of_facet)
     assert told.startswith("SEARCH thread_facets USING PRIMARY KEY (facet>? AND facet<?)")
     assert told.endswith("SEARCH thread_facets USING PRIMARY KEY (facet=?)")
+
+
+# --- scheduler and relay ------------------------------------------------------------------------------
+
+
+def test_scheduler(views: sqlite3.Connection) -> None:
+    plans = {name: steps(views, query.format(marks="?,?")) for name, query in SCHEDULER_SQL.items()}
+    by_key = "SEARCH crons USING INDEX cron_id"
+    assert plans == {
+        "crons": f"{by_key} (cron_id>?)",
+        "cursors": f"{by_key} (cron_id=?)",
+        "plans": f"{by_key} (cron_id=?)",
+        "thread_metadata": "SEARCH threads USING INDEX thread_id (thread_id=?)",
+    }
+
+
+def test_relay(views: sqlite3.Connection) -> None:
+    """Only the index that holds the runs which are not over."""
+    plans = {name: steps(views, query) for name, query in RELAY_SQL.items()}
+    assert plans == {
+        "lanes": "SEARCH runs USING INDEX temporary,thread_id (temporary=?)",
+        "temporary": "SEARCH runs USING INDEX temporary,thread_id (temporary=?)",
+    }
 
 
 # --- commands -----------------------------------------------------------------------------------------
@@ -346,6 +371,7 @@ COSTS = {
     ),
     "crons by end": walking(Filter(CRONS), page(10, 0, "end_at", "desc")),
     "runs that are not over": (GATEWAY_SQL["active_runs"], []),
+    "runs in lanes": (RELAY_SQL["lanes"], []),
     "runs of an assistant that are not over": (GATEWAY_SQL["active_runs_of_assistant"], [ASSISTANT.bytes]),
 }
 
