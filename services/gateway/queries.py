@@ -9,7 +9,7 @@ import msgspec
 
 from domain.errors import ThreadNotFound
 from projections.facets import LARGE
-from services.gateway.filters import END, SQL, Driver, Filter, Kind, Test, has_facet
+from services.gateway.filters import END, SQL, Condition, Driver, Filter, Kind, has_facet
 from services.gateway.parts import GatewayParts
 from services.kit.views import Views
 
@@ -168,7 +168,7 @@ async def _rows(views: Views, query: str, params: list[Any], *, apart: bool) -> 
     return await asyncio.to_thread(views.all, query, params) if apart else views.all(query, params)
 
 
-def _params(tests: Iterable[Test]) -> list[Any]:
+def _params(tests: Iterable[Condition]) -> list[Any]:
     return [value for test in tests for value in test.params]
 
 
