@@ -59,7 +59,7 @@ TABLES = (
         (
             "(thread_id, hidden, created_at, run_id)",
             "(thread_id, hidden, status, created_at, run_id)",
-            "(phase, updated_at) WHERE phase != 'ended'",
+            "(temporary, thread_id) WHERE phase != 'ended'",
             "(assistant_id) WHERE phase != 'ended'",
         ),
     ),

@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -15,11 +16,11 @@ from domain.requests import Line, RunPlan, plan_of
 from domain.run import run_of
 from domain.timeline import Due
 from services.kit.eventlog import EventLog
+from services.kit.queries import named
 from services.kit.views import Views
 
 MOST_PLANS = 20_000
-# By key, BLOCK of them at most: what the plans of these crons are made from.
-CRONS = "SELECT cron_id, assistant_id, thread_id, user_id, on_run_completed, metadata, payload, revision"
+SQL = named(Path(__file__).with_name("queries.sql"))
 _payload = msgspec.json.Decoder(Payload)
 
 
@@ -52,7 +53,7 @@ class Plans:
         missing = [cron_id for cron_id in wanted if cron_id not in known]
         if missing:
             marks = ",".join("?" * len(missing))
-            rows = self._views.all(f"{CRONS} FROM crons WHERE cron_id IN ({marks})", missing)
+            rows = self._views.all(SQL["plans"].format(marks=marks), missing)
             known |= {r["cron_id"]: self._kept(r) for r in rows if r["revision"] == wanted[r["cron_id"]]}
         return known
 
@@ -90,7 +91,7 @@ class Plans:
     def thread_metadata(self, thread_ids: Sequence[UUID]) -> dict[UUID, dict[str, Any]]:
         """Metadata of these threads, those that are gone left out."""
         marks = ",".join("?" * len(thread_ids))
-        query = f"SELECT thread_id, metadata FROM threads WHERE thread_id IN ({marks})"
+        query = SQL["thread_metadata"].format(marks=marks)
         rows = self._views.all(query, [thread_id.bytes for thread_id in thread_ids])
         return {UUID(bytes=row["thread_id"]): msgspec.json.decode(row["metadata"]) for row in rows}
 

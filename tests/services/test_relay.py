@@ -21,7 +21,6 @@ from services.kit.bus.nats import NatsBus, Streams, ensure_streams
 from services.kit.bus.work import WorkQueue
 from services.kit.ids import uuid7
 from services.kit.lifecycle import Whole, health
-from services.relay.turns import IN_LANES, TEMPORARY
 from services.worker.job import Done, Later
 from tests.services.lane_bench import Bench, msg_of
 
@@ -366,14 +365,6 @@ async def test_read_models_that_lag_hide_nobody(bench: Bench) -> None:
 
 async def _at_once(*_: Any) -> bool:
     return True
-
-
-async def test_what_is_not_over_is_found_by_its_index(bench: Bench) -> None:
-    await bench.ask(uuid7())
-    for query in (IN_LANES, TEMPORARY):
-        plan = [row["detail"] for row in bench.views.all(f"EXPLAIN QUERY PLAN {query}")]
-        assert any("USING INDEX" in step or "USING COVERING INDEX" in step for step in plan), plan
-        assert not any(step.startswith("SCAN runs") and "INDEX" not in step for step in plan), plan
 
 
 async def test_a_relay_is_a_part(bench: Bench) -> None:
