@@ -76,6 +76,7 @@ class Place:
         self._make, self._news, self._wanted, self._patience_s = make, news, wanted, patience_s
         self._loop = Supervised(self.name, self._step)
         self.child: GraphChild | None = None
+        self.ready: Ready | None = None
 
     @property
     def started(self) -> bool:
@@ -96,7 +97,7 @@ class Place:
         if child is not None:
             await child.stop()
 
-    async def begin(self) -> Ready:
+    async def begin(self) -> None:
         """Put a child there. Raises GraphLoadFailed, ChildDied, OSError."""
         child = self._make()
         try:
@@ -105,9 +106,8 @@ class Place:
             child.kill("it was not ready")
             await child.stop()
             raise
-        self.child = child
+        self.child, self.ready = child, ready
         self._news.tell()
-        return ready
 
     async def _step(self) -> None:
         child = self.child
@@ -174,10 +174,19 @@ class ChildPool:
         return self._settings.children * self._settings.runs_per_child
 
     async def start(self) -> None:
-        """Start the first child, and the others behind it. Raises GraphLoadFailed, ChildDied, OSError."""
+        """Start the first child and the one that answers, and the others behind them.
+
+        Raises GraphLoadFailed, ChildDied, OSError.
+        """
         if self.started:
             return
-        self.ready = await self._regular[0].begin()
+        # Each to its end: one that is cancelled while it cleans up would leave a process behind.
+        both = (self._regular[0].begin(), self._questions.begin())
+        for told in await asyncio.gather(*both, return_exceptions=True):
+            if isinstance(told, BaseException):
+                await self.stop()
+                raise told
+        self.ready = self._regular[0].ready
         for part in self.parts:
             await part.start()
         self.started = True

@@ -14,7 +14,7 @@ import pytest
 from contracts.queries import Schemas, State
 from services.kit.lifecycle import health
 from services.worker.children import ChildPool, NoPlace
-from services.worker.graph_child import ChildDied, NoAnswer, ending
+from services.worker.graph_child import ChildDied, GraphLoadFailed, NoAnswer, ending
 from tests.services.graph_children import Bench, ask, bench_of, values
 
 GRAPHS = """
@@ -271,3 +271,18 @@ def test_how_a_process_ended_is_told() -> None:
     assert ending(-signal.SIGSEGV) == "the graph process was ended by SIGSEGV"
     assert ending(-signal.SIGKILL).endswith("by SIGKILL (perhaps by the out-of-memory killer)")
     assert ending(3) == "the graph process ended with exit code 3"
+
+
+async def test_who_is_started_answers_at_once(bench: Bench) -> None:
+    pool = await bench.pool()
+    assert place(pool, "questions")
+    assert place(pool, "child1")
+
+
+async def test_a_start_that_fails_leaves_no_process(bench: Bench) -> None:
+    (bench.folder / "graphs.py").write_text("import os\nopen('started', 'a').write(f'{os.getpid()} ')\nfail")
+    with pytest.raises(GraphLoadFailed, match="fail"):
+        await bench.pool()
+    for pid in map(int, (bench.folder / "started").read_text().split()):
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
