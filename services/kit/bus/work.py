@@ -109,7 +109,7 @@ class PullLoop:
         """Make the consumer if it is missing, and begin to pull. Raises ConnectionError."""
         if self._task is None:
             await self._ensure_consumer()
-            self.bus.on_reconnect(self._reconnected)
+            self._leave = self.bus.on_reconnect(self._reconnected)
             self._task = asyncio.create_task(self._run())
 
     async def stop(self) -> None:
@@ -117,6 +117,7 @@ class PullLoop:
         task, self._task = self._task, None
         if task is None:
             return
+        self._leave()
         await ended(task)
         subscription, self._subscription = self._subscription, None
         try:
