@@ -1,9 +1,10 @@
 PYTHON ?= python3
-VENV := .venv
+# Another interpreter than the default has its own environment: .venv-3.13 for `make test PYTHON=python3.13`.
+VENV := .venv$(if $(filter-out python3,$(PYTHON)),-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])'))
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint up bench clean
+.PHONY: demo test test-long lint up bench clean
 
 $(READY): pyproject.toml deploy/constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -22,11 +23,16 @@ lint: $(READY)
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/mypy
 
+# Two files side by side; then, with the machine to themselves, those that kill processes.
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --ignore tests/faults
+	$(BIN)/python -m pytest tests/faults
+
+test-long: $(READY)
+	$(BIN)/python -m pytest -m long
 
 bench: $(READY)
 	$(BIN)/python -m pytest -m bench -s tests/bench
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf .venv .venv-* build *.egg-info

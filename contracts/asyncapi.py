@@ -1,5 +1,6 @@
 """The AsyncAPI 3.0 document of the ledger on NATS, made from the registry of events. Pure."""
 
+from inspect import cleandoc
 from typing import Any
 
 import msgspec
@@ -53,7 +54,15 @@ def _schemas(topics: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Schemas by name, and the schema that each topic's messages have."""
     types = [Envelope[BODIES[topic]] for topic in topics]  # type: ignore[valid-type]
     payloads, schemas = msgspec.json.schema_components(types, ref_template=REF_TEMPLATE)
-    return schemas, dict(zip(topics, payloads, strict=True))
+    return dedented(schemas), dict(zip(topics, payloads, strict=True))
+
+
+def dedented(schemas: dict[str, Any]) -> dict[str, Any]:
+    """The schemas, their descriptions without the indentation that docstrings have up to Python 3.12."""
+    return {
+        name: schema | {"description": cleandoc(schema["description"])} if "description" in schema else schema
+        for name, schema in schemas.items()
+    }
 
 
 def _channel(topic: str) -> dict[str, Any]:

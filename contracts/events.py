@@ -54,6 +54,15 @@ class CheckpointRef(msgspec.Struct, frozen=True, omit_defaults=True):
     checkpoint_ns: str = ""
 
 
+class Rule(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """What decides when a cron's occurrences are due."""
+
+    canonical: str
+    timezone: str | None = None  # IANA name; None = UTC
+    end_time: datetime | None = None  # inclusive
+    active: bool = True  # false: paused or expired, its occurrences are missed
+
+
 Stopping = Literal["", "interrupt", "rollback"]
 
 
@@ -63,10 +72,20 @@ class LaneRun(msgspec.Struct, frozen=True, omit_defaults=True):
     run_id: UUID
     not_before: datetime | None = None  # it may not start earlier; the line is in the order of these
     stopping: Stopping = ""  # it was asked to stop, and its worker is at it still
+    writes: bool = False  # it only writes the thread's state
 
 
 class CronEvent(Body, frozen=True, kw_only=True):
     """An event on a cron's own stream (stream id = cron id): edits and life, never firings."""
+
+
+class RuleEvent(CronEvent, frozen=True, kw_only=True):
+    """An edit of what decides when. It takes effect at the event's time, and moves no cursor by itself: what is
+    undecided before it is decided by the rule that it ends.
+    """
+
+    rule: Rule | None = None  # the whole new rule; None: it stays as it is
+    newest: datetime | None = None  # the last occurrence of the rule that ends here; None: it had none
 
 
 class RunEvent(Body, frozen=True, kw_only=True):
@@ -117,10 +136,10 @@ class CronCreated(CronEvent, frozen=True, kw_only=True):
 
 
 @event("cron.updated.v1")
-class CronUpdated(CronEvent, frozen=True, kw_only=True):
+class CronUpdated(RuleEvent, frozen=True, kw_only=True):
     """Fields were changed; an absent field kept its value, a null one was cleared.
 
-    With `moves_cursor` the schedule or zone changed: the new revision starts at the event's time.
+    It has a `rule` when schedule, zone or end changed.
     """
 
     schedule: str | msgspec.UnsetType = msgspec.UNSET
@@ -130,19 +149,18 @@ class CronUpdated(CronEvent, frozen=True, kw_only=True):
     on_run_completed: OnRunCompleted | None | msgspec.UnsetType = msgspec.UNSET
     metadata: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET  # the whole new value
     payload: Payload | msgspec.UnsetType = msgspec.UNSET  # the whole new value
-    moves_cursor: bool = False
     next_at: NextAt = msgspec.UNSET
     tzdata: str = ""
 
 
 @event("cron.paused.v1")
-class CronPaused(CronEvent, frozen=True, kw_only=True):
-    """Nothing is decided from the event's time on, until it is resumed."""
+class CronPaused(RuleEvent, frozen=True, kw_only=True):
+    """Nothing that is due after the event's time fires, until it is resumed."""
 
 
 @event("cron.resumed.v1")
-class CronResumed(CronEvent, frozen=True, kw_only=True):
-    """Decided again from the event's time on; what the pause covered is one `OccurrencesMissed`."""
+class CronResumed(RuleEvent, frozen=True, kw_only=True):
+    """It fires again from the event's time on; what the pause covered is then told as missed."""
 
     next_at: NextAt = msgspec.UNSET
     tzdata: str = ""
@@ -157,13 +175,13 @@ class CronRescheduled(CronEvent, frozen=True, kw_only=True):
 
 
 @event("cron.expired.v1")
-class CronExpired(CronEvent, frozen=True, kw_only=True):
+class CronExpired(RuleEvent, frozen=True, kw_only=True):
     """No occurrence lies at or before its `end_time` any more; it is disabled."""
 
 
 @event("cron.deleted.v1")
 class CronDeleted(CronEvent, frozen=True, kw_only=True):
-    """The end of the stream. Runs already created are not touched."""
+    """The end of the stream, and of what was due and not decided. Runs already created are not touched."""
 
     reason: Literal["request", "thread_deleted", "assistant_deleted"] = "request"
 
@@ -198,7 +216,6 @@ class RunRequested(RunEvent, frozen=True, kw_only=True):
     metadata: dict[str, Any] = {}
     kwargs: Payload  # JSON object: input, config, context, ... (`contracts.api.RunKwargs`)
     multitask_strategy: str = "enqueue"
-    waits: bool = False  # true: queued in its lane, a RunDispatched follows
     temporary: bool = False  # its thread lives only while it runs, no checkpoint is kept
     kind: FiringKind = ""
     scheduled_for: datetime | None = None  # the nominal instant, whole seconds
@@ -227,11 +244,6 @@ class OccurrenceMissed(RunEvent, frozen=True, kw_only=True):
     reason: MissedReason
     detail: str = ""
     next_at: NextAt = msgspec.UNSET
-
-
-@event("run.dispatched.v1")
-class RunDispatched(RunEvent, frozen=True, kw_only=True):
-    """It came to the head of its lane and may be claimed."""
 
 
 @event("run.started.v1")
@@ -318,7 +330,7 @@ class RunDeleted(RunEvent, frozen=True, kw_only=True):
 class LaneChanged(LaneEvent, frozen=True, kw_only=True):
     """The whole line of a thread's runs after a change, so that the newest row is all that is read."""
 
-    change: Literal["joined", "left", "closed", "stopping"]
+    change: Literal["joined", "started", "left", "closed", "stopping"]
     run_id: UUID | None = None
     in_flight: tuple[LaneRun, ...] = ()
     closed: bool = False  # the thread is deleted: nothing joins any more
@@ -339,8 +351,9 @@ class ThreadCreated(ThreadEvent, frozen=True, kw_only=True):
 
 @event("thread.updated.v1")
 class ThreadUpdated(ThreadEvent, frozen=True, kw_only=True):
-    """Keys were merged into the metadata (shallow)."""
+    """Keys were merged into the metadata (shallow). It says all of them: the newest event is all that is read."""
 
+    user_id: str = ""
     metadata: dict[str, Any] = {}
 
 
@@ -352,9 +365,8 @@ class ThreadDeleted(ThreadEvent, frozen=True, kw_only=True):
 # --- assistant ----------------------------------------------------------------------------------------
 
 
-@event("assistant.created.v1")
-class AssistantCreated(AssistantEvent, frozen=True, kw_only=True):
-    """Version 1 of an assistant; `system` ones stand for the graphs of the project."""
+class AssistantSaid(AssistantEvent, frozen=True, kw_only=True):
+    """What is in force from here on, whole: the newest event of the stream is all that a run needs to read."""
 
     graph_id: str
     name: str
@@ -362,32 +374,25 @@ class AssistantCreated(AssistantEvent, frozen=True, kw_only=True):
     config: dict[str, Any] = {}
     context: dict[str, Any] = {}
     metadata: dict[str, Any] = {}
-    user_id: str = ""
-    system: bool = False
+    user_id: str = ""  # who made the assistant
+    system: bool = False  # it stands for a graph of the project
+    number: int = 1  # the version in force, as clients count them
+    versions: int = 1  # how many there are
+
+
+@event("assistant.created.v1")
+class AssistantCreated(AssistantSaid, frozen=True, kw_only=True):
+    """Version 1 of an assistant."""
 
 
 @event("assistant.updated.v1")
-class AssistantUpdated(AssistantEvent, frozen=True, kw_only=True):
-    """Fields were changed; absent ones kept their value.
-
-    `number` is the version that clients see, made by this change; 0 = the default assistant was brought in
-    step with its project, which makes no version.
-    """
-
-    name: str | msgspec.UnsetType = msgspec.UNSET
-    description: str | None | msgspec.UnsetType = msgspec.UNSET
-    graph_id: str | msgspec.UnsetType = msgspec.UNSET
-    config: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET  # the whole new value
-    context: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET  # the whole new value
-    metadata: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET  # the whole new value
-    number: int = 0
+class AssistantUpdated(AssistantSaid, frozen=True, kw_only=True):
+    """What version `number` says now: a new one, or the first of a default one, in step with its project."""
 
 
 @event("assistant.version_chosen.v1")
-class AssistantVersionChosen(AssistantEvent, frozen=True, kw_only=True):
+class AssistantVersionChosen(AssistantSaid, frozen=True, kw_only=True):
     """An earlier version is the one in force again; the next change is still numbered after the newest."""
-
-    number: int
 
 
 @event("assistant.deleted.v1")

@@ -41,12 +41,14 @@ class Hello(Frame, frozen=True, kw_only=True, tag="hello"):
     checkpoints: str  # path of the checkpoint database
     store: StoreSettings
     threads: int  # how many blocking nodes may run at a time
-    until_s: float  # the first `Lease`
+    memory_mb: int = 0  # how much it may map for writing; 0: as much as there is
 
 
 class StartRun(Frame, frozen=True, kw_only=True, tag="start"):
     """Run a graph. With `attempt` > 1 it continues from the run's own checkpoint, if there is one.
 
+    `token` is the fence of its thread: with it the attempt claims the thread, and nothing of an attempt with
+    a lower one is written from then on. It is a position of the log behind which the attempt was claimed.
     With `updates` no node runs: the supersteps (lists of `{values, command, as_node}`) are written into the
     thread's state, one after the other.
     """
@@ -55,6 +57,7 @@ class StartRun(Frame, frozen=True, kw_only=True, tag="start"):
     thread_id: str
     graph_id: str
     attempt: int = 1
+    token: int = 0
     input: msgspec.Raw = msgspec.Raw(b"null")
     command: dict[str, Any] | None = None  # resume, update, goto
     updates: list[list[dict[str, Any]]] | None = None
@@ -82,13 +85,10 @@ class Ask(Frame, frozen=True, kw_only=True, tag="ask"):
     body: msgspec.Raw
 
 
-class Lease(Frame, frozen=True, kw_only=True, tag="lease"):
-    """Until when the worker's claims hold, on the host's monotonic clock, seconds.
+class Drop(Frame, frozen=True, kw_only=True, tag="drop"):
+    """Nobody waits for the answer to an `Ask` any more."""
 
-    Past it somebody else may have the runs: the child then writes no checkpoint any more and stops them.
-    """
-
-    until_s: float
+    id: int
 
 
 class Ready(Frame, frozen=True, kw_only=True, tag="ready"):
@@ -123,7 +123,7 @@ class Failure(msgspec.Struct, frozen=True):
 class RunEnded(Frame, frozen=True, kw_only=True, tag="ended"):
     """How a run ended, and the state that it left; without `values` the state is not known.
 
-    `fenced`: it was stopped because the worker's lease had ended; its end is for somebody else to tell.
+    `fenced`: a later attempt has claimed its thread; its end is for that one to tell.
     """
 
     run_id: str
@@ -151,7 +151,7 @@ class Told(Frame, frozen=True, kw_only=True, tag="told"):
 
 
 FromChild = Ready | LoadFailed | Emitted | RunEnded | Told
-ToChild = Hello | StartRun | CancelRun | Ask | Lease
+ToChild = Hello | StartRun | CancelRun | Ask | Drop
 
 _encode = msgspec.json.Encoder().encode
 _decoder: msgspec.json.Decoder[FromChild] = msgspec.json.Decoder(FromChild)

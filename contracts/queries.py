@@ -62,12 +62,17 @@ class Forget(Query, frozen=True, kw_only=True):
 
 
 class Rollback(Query, frozen=True, kw_only=True):
-    """Bring a thread's checkpoints to what they were before the run. Twice is harmless. Answer: null."""
+    """Bring a thread's checkpoints to what they were before the run. Twice is harmless. Answer: null.
+
+    `token` is one more than that of the run's newest attempt (`contracts.frames.StartRun`), which then writes
+    nothing more; refused when a later one is there.
+    """
 
     VERB: ClassVar[str] = "rollback"
 
     thread_id: str
     run_id: str
+    token: int = 0
 
 
 class Copy(Query, frozen=True, kw_only=True):

@@ -21,6 +21,7 @@ class StreamSpec(msgspec.Struct, frozen=True, kw_only=True):
     max_bytes: int = -1
     max_msgs: int = -1
     max_msgs_per_subject: int = -1
+    discard_new_per_subject: bool = False
     allow_direct: bool = True
     allow_atomic: bool = False
     deny_delete: bool = False
@@ -40,7 +41,14 @@ LEDGER = StreamSpec(
     deny_purge=True,
 )
 RUNS = StreamSpec(
-    name="RUNS", subjects=("runq.*.*",), retention="workqueue", discard="new", max_msgs=1_000_000
+    name="RUNS",
+    subjects=("runq.*.*.*",),
+    retention="workqueue",
+    discard="new",
+    # One message for each run, from when it may run until it is over: a second one is refused.
+    max_msgs_per_subject=1,
+    discard_new_per_subject=True,
+    max_msgs=1_000_000,
 )
 RUNEV = StreamSpec(
     name="RUNEV",
@@ -73,9 +81,9 @@ def ledger_subject(aggregate: str, event: str, stream_id: str) -> str:
     return f"ledger.{token(aggregate)}.{token(event)}.{token(stream_id)}"
 
 
-def run_queue_subject(pool: str = DEFAULT_POOL, class_: str = NORMAL) -> str:
-    """Where work for a pool of workers waits."""
-    return f"runq.{token(pool)}.{token(class_)}"
+def run_queue_subject(pool: str, class_: str, item: UUID | None = None) -> str:
+    """Where work for a pool of workers waits: a run, or a thread for a chore; without an id, any of them."""
+    return f"runq.{token(pool)}.{token(class_)}.{item or '*'}"
 
 
 def run_events_subject(run_id: UUID) -> str:

@@ -10,6 +10,7 @@ from contracts.events import (
     AssistantCreated,
     AssistantDeleted,
     AssistantEvent,
+    AssistantSaid,
     AssistantUpdated,
     AssistantVersionChosen,
 )
@@ -43,7 +44,7 @@ class AssistantVersion(msgspec.Struct, frozen=True, kw_only=True):
 class Assistant(msgspec.Struct, frozen=True, kw_only=True):
     """An assistant as its events left it, with the fields of the version that is in force.
 
-    `version` counts the events of its stream; `number` is the version that clients see.
+    `version` counts the events of its stream; `number` is the version that clients see, of `versions` many.
     """
 
     assistant_id: UUID
@@ -54,10 +55,10 @@ class Assistant(msgspec.Struct, frozen=True, kw_only=True):
     config: dict[str, Any] = {}
     context: dict[str, Any] = {}
     metadata: dict[str, Any] = {}
+    user_id: str = ""
     system: bool = False
     number: int = 1
-    versions: tuple[AssistantVersion, ...] = ()  # version 1 first, without a gap
-    deleted: bool = False
+    versions: int = 1
 
 
 class RegisterGraph(msgspec.Struct, frozen=True, kw_only=True, tag="assistant.register"):
@@ -103,6 +104,7 @@ class ChooseVersion(msgspec.Struct, frozen=True, kw_only=True, tag="assistant.ch
     """Put a version into force. The one that is in force already changes nothing."""
 
     number: int
+    said: AssistantVersion | None  # what that version says, None = there is no such version
 
 
 class DeleteAssistant(msgspec.Struct, frozen=True, kw_only=True, tag="assistant.delete"):
@@ -117,12 +119,21 @@ def default_assistant_id(graph_id: str) -> UUID:
     return uuid5(NAMESPACE, graph_id)
 
 
-def assistant_of(assistant_id: UUID, events: Iterable[Recorded]) -> Assistant | None:
-    """The assistant that the events of its stream tell of; None when there is none or it is deleted."""
-    assistant: Assistant | None = None
+def assistant_of(assistant_id: UUID, newest: Recorded | None) -> Assistant | None:
+    """The assistant as the newest event of its stream tells; None when there is none or it is deleted."""
+    if newest is None or not isinstance(newest.body, AssistantSaid):
+        return None
+    fields = msgspec.structs.asdict(newest.body)
+    return Assistant(assistant_id=assistant_id, version=newest.version, **fields)
+
+
+def version_of(number: int, events: Iterable[Recorded]) -> AssistantVersion | None:
+    """What a version says, from the whole stream; None when there is no such version."""
+    found: AssistantVersion | None = None
     for recorded in events:
-        assistant = evolve(assistant, assistant_id, recorded.body)
-    return None if assistant is None or assistant.deleted else assistant
+        if isinstance(recorded.body, AssistantSaid) and recorded.body.number == number:
+            found = _version(recorded.body)
+    return found
 
 
 def decide(assistant: Assistant | None, command: AssistantCommand) -> list[AssistantEvent]:
@@ -142,24 +153,6 @@ def decide(assistant: Assistant | None, command: AssistantCommand) -> list[Assis
             assert_never(command)
 
 
-def evolve(assistant: Assistant | None, assistant_id: UUID, event: Body) -> Assistant | None:
-    """The assistant after the event."""
-    if isinstance(event, AssistantCreated):
-        return _created(assistant_id, event)
-    if assistant is None:
-        return None
-    changed = msgspec.structs.replace(assistant, version=assistant.version + 1)
-    match event:
-        case AssistantUpdated():
-            return _updated(changed, event)
-        case AssistantVersionChosen():
-            return _in_force(changed, event.number, changed.versions)
-        case AssistantDeleted():
-            return msgspec.structs.replace(changed, deleted=True)
-        case _:
-            return assistant
-
-
 def appends(assistant_id: UUID, assistant: Assistant | None, events: Iterable[Body]) -> tuple[Append, ...]:
     """The append that stores the events, if there are any."""
     bodies = tuple(events)
@@ -175,7 +168,7 @@ def mirrored(config: dict[str, Any], context: dict[str, Any]) -> tuple[dict[str,
 
 
 def _present(assistant: Assistant | None) -> Assistant:
-    if assistant is None or assistant.deleted:
+    if assistant is None:
         raise AssistantNotFound("assistant_id: assistant not found")
     return assistant
 
@@ -190,11 +183,12 @@ def _register(assistant: Assistant | None, command: RegisterGraph) -> list[Assis
             system=True,
         )
         return [created]
-    if not assistant.system or len(assistant.versions) > 1:
+    if not assistant.system or assistant.versions > 1:
         return []
     if (assistant.name, assistant.description) == (command.name, command.description):
         return []
-    return [AssistantUpdated(name=command.name, description=command.description)]
+    in_step = {"name": command.name, "description": command.description}
+    return [AssistantUpdated(**_state(assistant) | in_step)]
 
 
 def _create(assistant: Assistant | None, command: CreateAssistant) -> list[AssistantEvent]:
@@ -213,7 +207,7 @@ def _create(assistant: Assistant | None, command: CreateAssistant) -> list[Assis
         metadata=command.metadata,
         user_id=command.user_id,
     )
-    _check_size(_version_of(created))
+    _check_size(created)
     return [created]
 
 
@@ -225,8 +219,9 @@ def _update(assistant: Assistant, command: UpdateAssistant) -> list[AssistantEve
         fields["metadata"] = {**assistant.metadata, **command.metadata}
     if not fields:
         return []
-    updated = AssistantUpdated(**fields, number=len(assistant.versions) + 1)
-    _check_size(_changed(_now(assistant), updated))
+    newest = assistant.versions + 1
+    updated = AssistantUpdated(**_state(assistant) | fields | {"number": newest, "versions": newest})
+    _check_size(updated)
     return [updated]
 
 
@@ -245,9 +240,12 @@ def _reconfigured(assistant: Assistant, command: UpdateAssistant) -> dict[str, A
 
 
 def _choose(assistant: Assistant, command: ChooseVersion) -> list[AssistantEvent]:
-    if not 1 <= command.number <= len(assistant.versions):
+    if command.said is None:
         raise AssistantVersionNotFound(f"version: the assistant has no version {command.number}")
-    return [] if command.number == assistant.number else [AssistantVersionChosen(number=command.number)]
+    if command.number == assistant.number:
+        return []
+    said = msgspec.structs.asdict(command.said)
+    return [AssistantVersionChosen(**_state(assistant) | said | {"number": command.number})]
 
 
 def _delete(assistant: Assistant) -> list[AssistantEvent]:
@@ -258,8 +256,8 @@ def _delete(assistant: Assistant) -> list[AssistantEvent]:
     return [AssistantDeleted()]
 
 
-def _check_size(version: AssistantVersion) -> None:
-    size = len(msgspec.json.encode(version))
+def _check_size(said: AssistantSaid) -> None:
+    size = len(msgspec.json.encode(_version(said)))
     if size > MOST_BYTES:
         raise InvalidField(
             f"config: {size} bytes of JSON (config, context, metadata, name, description);"
@@ -267,50 +265,10 @@ def _check_size(version: AssistantVersion) -> None:
         )
 
 
-def _created(assistant_id: UUID, event: AssistantCreated) -> Assistant:
-    first = _version_of(event)
-    return Assistant(
-        assistant_id=assistant_id,
-        version=1,
-        system=event.system,
-        versions=(first,),
-        **msgspec.structs.asdict(first),
-    )
+def _version(said: AssistantSaid) -> AssistantVersion:
+    return AssistantVersion(**{name: getattr(said, name) for name in AssistantVersion.__struct_fields__})
 
 
-def _version_of(event: AssistantCreated) -> AssistantVersion:
-    return AssistantVersion(
-        graph_id=event.graph_id,
-        name=event.name,
-        description=event.description,
-        config=event.config,
-        context=event.context,
-        metadata=event.metadata,
-    )
-
-
-def _updated(assistant: Assistant, event: AssistantUpdated) -> Assistant:
-    if event.number:
-        made = _changed(_now(assistant), event)
-        return _in_force(assistant, event.number, (*assistant.versions, made))
-    # The default assistant was brought in step with its project, which changes its first version.
-    first = _changed(assistant.versions[0], event)
-    return _in_force(assistant, assistant.number, (first, *assistant.versions[1:]))
-
-
-def _now(assistant: Assistant) -> AssistantVersion:
-    return assistant.versions[assistant.number - 1]
-
-
-def _changed(version: AssistantVersion, event: AssistantUpdated) -> AssistantVersion:
-    given = {
-        name: value
-        for name in AssistantVersion.__struct_fields__
-        if (value := getattr(event, name)) is not msgspec.UNSET
-    }
-    return msgspec.structs.replace(version, **given)
-
-
-def _in_force(assistant: Assistant, number: int, versions: tuple[AssistantVersion, ...]) -> Assistant:
-    fields = msgspec.structs.asdict(versions[number - 1])
-    return msgspec.structs.replace(assistant, number=number, versions=versions, **fields)
+def _state(assistant: Assistant) -> dict[str, Any]:
+    """What the next event says of it, unless it changes that."""
+    return {name: getattr(assistant, name) for name in AssistantSaid.__struct_fields__}

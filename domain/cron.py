@@ -17,9 +17,9 @@ from contracts.events import (
     CronRescheduled,
     CronResumed,
     CronUpdated,
-    MissedReason,
-    OccurrencesMissed,
     OnRunCompleted,
+    Rule,
+    RuleEvent,
 )
 from contracts.ledger import Append, Blob, Payload, Recorded
 from domain.changes import Changes
@@ -28,13 +28,13 @@ from domain.schedule import (
     InvalidSchedule,
     Schedule,
     Zone,
-    count_between,
-    newest_before,
     next_after,
     parse,
+    parse_canonical,
     tzdata_version,
     zone,
 )
+from domain.timeline import newest_of
 
 PAYLOAD_LIMIT = 64 * 1024
 """Bytes of JSON that a cron's payload may have."""
@@ -58,14 +58,23 @@ class Cron(msgspec.Struct, frozen=True, kw_only=True):
     state: Literal["active", "paused", "expired", "deleted"] = "active"
     on_run_completed: OnRunCompleted | None = None
     metadata: dict[str, Any] = {}
-    since: datetime  # start of the revision that decides when: nothing at or before it fires
-    paused_at: datetime | None = None
+    since: datetime  # when the rule came into force: it decides about what is due later
     tzdata: str = ""
 
     @property
     def is_active(self) -> bool:
         """True while occurrences are decided."""
         return self.state == "active"
+
+    @property
+    def rule(self) -> Rule:
+        """What decides when."""
+        return Rule(
+            canonical=self.canonical,
+            timezone=self.timezone,
+            end_time=self.end_time,
+            active=self.is_active,
+        )
 
 
 class CreateCron(msgspec.Struct, frozen=True, kw_only=True, tag="cron.create"):
@@ -99,34 +108,13 @@ class UpdateCron(msgspec.Struct, frozen=True, kw_only=True, tag="cron.update"):
     seconds: bool = False
 
 
-class ExpireCron(msgspec.Struct, frozen=True, kw_only=True, tag="cron.expire"):
-    """Say that no occurrence is left before its end. Twice is harmless."""
-
-
-class RescheduleCron(msgspec.Struct, frozen=True, kw_only=True, tag="cron.reschedule"):
-    """Say that new zone rules move the next occurrence to `next_at`."""
-
-    next_at: datetime | None
-
-
-class RecordMissed(msgspec.Struct, frozen=True, kw_only=True, tag="cron.record_missed"):
-    """Say that a stretch of occurrences did not fire, and why."""
-
-    first: datetime
-    last: datetime
-    count: int
-    reason: MissedReason
-    counted_all: bool = True
-    next_at: datetime | None | msgspec.UnsetType = msgspec.UNSET
-
-
 class DeleteCron(msgspec.Struct, frozen=True, kw_only=True, tag="cron.delete"):
     """End the schedule."""
 
     reason: Literal["request", "thread_deleted", "assistant_deleted"] = "request"
 
 
-CronCommand = CreateCron | UpdateCron | ExpireCron | RescheduleCron | RecordMissed | DeleteCron
+CronCommand = CreateCron | UpdateCron | DeleteCron
 Decision = tuple[list[CronEvent], tuple[Blob, ...]]
 
 
@@ -145,14 +133,6 @@ def decide(cron: Cron | None, command: CronCommand, now: datetime) -> Decision:
             return _create(command, now)
         case UpdateCron():
             return _update(_present(cron), command, now)
-        case ExpireCron():
-            return ([CronExpired()] if _present(cron).state != "expired" else []), ()
-        case RescheduleCron():
-            _present(cron)
-            return [CronRescheduled(next_at=command.next_at, tzdata=tzdata_version())], ()
-        case RecordMissed():
-            _present(cron)
-            return [_missed(command)], ()
         case DeleteCron():
             _present(cron)
             return [CronDeleted(reason=command.reason)], ()
@@ -168,23 +148,17 @@ def evolve(cron: Cron | None, cron_id: UUID, recorded: Recorded) -> Cron | None:
     if cron is None:
         return None
     changed = msgspec.structs.replace(cron, version=recorded.version)
+    if isinstance(event, RuleEvent) and event.rule is not None:
+        changed = msgspec.structs.replace(changed, since=recorded.meta.at)
     match event:
         case CronUpdated():
             return _updated(changed, event, recorded)
         case CronPaused():
-            return msgspec.structs.replace(
-                changed, state="paused", revision=recorded.version, paused_at=recorded.meta.at
-            )
+            return msgspec.structs.replace(changed, state="paused", revision=recorded.version)
         case CronResumed():
-            return msgspec.structs.replace(
-                changed,
-                state="active",
-                revision=recorded.version,
-                paused_at=None,
-                since=recorded.meta.at,
-            )
+            return msgspec.structs.replace(changed, state="active", revision=recorded.version)
         case CronExpired():
-            return msgspec.structs.replace(changed, state="expired", paused_at=recorded.meta.at)
+            return msgspec.structs.replace(changed, state="expired")
         case CronRescheduled():
             return msgspec.structs.replace(changed, tzdata=event.tzdata)
         case CronDeleted():
@@ -213,8 +187,13 @@ def next_occurrence(
 
 
 def aware(instant: datetime) -> datetime:
-    """The instant in UTC; a naive one is UTC already."""
-    return instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant.astimezone(UTC)
+    """The instant in UTC; a naive one is UTC already. Raises InvalidField."""
+    if instant.tzinfo is None:
+        return instant.replace(tzinfo=UTC)
+    try:
+        return instant.astimezone(UTC)
+    except OverflowError:
+        raise InvalidField(f"{instant.isoformat()} is not in the years 1 to 9999, UTC") from None
 
 
 def _present(cron: Cron | None) -> Cron:
@@ -312,16 +291,28 @@ def _timing(cron: Cron, command: UpdateCron, fields: dict[str, Any], now: dateti
     place = zone(fields.get("timezone", cron.timezone))
     if not fields.keys() & {"schedule", "timezone", "end_time"}:
         return {}
-    moved = schedule.canonical != cron.canonical or "timezone" in fields
     end_time = fields.get("end_time", cron.end_time)
     timing: dict[str, Any] = {
         "next_at": next_occurrence(schedule, place, now, end_time),
         "tzdata": tzdata_version(),
-        "moves_cursor": moved,
     }
     if "schedule" in fields:
         timing["canonical"] = schedule.canonical
+    rule = Rule(
+        canonical=schedule.canonical,
+        timezone=fields.get("timezone", cron.timezone),
+        end_time=end_time,
+        active=cron.is_active,
+    )
+    if rule != cron.rule:
+        timing |= {"rule": rule, "newest": _newest(cron, now)}
     return timing
+
+
+def _newest(cron: Cron, now: datetime) -> datetime | None:
+    """The last occurrence of the rule that ends now, so that whoever knows the cursor knows what is left."""
+    newest = newest_of(cron.rule, int(cron.since.timestamp()), int(now.timestamp()))
+    return None if newest is None else datetime.fromtimestamp(newest, UTC)
 
 
 def _new_spec(cron: Cron, command: UpdateCron) -> dict[str, Any] | None:
@@ -335,53 +326,16 @@ def _new_spec(cron: Cron, command: UpdateCron) -> dict[str, Any] | None:
 def _life(cron: Cron, command: UpdateCron, updated: CronUpdated | None, now: datetime) -> list[CronEvent]:
     if command.enabled is msgspec.UNSET or command.enabled == cron.is_active:
         return []
+    rule, newest = cron.rule, _newest(cron, now)
+    if updated is not None and updated.rule is not None:
+        rule, newest = updated.rule, None  # the update has ended the rule before it at this same instant
     if not command.enabled:
-        # An expired cron is as good as paused already.
-        return [CronPaused()] if cron.state == "active" else []
-    end_time = cron.end_time
-    schedule, timezone = cron.schedule, cron.timezone
-    if updated is not None:
-        end_time = end_time if updated.end_time is msgspec.UNSET else updated.end_time
-        schedule = schedule if updated.schedule is msgspec.UNSET else updated.schedule
-        timezone = timezone if updated.timezone is msgspec.UNSET else updated.timezone
-    if end_time is not None and end_time <= now:
+        return [CronPaused(rule=msgspec.structs.replace(rule, active=False), newest=newest)]
+    if rule.end_time is not None and rule.end_time <= now:
         raise InvalidField("enabled: the cron's end_time has passed; set a later end_time or null with it")
-    coming = next_occurrence(parse(schedule, seconds=True), zone(timezone), now, end_time)
-    resumed = CronResumed(next_at=coming, tzdata=tzdata_version())
-    return [*_covered_by_pause(cron, now), resumed]
-
-
-def _covered_by_pause(cron: Cron, now: datetime) -> list[CronEvent]:
-    """What the pause covered, under the schedule that was in force; nothing after the end counts."""
-    start = max(cron.paused_at or cron.since, cron.since)
-    until = now if cron.end_time is None else min(now, cron.end_time)
-    schedule, place = parse(cron.schedule, seconds=True), zone(cron.timezone)
-    first = next_occurrence(schedule, place, start, until)
-    if first is None:
-        return []
-    after, last_s = int(start.timestamp()), int(until.timestamp())
-    count, counted_all = count_between(schedule, place, after, last_s)
-    last = newest_before(schedule, place, after, last_s)
-    assert last is not None
-    missed = OccurrencesMissed(
-        first=first,
-        last=datetime.fromtimestamp(last, UTC),
-        count=count,
-        counted_all=counted_all,
-        reason="paused",
-    )
-    return [missed]
-
-
-def _missed(command: RecordMissed) -> OccurrencesMissed:
-    return OccurrencesMissed(
-        first=command.first,
-        last=command.last,
-        count=command.count,
-        reason=command.reason,
-        counted_all=command.counted_all,
-        next_at=command.next_at,
-    )
+    coming = next_occurrence(parse_canonical(rule.canonical), zone(rule.timezone), now, rule.end_time)
+    active = msgspec.structs.replace(rule, active=True)
+    return [CronResumed(rule=active, newest=newest, next_at=coming, tzdata=tzdata_version())]
 
 
 def _created(cron_id: UUID, recorded: Recorded, event: CronCreated) -> Cron:
@@ -402,7 +356,6 @@ def _created(cron_id: UUID, recorded: Recorded, event: CronCreated) -> Cron:
         on_run_completed=event.on_run_completed,
         metadata=event.metadata,
         since=recorded.meta.at,
-        paused_at=None if event.enabled else recorded.meta.at,
         tzdata=event.tzdata,
     )
 
@@ -423,8 +376,6 @@ def _updated(cron: Cron, event: CronUpdated, recorded: Recorded) -> Cron:
             fields[name] = value
     if event.tzdata:
         fields["tzdata"] = event.tzdata
-    if event.moves_cursor:
-        fields["since"] = recorded.meta.at
     return msgspec.structs.replace(cron, **fields)
 
 
@@ -434,10 +385,7 @@ __all__ = [
     "CronCommand",
     "DeleteCron",
     "EmptyUpdate",
-    "ExpireCron",
     "InvalidSchedule",
-    "RecordMissed",
-    "RescheduleCron",
     "UpdateCron",
     "aware",
     "changes",

@@ -123,6 +123,12 @@ class TooManyCrons(Refused):
     code = "too_many_crons"
 
 
+class AnswerTooLarge(Refused):
+    """The answer would be larger than one answer may be."""
+
+    code = "answer_too_large"
+
+
 class RunNotActive(Refused):
     """The run has already ended."""
 

@@ -7,12 +7,15 @@ from typing import Literal, assert_never
 from uuid import UUID
 
 import msgspec
+from msgspec.structs import replace
 
 from contracts.events import LaneChanged, LaneRun, Stopping
 from contracts.ledger import Append, Recorded
-from domain.errors import LaneFull, ThreadBusy, ThreadNotFound
+from domain.errors import LaneFull, RunNotActive, ThreadBusy, ThreadNotFound
 
 MultitaskStrategy = Literal["reject", "enqueue", "interrupt", "rollback"]
+TAKES_PLACES = frozenset({"interrupt", "rollback"})
+"""Strategies for which it matters which runs of the line a worker has."""
 
 
 class Lane(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,6 +45,10 @@ class Lane(msgspec.Struct, frozen=True, kw_only=True):
         """True while the run waits or runs here."""
         return any(entry.run_id == run_id for entry in self.in_flight)
 
+    def may_start(self, run_id: UUID, now: datetime) -> bool:
+        """Whether the run is at the head, and due. This alone says who may run."""
+        return self.head == run_id and is_due(self.in_flight[0], now)
+
 
 class JoinLane(msgspec.Struct, frozen=True, kw_only=True, tag="lane.join"):
     """Let a run take its place. `limit` bounds how many may wait behind the one that runs.
@@ -57,6 +64,14 @@ class JoinLane(msgspec.Struct, frozen=True, kw_only=True, tag="lane.join"):
     started: frozenset[UUID] = frozenset()
     now: datetime
     not_before: datetime | None = None
+    writes: bool = False
+
+
+class StartInLane(msgspec.Struct, frozen=True, kw_only=True, tag="lane.start"):
+    """A worker claims the run: its delay is over, so that nobody goes before it any more."""
+
+    run_id: UUID
+    now: datetime
 
 
 class StopInLane(msgspec.Struct, frozen=True, kw_only=True, tag="lane.stop"):
@@ -73,10 +88,12 @@ class LeaveLane(msgspec.Struct, frozen=True, kw_only=True, tag="lane.leave"):
 
 
 class CloseLane(msgspec.Struct, frozen=True, kw_only=True, tag="lane.close"):
-    """The thread is deleted: empty the line and let nobody in again."""
+    """The thread is deleted: let nobody in again. `started`, which a worker has, keep their place until they stop."""
+
+    started: frozenset[UUID] = frozenset()
 
 
-LaneCommand = JoinLane | StopInLane | LeaveLane | CloseLane
+LaneCommand = JoinLane | StartInLane | StopInLane | LeaveLane | CloseLane
 
 
 class Stop(msgspec.Struct, frozen=True):
@@ -106,21 +123,21 @@ def decide(lane: Lane, command: LaneCommand) -> list[LaneChanged]:
     match command:
         case JoinLane():
             return _join(lane, command)
+        case StartInLane():
+            return _start(lane, command)
         case StopInLane():
             return _stop(lane, command)
         case LeaveLane():
             return _leave(lane, command)
         case CloseLane():
-            return _close(lane)
+            return _close(lane, command)
         case _:
             assert_never(command)
 
 
 def evolve(lane: Lane, event: LaneChanged) -> Lane:
     """The lane after the event."""
-    return msgspec.structs.replace(
-        lane, version=lane.version + 1, in_flight=event.in_flight, closed=event.closed
-    )
+    return replace(lane, version=lane.version + 1, in_flight=event.in_flight, closed=event.closed)
 
 
 def appends(lane: Lane, events: Sequence[LaneChanged]) -> tuple[Append, ...]:
@@ -133,28 +150,15 @@ def stops(lane: Lane, command: JoinLane) -> tuple[Stop, ...]:
 
     One that was asked to stop before is on its way: its first reason stays.
     """
-    if command.strategy not in ("interrupt", "rollback") or lane.holds(command.run_id):
+    if command.strategy not in TAKES_PLACES or lane.holds(command.run_id):
         return ()
-    action: Literal["interrupt", "rollback"] = command.strategy
+    action: Literal["interrupt", "rollback"] = "interrupt" if command.strategy == "interrupt" else "rollback"
     return tuple(Stop(entry.run_id, action) for entry in lane.in_flight if not entry.stopping)
 
 
 def is_due(entry: LaneRun, now: datetime) -> bool:
     """Whether the run may start by the clock."""
     return entry.not_before is None or entry.not_before <= now
-
-
-def may_start(lane: Lane, run_id: UUID, now: datetime) -> bool:
-    """Whether the run is at the head, and due."""
-    return lane.head == run_id and is_due(lane.in_flight[0], now)
-
-
-def following_of(lane: Lane, run_id: UUID, now: datetime) -> UUID | None:
-    """The run that may start when `run_id` leaves; None when the head stays, or nobody is due."""
-    if lane.head != run_id or len(lane.in_flight) < 2:
-        return None
-    following = lane.in_flight[1]
-    return following.run_id if is_due(following, now) else None
 
 
 def _join(lane: Lane, command: JoinLane) -> list[LaneChanged]:
@@ -169,14 +173,15 @@ def _join(lane: Lane, command: JoinLane) -> list[LaneChanged]:
     staying = _staying(lane, command)
     if command.limit is not None and len(staying) > command.limit:
         raise LaneFull(f"{command.limit} runs wait on this thread already")
-    line = _with(staying, LaneRun(command.run_id, command.not_before), command.now)
+    entry = LaneRun(command.run_id, command.not_before, writes=command.writes)
+    line = _with(staying, entry, command.now)
     return [_changed(lane, "joined", command.run_id, line)]
 
 
 def _staying(lane: Lane, command: JoinLane) -> tuple[LaneRun, ...]:
     hit: dict[UUID, Stopping] = {stop.run_id: stop.action for stop in stops(lane, command)}
     return tuple(
-        LaneRun(entry.run_id, entry.not_before, hit.get(entry.run_id, entry.stopping))
+        replace(entry, stopping=hit.get(entry.run_id, entry.stopping))
         for entry in lane.in_flight
         if entry.run_id not in hit or entry.run_id in command.started
     )
@@ -189,13 +194,26 @@ def _with(line: tuple[LaneRun, ...], entry: LaneRun, now: datetime) -> tuple[Lan
     return (*line[:place], entry, *line[place:])
 
 
+def _start(lane: Lane, command: StartInLane) -> list[LaneChanged]:
+    """Raises RunNotActive when it is not its turn.
+
+    Without a delay the head can't be displaced, and the claim's own version says everything. With one it could,
+    before the claim and after it: whoever joins has another clock, on which the delay may not be over yet.
+    """
+    if not lane.may_start(command.run_id, command.now):
+        raise RunNotActive(f"run {command.run_id} is not to start: it is not its turn")
+    head, *others = lane.in_flight
+    if head.not_before is None:
+        return []
+    return [_changed(lane, "started", command.run_id, (replace(head, not_before=None), *others))]
+
+
 def _stop(lane: Lane, command: StopInLane) -> list[LaneChanged]:
     entry = next((entry for entry in lane.in_flight if entry.run_id == command.run_id), None)
     if entry is None or entry.stopping:
         return []
     line = tuple(
-        LaneRun(other.run_id, other.not_before, command.action if other is entry else other.stopping)
-        for other in lane.in_flight
+        replace(other, stopping=command.action) if other is entry else other for other in lane.in_flight
     )
     return [_changed(lane, "stopping", command.run_id, line)]
 
@@ -208,14 +226,22 @@ def _leave(lane: Lane, command: LeaveLane) -> list[LaneChanged]:
 
 
 def _changed(
-    lane: Lane, change: Literal["joined", "left", "stopping"], run_id: UUID, line: tuple[LaneRun, ...]
+    lane: Lane,
+    change: Literal["joined", "started", "left", "stopping"],
+    run_id: UUID,
+    line: tuple[LaneRun, ...],
 ) -> LaneChanged:
     return LaneChanged(
         thread_id=lane.thread_id, change=change, run_id=run_id, in_flight=line, closed=lane.closed
     )
 
 
-def _close(lane: Lane) -> list[LaneChanged]:
+def _close(lane: Lane, command: CloseLane) -> list[LaneChanged]:
     if lane.closed:
         return []
-    return [LaneChanged(thread_id=lane.thread_id, change="closed", closed=True)]
+    line = tuple(
+        replace(entry, stopping=entry.stopping or "interrupt")
+        for entry in lane.in_flight
+        if entry.run_id in command.started
+    )
+    return [LaneChanged(thread_id=lane.thread_id, change="closed", in_flight=line, closed=True)]

@@ -25,7 +25,7 @@ from domain import run as runs
 from domain import thread as threads
 from domain.assistant import Assistant
 from domain.changes import Changes
-from domain.errors import LaneFull, Refused, ThreadBusy
+from domain.errors import LaneFull, Refused, RunNotActive, ThreadBusy
 from domain.lane import Lane, MultitaskStrategy
 from domain.request import kwargs_of, run_metadata
 from domain.run import Run
@@ -52,7 +52,7 @@ class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True):
-    """A lane with the runs that stand in it."""
+    """A lane with the runs that stand in it; these only for a strategy that takes their places."""
 
     lane: Lane
     runs: Mapping[UUID, Run] = {}
@@ -118,8 +118,7 @@ def write_state(
 
     A run that was asked to stop counts no longer: the write comes after its end.
     """
-    waits_for = (line.runs[entry.run_id] for entry in line.lane.in_flight if not entry.stopping)
-    if any(run.request.kind != "state" for run in waits_for):
+    if any(not entry.stopping and not entry.writes for entry in line.lane.in_flight):
         raise ThreadBusy("Thread is busy with a running task: its state can be written when it has ended.")
     occurrence = Occurrence(run_id=run_id, thread_id=line.lane.thread_id, kind="state")
     return request_on_thread(plan, occurrence, line, thread_metadata, now, MAX_WAITING)
@@ -145,14 +144,13 @@ def request_on_thread(
         started=line.started,
         now=now,
         not_before=occurrence.not_before,
+        writes=occurrence.kind == "state",
     )
-    joined = lanes.decide(lane, join)
-    after = lane
-    for event in joined:
-        after = lanes.evolve(after, event)
-    starts = lanes.may_start(after, occurrence.run_id, now)
-    requested = _requested(plan, occurrence, thread_metadata, waits=not starts)
-    appends = (Append(occurrence.run_id, 0, (requested,)), *lanes.appends(lane, joined))
+    requested = _requested(plan, occurrence, thread_metadata)
+    appends = (
+        Append(occurrence.run_id, 0, (requested,)),
+        *lanes.appends(lane, lanes.decide(lane, join)),
+    )
     for stop in lanes.stops(lane, join):
         run = line.runs[stop.run_id]
         command = runs.CancelRun(action=stop.action, reason=f"run {occurrence.run_id} took its place")
@@ -163,10 +161,8 @@ def request_on_thread(
 def request_stateless(plan: RunPlan, occurrence: Occurrence, now: datetime) -> Changes:
     """A run with a thread of its own: kept with its cron's metadata, or gone when the run has ended."""
     if plan.temporary:
-        waits = occurrence.not_before is not None and occurrence.not_before > now
-        requested = _requested(plan, occurrence, {}, waits=waits)
-        appends: tuple[Append, ...] = (Append(occurrence.run_id, 0, (requested,)),)
-        return Changes(appends=appends, expects=_expects(plan), blobs=plan.blobs)
+        requested = Append(occurrence.run_id, 0, (_requested(plan, occurrence, {}),))
+        return Changes(appends=(requested,), expects=_expects(plan), blobs=plan.blobs)
     thread = threads.CreateThread(
         thread_id=occurrence.thread_id,
         user_id=plan.user_id,
@@ -224,24 +220,42 @@ def miss(plan: RunPlan, occurrence: Occurrence, detail: str) -> Changes:
     return Changes(appends=(Append(occurrence.run_id, 0, (missed,)),), expects=_expects(plan))
 
 
-def settle(run: Run, command: runs.SettleRun, lane: Lane, following: Run | None) -> Changes:
-    """The outcome of a run, its leaving the lane, and the next run's dispatch."""
-    return _ended(run, runs.decide(run, command), lane, following)
+def may_claim(run: Run, lane: Lane, now: datetime) -> bool:
+    """Whether a worker may have the run: it has had its turn already, or it is due and nobody is before it.
+
+    The lane counts only for a run that shares its thread and has not started; one that has started keeps its place.
+    """
+    if run.status != "pending":
+        return True
+    if run.request.temporary:
+        return run.request.not_before is None or run.request.not_before <= now
+    return lane.may_start(run.run_id, now)
 
 
-def claim(run: Run, command: runs.ClaimRun, lane: Lane, following: Run | None) -> Changes:
-    """A worker's claim; the attempt after the last one is an outcome instead."""
+def claim(run: Run, command: runs.ClaimRun, lane: Lane, now: datetime) -> Changes:
+    """A worker's claim; the attempt after the last one is an outcome instead. Raises RunNotActive."""
     events = runs.decide(run, command)
     if any(runs.is_outcome(event) for event in events):
-        return _ended(run, events, lane, following)
-    return Changes(appends=runs.appends(run, events))
+        return _ended(run, events, lane)
+    appends = runs.appends(run, events)
+    if not may_claim(run, lane, now):
+        raise RunNotActive(f"run {run.run_id} is not to start: it is not its turn")
+    if run.status == "pending" and not run.request.temporary:
+        start = lanes.StartInLane(run_id=run.run_id, now=now)
+        appends += lanes.appends(lane, lanes.decide(lane, start))
+    return Changes(appends=appends)
 
 
-def cancel(run: Run, command: runs.CancelRun, lane: Lane, following: Run | None) -> Changes:
+def settle(run: Run, command: runs.SettleRun, lane: Lane) -> Changes:
+    """The outcome of a run, and its leaving the lane: whoever is the head then may run."""
+    return _ended(run, runs.decide(run, command), lane)
+
+
+def cancel(run: Run, command: runs.CancelRun, lane: Lane) -> Changes:
     """A stop that was asked for: an outcome at once while the run has not started."""
     events = runs.decide(run, command)
     if any(runs.is_outcome(event) for event in events):
-        return _ended(run, events, lane, following)
+        return _ended(run, events, lane)
     appends = runs.appends(run, events)
     if not run.request.temporary:
         stop = lanes.StopInLane(run_id=run.run_id, action=command.action)
@@ -249,27 +263,17 @@ def cancel(run: Run, command: runs.CancelRun, lane: Lane, following: Run | None)
     return Changes(appends=appends)
 
 
-def release(run: Run, lane: Lane, now: datetime) -> Changes:
-    """The dispatch of a delayed run whose time has come, if its turn has come too; else its lane sees to it."""
-    if run.request.temporary:
-        return Changes(appends=runs.appends(run, runs.decide(run, runs.DispatchRun())))
-    if not lanes.may_start(lane, run.run_id, now):
-        return Changes()
-    dispatched = runs.appends(run, runs.decide(run, runs.DispatchRun()))
-    return Changes(appends=dispatched, expects=(Expect(lane.stream_id, lane.version),))
-
-
 def delete_thread(
     thread: Thread, lane: Lane, in_flight: Iterable[Run], cron_appends: tuple[Append, ...]
 ) -> Changes:
     """The end of a thread: its lane closes, what waits ends, what runs is asked to stop, its crons end."""
-    reason = "thread deleted"
+    reason, line = "thread deleted", Line(lane=lane, runs={run.run_id: run for run in in_flight})
     stopped: tuple[Append, ...] = ()
-    for run in in_flight:
+    for run in line.runs.values():
         is_to_stop = run.is_active and not run.cancel
         events = runs.decide(run, runs.CancelRun(reason=reason)) if is_to_stop else []
         stopped += runs.appends(run, events)
-    closed = lanes.appends(lane, lanes.decide(lane, lanes.CloseLane()))
+    closed = lanes.appends(lane, lanes.decide(lane, lanes.CloseLane(started=line.started)))
     deleted = threads.appends(thread.thread_id, thread, threads.decide(thread, threads.DeleteThread()))
     return Changes(appends=(*stopped, *closed, *deleted, *cron_appends))
 
@@ -280,9 +284,7 @@ def _expects(plan: RunPlan) -> tuple[Expect, ...]:
     return (Expect(plan.cron_id, plan.cron_version),)
 
 
-def _requested(
-    plan: RunPlan, occurrence: Occurrence, thread_metadata: dict[str, Any], *, waits: bool
-) -> RunRequested:
+def _requested(plan: RunPlan, occurrence: Occurrence, thread_metadata: dict[str, Any]) -> RunRequested:
     return RunRequested(
         thread_id=occurrence.thread_id,
         cron_id=plan.cron_id,
@@ -294,7 +296,6 @@ def _requested(
         ),
         kwargs=plan.kwargs,
         multitask_strategy=plan.strategy,
-        waits=waits,
         temporary=plan.temporary,
         kind=occurrence.kind if plan.cron_id or occurrence.kind == "state" else "",
         scheduled_for=occurrence.scheduled_for,
@@ -315,12 +316,9 @@ def _origin(plan: RunPlan, occurrence: Occurrence) -> dict[str, Any]:
     return origin
 
 
-def _ended(run: Run, events: list[RunEvent], lane: Lane, following: Run | None) -> Changes:
+def _ended(run: Run, events: list[RunEvent], lane: Lane) -> Changes:
     appends = runs.appends(run, events)
     if run.request.temporary:
         return Changes(appends=appends)
     left = lanes.decide(lane, lanes.LeaveLane(run_id=run.run_id))
-    appends += lanes.appends(lane, left)
-    if following is not None:
-        appends += runs.appends(following, runs.decide(following, runs.DispatchRun()))
-    return Changes(appends=appends)
+    return Changes(appends=appends + lanes.appends(lane, left))

@@ -11,7 +11,6 @@ from contracts.events import (
     OccurrenceSkipped,
     RunCancelRequested,
     RunDeleted,
-    RunDispatched,
     RunEvent,
     RunFailed,
     RunInterrupted,
@@ -39,7 +38,6 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     version: int
     request: RunRequested
     status: RunStatus = "pending"
-    dispatched: bool = False
     attempt: int = 0
     losses: int = 0  # attempts that were lost, excused ones not counted
     released: bool = False  # its worker gave it back
@@ -52,10 +50,6 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     def is_active(self) -> bool:
         """True until it has an outcome."""
         return self.status in ("pending", "running") and not self.gone
-
-
-class DispatchRun(msgspec.Struct, frozen=True, kw_only=True, tag="run.dispatch"):
-    """Say that it came to the head of its lane."""
 
 
 class ClaimRun(msgspec.Struct, frozen=True, kw_only=True, tag="run.claim"):
@@ -97,7 +91,7 @@ class DeleteRun(msgspec.Struct, frozen=True, kw_only=True, tag="run.delete"):
     """Show it no longer. It must have ended."""
 
 
-RunCommand = DispatchRun | ClaimRun | ReleaseRun | SettleRun | CancelRun | DeleteRun
+RunCommand = ClaimRun | ReleaseRun | SettleRun | CancelRun | DeleteRun
 
 
 def run_of(run_id: UUID, events: Iterable[Recorded]) -> Run | None:
@@ -113,8 +107,6 @@ def decide(run: Run | None, command: RunCommand) -> list[RunEvent]:
     if run is None or run.gone:
         raise RunNotFound("Run not found")
     match command:
-        case DispatchRun():
-            return _dispatch(run)
         case ClaimRun():
             return _claim(run, command)
         case ReleaseRun():
@@ -132,7 +124,7 @@ def decide(run: Run | None, command: RunCommand) -> list[RunEvent]:
 def evolve(run: Run | None, run_id: UUID, event: Body) -> Run | None:
     """The run after the event."""
     if isinstance(event, RunRequested):
-        return Run(run_id=run_id, version=1, request=event, dispatched=not event.waits)
+        return Run(run_id=run_id, version=1, request=event)
     if run is None or isinstance(event, OccurrenceSkipped | OccurrenceMissed):
         return None
     changes = _changes(run, event)
@@ -147,8 +139,6 @@ def appends(run: Run, events: Iterable[Body]) -> tuple[Append, ...]:
 
 def _changes(run: Run, event: Body) -> dict[str, object]:
     match event:
-        case RunDispatched():
-            return {"dispatched": True}
         case RunStarted():
             losses = run.losses + (1 if event.lost and not event.excused else 0)
             claim = {"attempt": event.attempt, "worker": event.worker, "losses": losses}
@@ -171,14 +161,8 @@ def _changes(run: Run, event: Body) -> dict[str, object]:
             return {}
 
 
-def _dispatch(run: Run) -> list[RunEvent]:
-    if run.dispatched or not run.is_active:
-        return []
-    return [RunDispatched(thread_id=run.request.thread_id, cron_id=run.request.cron_id)]
-
-
 def _claim(run: Run, command: ClaimRun) -> list[RunEvent]:
-    if not run.is_active or not run.dispatched:
+    if not run.is_active:
         raise RunNotActive(f"run {run.run_id} is not to be claimed")
     if run.status == "running" and not command.lost:
         raise RunNotActive(f"run {run.run_id} is claimed by {run.worker}")

@@ -20,7 +20,6 @@ class Thread(msgspec.Struct, frozen=True, kw_only=True):
     version: int
     user_id: str
     metadata: dict[str, Any] = {}
-    deleted: bool = False
 
 
 class CreateThread(msgspec.Struct, frozen=True, kw_only=True, tag="thread.create"):
@@ -48,11 +47,15 @@ ThreadCommand = CreateThread | UpdateThread | DeleteThread
 
 
 def thread_of(thread_id: UUID, events: Iterable[Recorded]) -> Thread | None:
-    """The thread that the events of its stream tell of; None when there is none or it is deleted."""
-    thread: Thread | None = None
-    for recorded in events:
-        thread = evolve(thread, thread_id, recorded.body)
-    return None if thread is None or thread.deleted else thread
+    """The thread as the last of these events of its stream tells; None when there is none or it is deleted.
+
+    The newest event alone is enough.
+    """
+    *_, newest = (None, *events)
+    if newest is None or not isinstance(newest.body, ThreadCreated | ThreadUpdated):
+        return None
+    said = newest.body
+    return Thread(thread_id=thread_id, version=newest.version, user_id=said.user_id, metadata=said.metadata)
 
 
 def decide(thread: Thread | None, command: ThreadCommand) -> list[ThreadEvent]:
@@ -69,20 +72,6 @@ def decide(thread: Thread | None, command: ThreadCommand) -> list[ThreadEvent]:
             assert_never(command)
 
 
-def evolve(thread: Thread | None, thread_id: UUID, event: Body) -> Thread | None:
-    """The thread after the event."""
-    match event:
-        case ThreadCreated():
-            return Thread(thread_id=thread_id, version=1, user_id=event.user_id, metadata=event.metadata)
-        case ThreadUpdated() if thread is not None:
-            merged = {**thread.metadata, **event.metadata}
-            return msgspec.structs.replace(thread, version=thread.version + 1, metadata=merged)
-        case ThreadDeleted() if thread is not None:
-            return msgspec.structs.replace(thread, version=thread.version + 1, deleted=True)
-        case _:
-            return thread
-
-
 def appends(thread_id: UUID, thread: Thread | None, events: Iterable[Body]) -> tuple[Append, ...]:
     """The append that stores the events, if there are any."""
     bodies = tuple(events)
@@ -95,7 +84,7 @@ def clean_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
 
 
 def _present(thread: Thread | None) -> Thread:
-    if thread is None or thread.deleted:
+    if thread is None:
         raise ThreadNotFound("Thread not found")
     return thread
 
@@ -120,9 +109,7 @@ def _create(thread: Thread | None, command: CreateThread) -> list[ThreadEvent]:
 
 
 def _update(thread: Thread, command: UpdateThread) -> list[ThreadEvent]:
-    changed = {
-        key: value
-        for key, value in clean_metadata(command.metadata).items()
-        if key not in thread.metadata or thread.metadata[key] != value
-    }
-    return [ThreadUpdated(metadata=changed)] if changed else []
+    merged = {**thread.metadata, **clean_metadata(command.metadata)}
+    if merged == thread.metadata:
+        return []
+    return [ThreadUpdated(user_id=thread.user_id, metadata=merged)]

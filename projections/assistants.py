@@ -1,20 +1,12 @@
 """Assistants as they are now, and each of their versions."""
 
-from typing import Any
-
-import msgspec
-
-from contracts.events import (
-    AssistantCreated,
-    AssistantDeleted,
-    AssistantUpdated,
-    AssistantVersionChosen,
-)
+from contracts.events import AssistantCreated, AssistantDeleted, AssistantSaid, AssistantVersionChosen
 from contracts.ledger import Recorded
+from projections import facets
 from projections.rows import Row, Rows, Table, micros, text
 
 NAME = "assistants"
-VERSION = 2
+VERSION = 3
 FIELDS = {
     "graph_id": "TEXT NOT NULL",
     "name": "TEXT NOT NULL",
@@ -39,7 +31,13 @@ TABLES = (
             "position": "INTEGER NOT NULL",
         },
         "assistant_id",
-        ("(graph_id)", "(created_at, assistant_id)"),
+        (
+            "(created_at, assistant_id)",
+            "(updated_at, assistant_id)",
+            "(name, assistant_id)",
+            "(graph_id, assistant_id)",
+            "(graph_id, created_at, assistant_id)",
+        ),
     ),
     Table(
         "assistant_versions",
@@ -51,91 +49,62 @@ TABLES = (
             "created_at": "INTEGER NOT NULL",
         },
         "version_id",
-        ("(assistant_id, version)",),
+        ("(assistant_id, version, version_id)",),
     ),
+    facets.facet_table("assistant_facets"),
 )
 
 
 def apply(rows: Rows, recorded: Recorded) -> None:
     """Change the rows of the assistant that the event is about."""
     match recorded.body:
-        case AssistantCreated() as body:
-            _created(rows, recorded, body)
-        case AssistantUpdated() as body:
-            _updated(rows, recorded, body)
-        case AssistantVersionChosen() as body:
-            _chosen(rows, recorded, body)
+        case AssistantSaid() as body:
+            _said(rows, recorded, body)
         case AssistantDeleted():
+            gone = rows.get("assistants", recorded.stream_id.bytes)
+            facets.keep(
+                rows, "assistant_facets", recorded.stream_id.bytes, gone["metadata"] if gone else None, None
+            )
             rows.delete("assistants", recorded.stream_id.bytes)
             rows.delete_where("assistant_versions", "assistant_id", recorded.stream_id.bytes)
         case _:
             pass
 
 
-def _created(rows: Rows, recorded: Recorded, body: AssistantCreated) -> None:
-    key = recorded.stream_id.bytes
-    if rows.get("assistants", key) is not None:
+def _said(rows: Rows, recorded: Recorded, body: AssistantSaid) -> None:
+    known = rows.get("assistants", recorded.stream_id.bytes)
+    # Deleted, or seen already: an old event must not bring it back.
+    if isinstance(body, AssistantCreated) != (known is None):
         return
+    if known is not None and known["position"] >= recorded.position:
+        return
+    row = _row(recorded, body, known)
+    facets.keep(
+        rows, "assistant_facets", row["assistant_id"], known["metadata"] if known else None, row["metadata"]
+    )
+    rows.put("assistants", row)
+    if not isinstance(body, AssistantVersionChosen):
+        _put_version(rows, row)
+
+
+def _row(recorded: Recorded, body: AssistantSaid, known: Row | None) -> Row:
     at = micros(recorded.meta.at)
-    row: Row = {"assistant_id": key, "version": 1, "user_id": body.user_id, "system": int(body.system)}
-    row |= {**_given(body), "created_at": at, "updated_at": at, "position": recorded.position}
-    rows.put("assistants", row)
-    _put_version(rows, row, at)
-
-
-def _updated(rows: Rows, recorded: Recorded, body: AssistantUpdated) -> None:
-    row = _fresh(rows, recorded)
-    if row is None:
-        return
-    if body.number:
-        row |= {**_given(body), "version": body.number}
-        _put_version(rows, row, row["updated_at"])
-    else:
-        _in_step(rows, row, body)
-    rows.put("assistants", row)
-
-
-def _put_version(rows: Rows, row: Row, at: int) -> None:
-    version_id = _version_id(row["assistant_id"], row["version"])
-    shown = {name: row[name] for name in ("assistant_id", *FIELDS, "version")}
-    rows.put("assistant_versions", {**shown, "version_id": version_id, "created_at": at})
-
-
-def _in_step(rows: Rows, row: Row, body: AssistantUpdated) -> None:
-    """A default assistant follows its project in its first version."""
-    first = rows.get("assistant_versions", _version_id(row["assistant_id"], 1))
-    if first is not None:
-        rows.put("assistant_versions", {**first, **_given(body)})
-    if row["version"] == 1:
-        row |= _given(body)
-
-
-def _chosen(rows: Rows, recorded: Recorded, body: AssistantVersionChosen) -> None:
-    row = _fresh(rows, recorded)
-    if row is None:
-        return
-    version = rows.get("assistant_versions", _version_id(row["assistant_id"], body.number))
-    if version is not None:
-        row |= {name: version[name] for name in (*FIELDS, "version")}
-    rows.put("assistants", row)
-
-
-def _given(body: AssistantCreated | AssistantUpdated) -> Row:
-    given: dict[str, Any] = {name: getattr(body, name) for name in FIELDS}
+    given = {name: getattr(body, name) for name in FIELDS}
     return {
-        name: text(value) if name in JSON else value
-        for name, value in given.items()
-        if value is not msgspec.UNSET
+        "assistant_id": recorded.stream_id.bytes,
+        **{name: text(value) if name in JSON else value for name, value in given.items()},
+        "version": body.number,
+        "system": int(body.system),
+        "user_id": body.user_id,
+        "created_at": known["created_at"] if known else at,
+        "updated_at": at,
+        "position": recorded.position,
     }
 
 
-def _fresh(rows: Rows, recorded: Recorded) -> Row | None:
-    """The assistant's row with the event's time and position, unless it is gone or has seen the event."""
-    row = rows.get("assistants", recorded.stream_id.bytes)
-    if row is None or row["position"] >= recorded.position:
-        return None
-    return row | {"updated_at": micros(recorded.meta.at), "position": recorded.position}
-
-
-def _version_id(assistant_id: bytes, number: int) -> bytes:
-    return assistant_id + number.to_bytes(4)
+def _put_version(rows: Rows, row: Row) -> None:
+    version_id = row["assistant_id"] + row["version"].to_bytes(4)
+    known = rows.get("assistant_versions", version_id)
+    shown = {name: row[name] for name in ("assistant_id", *FIELDS, "version")}
+    at = known["created_at"] if known else row["updated_at"]
+    rows.put("assistant_versions", {**shown, "version_id": version_id, "created_at": at})

@@ -1,5 +1,6 @@
 """Crons as they are now: what is shown, and what the scheduler starts from."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -15,13 +16,16 @@ from contracts.events import (
     OccurrenceMissed,
     OccurrenceSkipped,
     OccurrencesMissed,
+    Rule,
+    RuleEvent,
     RunRequested,
 )
 from contracts.ledger import Recorded
+from projections import facets
 from projections.rows import Row, Rows, Table, blob, maybe_micros, micros, seconds, text
 
 NAME = "crons"
-VERSION = 1
+VERSION = 2
 TABLES = (
     Table(
         "crons",
@@ -40,7 +44,9 @@ TABLES = (
             "on_run_completed": "TEXT",
             "metadata": "TEXT NOT NULL",
             "payload": "TEXT NOT NULL",
-            "cursor": "INTEGER NOT NULL",  # seconds: the newest decided instant
+            "cursor": "INTEGER NOT NULL",  # seconds: everything up to here is decided
+            "since": "INTEGER NOT NULL",  # seconds: the rule in force decides about later instants
+            "undecided": "TEXT NOT NULL",  # JSON [[after, until, rule]], or '': what rules before it left over
             "next_at": "INTEGER",
             "revision": "INTEGER NOT NULL",
             "version": "INTEGER NOT NULL",  # of the stream
@@ -56,12 +62,17 @@ TABLES = (
         "cron_id",
         (
             "(created_at, cron_id)",
-            "(thread_id) WHERE thread_id IS NOT NULL",
-            "(assistant_id, created_at)",
+            "(updated_at, cron_id)",
+            "(next_at, cron_id)",
+            "(end_at, cron_id)",
+            "(thread_id, cron_id)",
+            "(assistant_id, cron_id)",
+            "(assistant_id, created_at, cron_id)",
+            "(enabled)",
             "(user_id)",
-            "(next_at)",
         ),
     ),
+    facets.facet_table("cron_facets"),
 )
 
 
@@ -98,6 +109,8 @@ def _created(rows: Rows, recorded: Recorded, body: CronCreated) -> None:
         "metadata": text(body.metadata),
         "payload": text(body.payload),
         "cursor": seconds(recorded.meta.at),
+        "since": seconds(recorded.meta.at),
+        "undecided": "",
         "next_at": None,
         "revision": recorded.version,
         "version": recorded.version,
@@ -111,6 +124,7 @@ def _created(rows: Rows, recorded: Recorded, body: CronCreated) -> None:
         "position": recorded.position,
     }
     _move(row, body.next_at)
+    facets.keep(rows, "cron_facets", row["cron_id"], None, row["metadata"])
     rows.put("crons", row)
 
 
@@ -129,20 +143,25 @@ def _decided(
         due = seconds(body.scheduled_for)
         row["last_scheduled_for"] = max(due, row["last_scheduled_for"] or due)
         if due >= row["cursor"]:
-            row["cursor"] = due
             _move(row, body.next_at)
+        _decide(row, due)
     rows.put("crons", row)
 
 
 def _edited(rows: Rows, recorded: Recorded) -> None:
     key = recorded.stream_id.bytes
     if isinstance(recorded.body, CronDeleted):
+        gone = rows.get("crons", key)
+        facets.keep(rows, "cron_facets", key, gone["metadata"] if gone else None, None)
         rows.delete("crons", key)
         return
     row = _fresh(rows, key, recorded)
     if row is None:
         return
+    before = row["metadata"]
     row["version"] = recorded.version
+    if isinstance(recorded.body, RuleEvent) and recorded.body.rule is not None:
+        _rule(row, recorded.body, seconds(recorded.meta.at))  # first: it looks at the rule that ends
     match recorded.body:
         case CronUpdated() as body:
             _updated(row, recorded, body)
@@ -150,7 +169,6 @@ def _edited(rows: Rows, recorded: Recorded) -> None:
             _live(row, recorded, "paused")
         case CronResumed() as body:
             _live(row, recorded, "active")
-            row["cursor"] = max(row["cursor"], seconds(recorded.meta.at))
             row["tzdata"] = body.tzdata or row["tzdata"]
             _move(row, body.next_at)
         case CronExpired():
@@ -160,9 +178,33 @@ def _edited(rows: Rows, recorded: Recorded) -> None:
             _move(row, body.next_at)
         case OccurrencesMissed() as body:
             row["missed"] += body.count
-            row["cursor"] = max(row["cursor"], seconds(body.last))
             _move(row, body.next_at)
+            _decide(row, seconds(body.last))
+    facets.keep(rows, "cron_facets", key, before, row["metadata"])
     rows.put("crons", row)
+
+
+def _rule(row: Row, body: RuleEvent, at: int) -> None:
+    """Note what the rule that ends has left over; an edit moves no cursor over what is undecided."""
+    newest = None if body.newest is None else seconds(body.newest)
+    if newest is not None and newest > row["cursor"]:
+        end = None if row["end_at"] is None else datetime.fromtimestamp(row["end_at"] // 1_000_000, UTC)
+        active = row["state"] == "active"
+        rule = Rule(canonical=row["canonical"], timezone=row["timezone"], end_time=end, active=active)
+        left = msgspec.json.decode(row["undecided"] or "[]")
+        row["undecided"] = text([*left, [row["since"], newest, rule]])
+    row["since"] = max(row["since"], row["cursor"], at)
+    _decide(row, row["cursor"])
+
+
+def _decide(row: Row, until: int) -> None:
+    """Move the cursor, over what had nothing due too."""
+    row["cursor"] = max(row["cursor"], until)
+    if row["undecided"]:
+        left = [s for s in msgspec.json.decode(row["undecided"]) if s[1] > row["cursor"]]
+        row["undecided"] = text(left) if left else ""
+    if not row["undecided"]:
+        row["cursor"] = max(row["cursor"], row["since"])
 
 
 def _updated(row: Row, recorded: Recorded, body: CronUpdated) -> None:
@@ -174,8 +216,6 @@ def _updated(row: Row, recorded: Recorded, body: CronUpdated) -> None:
         row["metadata"] = text(body.metadata)
     if body.payload is not msgspec.UNSET:
         row["payload"] = text(body.payload)
-    if body.moves_cursor:
-        row["cursor"] = max(row["cursor"], seconds(recorded.meta.at))
     row["tzdata"] = body.tzdata or row["tzdata"]
     row["revision"] = recorded.version
     row["updated_at"] = micros(recorded.meta.at)

@@ -14,12 +14,16 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Table(msgspec.Struct, frozen=True):
-    """A table: column -> SQL type, the key column, and indexes (`(columns) [WHERE ...]`)."""
+    """A table: column -> SQL type, the key column, and indexes (`(columns) [WHERE ...]`).
+
+    `rowless`: the rows stand in the tree of the key itself; for small rows that are found by their key.
+    """
 
     name: str
     columns: dict[str, str]
     key: str
     indexes: tuple[str, ...] = ()
+    rowless: bool = False
 
 
 class Rows(Protocol):

@@ -1,9 +1,9 @@
 """Runs as they are now. The ledger keeps those that were deleted or undone."""
 
 from contracts.events import (
+    LaneChanged,
     RunCancelRequested,
     RunDeleted,
-    RunDispatched,
     RunFailed,
     RunInterrupted,
     RunRequested,
@@ -12,13 +12,12 @@ from contracts.events import (
     RunSucceeded,
     RunTimedOut,
     Settled,
-    ThreadDeleted,
 )
 from contracts.ledger import Recorded
 from projections.rows import Row, Rows, Table, blob, maybe_micros, maybe_text, micros, seconds, text
 
 NAME = "runs"
-VERSION = 2
+VERSION = 3
 TABLES = (
     Table(
         "runs",
@@ -33,9 +32,8 @@ TABLES = (
             "kind": "TEXT NOT NULL",
             "status": "TEXT NOT NULL",  # as clients see it: interrupted from the moment it was asked to stop
             "phase": "TEXT NOT NULL",  # as it is: pending, running, ended
-            "hidden": "INTEGER NOT NULL",  # not for clients: it is being undone, or only writes a state
+            "hidden": "INTEGER NOT NULL",  # not for clients: it is being undone, or only writes a state; GONE
             "not_before": "INTEGER",
-            "dispatched": "INTEGER NOT NULL",
             "attempt": "INTEGER NOT NULL",
             "worker": "TEXT NOT NULL",
             "metadata": "TEXT NOT NULL",
@@ -59,12 +57,15 @@ TABLES = (
         },
         "run_id",
         (
-            "(thread_id, created_at)",
-            "(phase, updated_at) WHERE phase != 'ended'",
+            "(thread_id, hidden, created_at, run_id)",
+            "(thread_id, hidden, status, created_at, run_id)",
+            "(temporary, thread_id) WHERE phase != 'ended'",
             "(assistant_id) WHERE phase != 'ended'",
         ),
     ),
 )
+GONE = 2
+"""Hidden because its thread is deleted; a worker has it still, and the row goes when it is over."""
 STATUSES: dict[type[Settled], str] = {
     RunSucceeded: "success",
     RunFailed: "error",
@@ -78,12 +79,21 @@ def apply(rows: Rows, recorded: Recorded) -> None:
     body = recorded.body
     if isinstance(body, RunRequested):
         _requested(rows, recorded, body)
-    elif isinstance(body, ThreadDeleted):
-        rows.delete_where("runs", "thread_id", recorded.stream_id.bytes)
+    elif isinstance(body, LaneChanged):
+        _lane(rows, body)
     elif isinstance(body, RunDeleted | RunRolledBack):
         rows.delete("runs", recorded.stream_id.bytes)
     elif recorded.topic.startswith("run."):
         _moved(rows, recorded)
+
+
+def _lane(rows: Rows, body: LaneChanged) -> None:
+    if body.change != "closed":
+        return
+    at_work = [row for entry in body.in_flight if (row := rows.get("runs", entry.run_id.bytes)) is not None]
+    rows.delete_where("runs", "thread_id", body.thread_id.bytes)
+    for row in at_work:
+        rows.put("runs", row | {"hidden": GONE})
 
 
 def _requested(rows: Rows, recorded: Recorded, body: RunRequested) -> None:
@@ -107,7 +117,6 @@ def row_as_requested(recorded: Recorded, body: RunRequested) -> Row:
         "phase": "pending",
         "hidden": int(body.kind == "state"),
         "not_before": maybe_micros(body.not_before),
-        "dispatched": int(not body.waits),
         "attempt": 0,
         "worker": "",
         "metadata": text(body.metadata),
@@ -135,11 +144,12 @@ def _moved(rows: Rows, recorded: Recorded) -> None:
     row = rows.get("runs", recorded.stream_id.bytes)
     if row is None or row["position"] >= recorded.position:
         return
+    if row["hidden"] == GONE and isinstance(recorded.body, Settled):
+        rows.delete("runs", recorded.stream_id.bytes)
+        return
     at = micros(recorded.meta.at)
     row |= {"version": recorded.version, "position": recorded.position, "updated_at": at}
     match recorded.body:
-        case RunDispatched():
-            row["dispatched"] = 1
         case RunStarted() as body:
             row |= {"phase": "running", "attempt": body.attempt, "worker": body.worker}
             if not row["cancel_requested"]:

@@ -19,10 +19,11 @@ from contracts.events import (
     ThreadUpdated,
 )
 from contracts.ledger import Recorded
+from projections import facets
 from projections.rows import Row, Rows, Table, blob, maybe_text, micros, text
 
 NAME = "threads"
-VERSION = 3
+VERSION = 4
 TABLES = (
     Table(
         "threads",
@@ -35,10 +36,8 @@ TABLES = (
             "status": "TEXT NOT NULL",
             "settled_status": "TEXT NOT NULL",  # what it is when nothing is in flight
             "in_flight": "INTEGER NOT NULL",
-            "values": "TEXT",
             "interrupts": "TEXT NOT NULL",
             "next": "TEXT NOT NULL",
-            "tasks": "TEXT",
             "checkpoint": "TEXT",
             "parent_checkpoint": "TEXT",
             "checkpoint_metadata": "TEXT NOT NULL",
@@ -52,10 +51,22 @@ TABLES = (
             "updated_at": "INTEGER NOT NULL",
             "state_updated_at": "INTEGER",
             "position": "INTEGER NOT NULL",
+            # The large ones last: what stands behind them is reached through all of their pages.
+            "tasks": "TEXT",
+            "values": "TEXT",
         },
         "thread_id",
-        ("(updated_at, thread_id)", "(status)", "(cron_id) WHERE cron_id IS NOT NULL"),
+        (
+            "(updated_at, thread_id)",
+            "(created_at, thread_id)",
+            "(state_updated_at, thread_id)",
+            "(status, thread_id)",
+            "(status, updated_at, thread_id)",
+            "(status, created_at, thread_id)",
+            "(status, state_updated_at, thread_id)",
+        ),
     ),
+    facets.facet_table("thread_facets"),
 )
 COPIED = (
     "graph_id", "assistant_id", "values", "interrupts", "next", "tasks", "checkpoint_metadata", "checkpoint_at",
@@ -80,7 +91,7 @@ def apply(rows: Rows, recorded: Recorded) -> None:
         case ThreadUpdated() as body:
             _updated(rows, recorded, body)
         case ThreadDeleted():
-            rows.delete("threads", recorded.stream_id.bytes)
+            _deleted(rows, recorded.stream_id.bytes)
         case _:
             pass
 
@@ -91,7 +102,21 @@ def _created(rows: Rows, recorded: Recorded, body: ThreadCreated) -> None:
         row["cron_id"] = blob(body.cron_id)
         if body.copied_from is not None:
             _copy(row, rows.get("threads", body.copied_from.bytes))
+        facets.keep(rows, "thread_facets", row["thread_id"], None, row["metadata"])
         rows.put("threads", row)
+
+
+def _deleted(rows: Rows, thread_id: bytes) -> None:
+    row = rows.get("threads", thread_id)
+    if row is not None:
+        facets.keep(rows, "thread_facets", thread_id, row["metadata"], None)
+        rows.delete("threads", thread_id)
+
+
+def _say(rows: Rows, row: Row, metadata: dict[str, Any]) -> None:
+    """Let the row have these metadata."""
+    before, row["metadata"] = row["metadata"], text(metadata)
+    facets.keep(rows, "thread_facets", row["thread_id"], before, row["metadata"])
 
 
 def _copy(row: Row, source: Row | None) -> None:
@@ -103,7 +128,7 @@ def _copy(row: Row, source: Row | None) -> None:
 def _updated(rows: Rows, recorded: Recorded, body: ThreadUpdated) -> None:
     row = _fresh(rows, recorded.stream_id.bytes, recorded)
     if row is not None:
-        row["metadata"] = text({**msgspec.json.decode(row["metadata"]), **body.metadata})
+        _say(rows, row, {**msgspec.json.decode(row["metadata"]), **body.metadata})
         row["updated_at"] = micros(recorded.meta.at)
         rows.put("threads", row)
 
@@ -113,6 +138,7 @@ def _requested(rows: Rows, recorded: Recorded, body: RunRequested) -> None:
         row = _row(recorded, body.thread_id.bytes, body.user_id, body.metadata)
         row |= {"temporary": 1, "in_flight": 1, "status": "busy", "cron_id": blob(body.cron_id)}
         row |= {"graph_id": body.graph_id, "assistant_id": body.assistant_id.bytes}
+        facets.keep(rows, "thread_facets", row["thread_id"], None, row["metadata"])
         rows.put("threads", row)
         return
     row_or_none = _fresh(rows, body.thread_id.bytes, recorded)
@@ -128,7 +154,7 @@ def _requested(rows: Rows, recorded: Recorded, body: RunRequested) -> None:
     if '"graph_id"' not in row["metadata"] or '"assistant_id"' not in row["metadata"]:
         known = msgspec.json.decode(row["metadata"])
         own = {"graph_id": body.graph_id, "assistant_id": str(body.assistant_id)}
-        row["metadata"] = text({**own, **known})
+        _say(rows, row, {**own, **known})
     row["updated_at"] = micros(recorded.meta.at)
     rows.put("threads", row)
 
@@ -164,7 +190,7 @@ def _left_by_run(rows: Rows, recorded: Recorded, body: RunEvent) -> Row | None:
     """The row of the thread whose run has ended; a thread that was only there for the run goes with it."""
     row = _fresh(rows, body.thread_id.bytes, recorded)
     if row is not None and row["temporary"]:
-        rows.delete("threads", body.thread_id.bytes)
+        _deleted(rows, body.thread_id.bytes)
         return None
     return row
 
@@ -236,10 +262,8 @@ def _row(recorded: Recorded, thread_id: bytes, user_id: str, metadata: dict[str,
         "status": "idle",
         "settled_status": "idle",
         "in_flight": 0,
-        "values": None,
         "interrupts": "{}",
         "next": "[]",
-        "tasks": None,
         "checkpoint": None,
         "parent_checkpoint": None,
         "checkpoint_metadata": "{}",
@@ -253,6 +277,8 @@ def _row(recorded: Recorded, thread_id: bytes, user_id: str, metadata: dict[str,
         "updated_at": at,
         "state_updated_at": None,
         "position": recorded.position,
+        "tasks": None,
+        "values": None,
     }
 
 

@@ -13,11 +13,12 @@ from typing import Any
 from uuid import uuid4
 
 from contracts.codec import EventCodec
-from contracts.subjects import STREAMS
+from contracts.subjects import RUNS, STREAMS
 from services.gateway.app import GatewayParts, build_app
 from services.gateway.server import GatewayServer
 from services.kit.bus.embedded import EmbeddedNats, NatsStartFailed
 from services.kit.bus.nats import NatsBus, StreamDiffers, Streams
+from services.kit.bus.work import void_deliveries
 from services.kit.clock import SystemClock
 from services.kit.eventlog.owner import LogOwner
 from services.kit.eventlog.recorder import ForeignLedger
@@ -32,7 +33,7 @@ from services.projector.door import Door
 from services.projector.projector import Projector
 from services.relay.relay import Relay
 from services.scheduler.scheduler import Scheduler
-from services.worker.children import ChildPool, store_settings
+from services.worker.children import ChildPool
 from services.worker.graph_child import GraphLoadFailed
 from services.worker.lease import PREFIX as WORKER_PREFIX
 from services.worker.lease import void_leases
@@ -92,6 +93,7 @@ class Embedded(Whole):
             self._ledger,
             # The folder is ours alone, so whoever held a worker's lease here is dead.
             Step("log.leases", partial(void_leases, self._ledger, WORKER_PREFIX)),
+            Step("bus.deliveries", partial(void_deliveries, self._bus, RUNS.name)),
             LogOwner(self._ledger, self._bus),
             self._projector,
             Door(self._projector, self._bus),
@@ -100,7 +102,7 @@ class Embedded(Whole):
 
     def _working(self) -> list[Part]:
         """What runs graphs, and what brings it the work."""
-        children = self._children()
+        children = ChildPool(self._settings, self._project, self._folder.path)
         worker = Worker(
             self._ledger,
             self._bus,
@@ -126,16 +128,6 @@ class Embedded(Whole):
             graphs=tuple(self._project.graphs),
         )
         return GatewayServer(build_app(shared), self._settings.host, self._settings.port), shared
-
-    def _children(self) -> ChildPool:
-        return ChildPool(
-            self._project,
-            self._folder.path / "checkpoints.db",
-            store_settings(self._folder.path / "store.db", self._project),
-            self._settings.children,
-            self._settings.runs_per_child,
-            Path(self._settings.graph_python or sys.executable),
-        )
 
     async def _caught_up(self) -> None:
         """Wait until the read models show all of the log; when they fail, health tells of it all the same."""

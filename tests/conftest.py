@@ -122,6 +122,7 @@ class Server:
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 text=True,
+                start_new_session=True,  # a signal may be sent to its whole group
             )
         assert self.process.stdout is not None
         for line in self.process.stdout:

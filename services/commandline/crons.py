@@ -11,12 +11,9 @@ import msgspec
 from domain.schedule import dst_kind, local_time, next_after, parse, zone
 from services.commandline.folder import CommandFailed, Folder, out, table
 from services.kit.ids import parse_uuid
+from services.kit.queries import named
 
-LIST = """
-SELECT cron_id, thread_id, schedule, timezone, state, next_at, fired, skipped, missed
-FROM crons ORDER BY created_at, cron_id
-"""
-ONE = "SELECT * FROM crons WHERE cron_id = ?"
+SQL = named(Path(__file__).with_name("queries.sql"))
 
 
 def add(commands: Any) -> None:
@@ -40,7 +37,7 @@ def add(commands: Any) -> None:
 def list_crons(args: argparse.Namespace) -> None:
     """Print every cron, a line each."""
     head = ("cron", "thread", "schedule", "timezone", "state", "next", "fired", "skipped", "missed")
-    rows = Folder(args.data).views().all(LIST, ())
+    rows = Folder(args.data).views().all(SQL["crons"])
     table(head, [_line(row) for row in rows])
 
 
@@ -105,7 +102,7 @@ def _cron(args: argparse.Namespace) -> dict[str, Any]:
     cron_id = parse_uuid(args.cron_id)
     if cron_id is None:
         raise CommandFailed(f"{args.cron_id}: not a UUID")
-    row = Folder(args.data).views().one(ONE, (cron_id.bytes,))
+    row = Folder(args.data).views().one(SQL["cron"], (cron_id.bytes,))
     if row is None:
         raise CommandFailed(f"{args.cron_id}: no such cron")
     return row

@@ -7,7 +7,7 @@ from domain import requests
 from domain.assistant import Assistant, assistant_of, default_assistant_id
 from domain.changes import Changes
 from domain.errors import AssistantNotFound, RunNotFound, ThreadNotFound
-from domain.lane import Lane, following_of, lane_id_of, lane_of
+from domain.lane import TAKES_PLACES, Lane, MultitaskStrategy, lane_id_of, lane_of
 from domain.run import Run, run_of
 from domain.thread import Thread, thread_of
 from services.gateway.http import Call
@@ -33,7 +33,7 @@ async def act(parts: GatewayParts, call: Call, key: Hashable, decide: Callable[[
 
 def thread(parts: GatewayParts, thread_id: UUID) -> Thread:
     """The thread. Raises ThreadNotFound."""
-    found = thread_of(thread_id, parts.log.stream(thread_id))
+    found = thread_of(thread_id, parts.log.newest([thread_id]).values())
     if found is None:
         raise ThreadNotFound("Thread not found")
     return found
@@ -45,10 +45,11 @@ def lane(parts: GatewayParts, thread_id: UUID) -> Lane:
     return lane_of(thread_id, parts.log.newest([stream_id]).get(stream_id))
 
 
-def line(parts: GatewayParts, thread_id: UUID) -> requests.Line:
-    """The thread's lane with the runs that stand in it."""
+def line(parts: GatewayParts, thread_id: UUID, strategy: MultitaskStrategy) -> requests.Line:
+    """The thread's lane, with the runs that stand in it when the strategy takes their places."""
     found = lane(parts, thread_id)
-    runs = {entry.run_id: run_of(entry.run_id, parts.log.stream(entry.run_id)) for entry in found.in_flight}
+    entries = found.in_flight if strategy in TAKES_PLACES else ()
+    runs = {entry.run_id: run_of(entry.run_id, parts.log.stream(entry.run_id)) for entry in entries}
     return requests.Line(lane=found, runs={run_id: run for run_id, run in runs.items() if run is not None})
 
 
@@ -60,16 +61,10 @@ def run(parts: GatewayParts, thread_id: UUID, run_id: UUID) -> Run:
     return found
 
 
-def following(parts: GatewayParts, line: Lane, run_id: UUID) -> Run | None:
-    """The run that comes to the head of the lane when this one leaves."""
-    coming = following_of(line, run_id, parts.clock.now())
-    return None if coming is None else run_of(coming, parts.log.stream(coming))
-
-
 def assistant(parts: GatewayParts, text: str) -> Assistant:
     """The assistant of that id, or the default one of that graph. Raises AssistantNotFound."""
     assistant_id = parse_uuid(text) or default_assistant_id(text)
-    found = assistant_of(assistant_id, parts.log.stream(assistant_id))
+    found = assistant_of(assistant_id, parts.log.newest([assistant_id]).get(assistant_id))
     if found is None:
         raise AssistantNotFound(f"assistant_id: assistant or graph '{text[:100]}' not found")
     return found

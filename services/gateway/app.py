@@ -18,7 +18,6 @@ from services.gateway.routes import (
     threads,
 )
 
-MOST_BYTES = 300 << 20
 EXPOSED = ["x-pagination-total", "x-pagination-next", "content-location", "location", "x-request-id"]
 
 
@@ -45,7 +44,7 @@ def build_app(parts: GatewayParts) -> Litestar:
         cors_config=CORSConfig(
             allow_origins=parts.settings.cors_origins.split(","), expose_headers=EXPOSED, max_age=600
         ),
-        request_max_body_size=MOST_BYTES,
+        request_max_body_size=parts.settings.max_body_mb << 20,
         openapi_config=None,
         # Errors are answered by `problem`, which logs what must be looked at.
         logging_config=None,

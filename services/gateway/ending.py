@@ -1,5 +1,6 @@
 """What must end because something else does: runs are stopped, threads are deleted with all they have."""
 
+from typing import Literal
 from uuid import UUID
 
 from domain import cron as crons
@@ -9,6 +10,7 @@ from domain.cron import DeleteCron, cron_of
 from domain.errors import RunNotFound, ThreadNotFound
 from domain.run import CancelRun, run_of
 from services.gateway import acting
+from services.gateway.filters import SQL
 from services.gateway.http import Call
 from services.gateway.parts import GatewayParts
 
@@ -23,15 +25,17 @@ async def stop_run(parts: GatewayParts, call: Call, thread_id: UUID, run_id: UUI
             return Changes()
         if not run.is_active or run.cancel:
             return Changes()
-        lane = acting.lane(parts, thread_id)
-        following = acting.following(parts, lane, run_id)
-        return requests.cancel(run, CancelRun(reason=reason), lane, following)
+        return requests.cancel(run, CancelRun(reason=reason), acting.lane(parts, thread_id))
 
     await acting.act(parts, call, thread_id, decide)
 
 
 async def delete_thread(parts: GatewayParts, call: Call, thread_id: UUID) -> None:
-    """Delete the thread with its runs and crons. Harmless when it is gone."""
+    """Delete the thread with its runs and crons. Harmless when it is gone.
+
+    Its crons are found in the read models, which may lag. One that is created elsewhere while we decide rests on
+    the thread's version, so that it comes before the deletion or never: a second look finds it.
+    """
 
     def decide() -> Changes:
         try:
@@ -41,16 +45,26 @@ async def delete_thread(parts: GatewayParts, call: Call, thread_id: UUID) -> Non
         lane = acting.lane(parts, thread_id)
         found = [run_of(entry.run_id, parts.log.stream(entry.run_id)) for entry in lane.in_flight]
         in_flight = [run for run in found if run is not None]
-        ended = end_crons(parts, call, "thread_id", thread_id, DeleteCron(reason="thread_deleted"))
+        ended = end_crons(parts, call, "thread", thread_id, DeleteCron(reason="thread_deleted"))
         return requests.delete_thread(thread, lane, in_flight, ended.appends)
 
+    def left_behind() -> Changes:
+        return end_crons(parts, call, "thread", thread_id, DeleteCron(reason="thread_deleted"))
+
     await acting.act(parts, call, thread_id, decide)
+    await acting.act(parts, call, thread_id, left_behind)
 
 
-def end_crons(parts: GatewayParts, call: Call, column: str, owner_id: UUID, command: DeleteCron) -> Changes:
-    """The end of every cron that has that id in that column of the read model."""
-    query, changes = f'SELECT cron_id FROM crons WHERE "{column}" = ?', Changes()
-    for row in parts.views.all(query, (owner_id.bytes,)):
+def end_crons(
+    parts: GatewayParts,
+    call: Call,
+    owner: Literal["thread", "assistant"],
+    owner_id: UUID,
+    command: DeleteCron,
+) -> Changes:
+    """The end of every cron of that thread or assistant."""
+    changes, name = Changes(), f"crons_of_{owner}"
+    for row in parts.views.all(SQL[name], (owner_id.bytes,)):
         cron_id = UUID(bytes=row["cron_id"])
         cron = cron_of(cron_id, parts.log.stream(cron_id))
         if cron is not None:

@@ -13,7 +13,8 @@ from services.kit.bus.large import ask as ask_bus
 
 MOST_BYTES = 900 * 1024
 """Of a question: it is one message, which may have 1 MB."""
-ANSWER_S = 30.0
+SLACK_S = 5.0
+"""What an answer takes beside the time that its question may: the worker's word for it is the better one."""
 REFUSALS: dict[str, type[Refused]] = {
     "invalid": InvalidField,
     "not_found": NotFound,
@@ -45,12 +46,13 @@ async def ask(parts: GatewayParts, query: Query, kind: Any, *, field: str = "bod
 async def _sent(parts: GatewayParts, verb: str, question: bytes) -> bytes:
     if parts.bus is None:
         raise GraphsUnavailable("This server is not connected to any worker.")
+    answer_s = parts.settings.question_timeout_s + SLACK_S
     try:
-        return await ask_bus(parts.bus, graph_query_subject(verb), question, ANSWER_S)
+        return await ask_bus(parts.bus, graph_query_subject(verb), question, answer_s)
     except NoResponders:
         raise GraphsUnavailable("No worker is there to ask its graphs; try again.") from None
     except TimeoutError:
-        raise GraphsUnavailable(f"No worker answered for its graphs in {ANSWER_S:g} s; try again.") from None
+        raise GraphsUnavailable(f"No worker answered for its graphs in {answer_s:g} s; try again.") from None
     except ConnectionError:
         raise GraphsUnavailable("The bus to the workers is not connected; try again.") from None
 

@@ -1,7 +1,8 @@
 """Calls and answers: what a route gets and gives, and how the framework is told of it."""
 
+import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
@@ -11,12 +12,14 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.handlers import route as litestar_route
 
 from contracts.ledger import Meta
-from domain.errors import InvalidField
+from domain.errors import AnswerTooLarge, InvalidField
 from services.gateway.parts import GatewayParts
 from services.gateway.streamed import Over, Pieces
 from services.kit.ids import parse_uuid
 
 JSON = "application/json"
+AT_ONCE = 1 << 18
+"""Bytes of an answer that are made before others have their turn."""
 YES, NO = frozenset({"true", "1", "yes"}), frozenset({"false", "0", "no"})
 T = TypeVar("T")
 _decoders: dict[Any, msgspec.json.Decoder[Any]] = {}
@@ -130,6 +133,25 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
 def as_json(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Answer:
     """An answer of JSON."""
     return Answer(status, _encode(value), headers or {})
+
+
+async def as_list(
+    parts: GatewayParts, objects: Iterable[Any], headers: Mapping[str, str] | None = None
+) -> Answer:
+    """An answer of many objects, made one by one. Raises AnswerTooLarge as soon as it is."""
+    most_mb = parts.settings.max_answer_mb
+    pieces, size, rested = list[bytes](), 0, 0
+    for shown in objects:
+        pieces.append(_encode(shown))
+        size += len(pieces[-1]) + 1
+        if size > most_mb << 20:
+            raise AnswerTooLarge(
+                f"limit: the answer is over {most_mb} MiB; ask for fewer with `limit`, or for less with `select`"
+            )
+        if size - rested > AT_ONCE:
+            rested = size
+            await asyncio.sleep(0)
+    return Answer(200, b"[" + b",".join(pieces) + b"]", headers or {})
 
 
 def nothing(status: int = 204) -> Answer:

@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 
+from contracts.asyncapi import dedented
 from services.gateway.http import Route
 
 TEMPLATE = "#/components/schemas/{name}"
@@ -13,11 +14,12 @@ TEMPLATE = "#/components/schemas/{name}"
 def openapi_document(routes: list[Route], version: str) -> dict[str, Any]:
     """The whole document (OpenAPI 3.1)."""
     bodies = list(dict.fromkeys(route.body for route in routes if route.body is not None))
-    references, schemas = msgspec.json.schema_components(bodies, ref_template=TEMPLATE)
+    references, found = msgspec.json.schema_components(bodies, ref_template=TEMPLATE)
     body_of = dict(zip(bodies, references, strict=True))
     paths: dict[str, Any] = {}
     for route in routes:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, body_of)
+    schemas = dedented(found)
     schemas["Problem"] = {
         "type": "object",
         "required": ["detail"],

@@ -1,106 +1,197 @@
-"""Searches over the read models: filters as SQL, pages, and the headers that tell of them."""
+"""Searches over the read models: what is wanted, and the few rows or the walk in order that find it."""
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 from uuid import UUID
 
 import msgspec
 
-from domain.assistant import default_assistant_id
-from domain.errors import InvalidField, ThreadNotFound
+from domain.errors import ThreadNotFound
+from projections.facets import LARGE
+from services.gateway.filters import END, SQL, Condition, Driver, Filter, Kind, has_facet
 from services.gateway.parts import GatewayParts
-from services.kit.ids import parse_uuid
 from services.kit.views import Views
 
+FEW = 500
+"""Rows that are fetched and sorted at once; of a condition that more rows have, a walk soon fills a page."""
+COUNTED = 10_000
+"""Further rows that the total of a page counts; beyond, it is the least that there are."""
 Row = dict[str, Any]
 
 
-class Filter:
-    """Conditions that are all to be met."""
-
-    def __init__(self) -> None:
-        self._clauses: list[str] = ["1"]
-        self.params: list[Any] = []
-
-    def add(self, clause: str, *params: Any) -> None:
-        """One more condition."""
-        self._clauses.append(clause)
-        self.params += params
-
-    def equal(self, column: str, value: Any) -> None:
-        """The column has that value, unless none is asked for."""
-        if value is not None:
-            self.add(f'"{column}" = ?', value)
-
-    def contains(self, column: str, value: Mapping[str, Any] | None) -> None:
-        """The JSON of the column contains what is asked for."""
-        if value:
-            self.add(f'json_contains("{column}", ?)', msgspec.json.encode(value).decode())
-
-    def uuid(self, column: str, field: str, text: str | None) -> None:
-        """The column has that id. Raises InvalidField for what is none."""
-        if text is not None:
-            value = parse_uuid(text)
-            if value is None:
-                raise InvalidField(f"{field}: must be a UUID")
-            self.add(f'"{column}" = ?', value.bytes)
-
-    def assistant(self, text: str | None) -> None:
-        """The assistant has that id, or is the default one of that graph."""
-        if text is not None:
-            value = parse_uuid(text) or default_assistant_id(text)
-            self.add('"assistant_id" = ?', value.bytes)
-
-    @property
-    def sql(self) -> str:
-        """The conditions."""
-        return " AND ".join(self._clauses)
-
-
 class Page(msgspec.Struct, frozen=True):
-    """Which part of a search, in which order."""
+    """Which part of a search, in which order: a column, ties by key, greatest first unless `asc`."""
 
     limit: int
     offset: int
-    order: str  # SQL
+    column: str
+    direction: str
 
 
-def page(limit: int | None, offset: int | None, column: str, key: str, direction: str | None) -> Page:
-    """A page in the order of a column, ties by key; newest or greatest first by default."""
-    way = "ASC" if direction == "asc" else "DESC"
-    return Page(10 if limit is None else limit, offset or 0, f'"{column}" {way}, "{key}" {way}')
+def page(limit: int | None, offset: int | None, column: str, direction: str | None) -> Page:
+    """A page in the order of a column; newest or greatest first by default."""
+    return Page(10 if limit is None else limit, offset or 0, column, "ASC" if direction == "asc" else "DESC")
 
 
-def count(views: Views, table: str, wanted: Filter) -> int:
-    """How many rows match."""
-    row = views.one(f"SELECT count(*) AS n FROM {table} WHERE {wanted.sql}", wanted.params)
-    assert row is not None
-    return int(row["n"])
-
-
-def search(views: Views, table: str, wanted: Filter, part: Page) -> tuple[list[Row], dict[str, str]]:
-    """The rows of a page, and its pagination headers."""
-    query = f"SELECT * FROM {table} WHERE {wanted.sql} ORDER BY {part.order} LIMIT ? OFFSET ?"
-    rows = views.all(query, [*wanted.params, part.limit + 1, part.offset])
-    more = len(rows) > part.limit
-    rows = rows[: part.limit]
-    total = count(views, table, wanted) if more else part.offset + len(rows)
+async def search(views: Views, wanted: Filter, part: Page) -> tuple[list[Any], dict[str, str]]:
+    """The keys of a page in their order, and its pagination headers."""
+    keys, total = await find(views, wanted, part)
+    more = len(keys) > part.limit
+    if total is None:
+        total = _at_least(views, wanted, part) if more else part.offset + len(keys)
     headers = {"X-Pagination-Total": str(total)}
     if more:
         headers["X-Pagination-Next"] = str(part.offset + part.limit)
-    return rows, headers
+    return keys[: part.limit], headers
 
 
-def selected(objects: list[Row], names: Sequence[str] | None) -> list[Row]:
-    """The objects with these keys only; all of them when none is named."""
-    if not names:
-        return objects
-    return [{name: shown[name] for name in names} for shown in objects]
+async def find(views: Views, wanted: Filter, part: Page) -> tuple[list[Any], int | None]:
+    """The keys of a page and one more if there is one; how many match, None when that was not looked for."""
+    driver = _rarest(views, wanted, FEW + part.offset + part.limit)
+    query, params = gathering(wanted, part, driver) if driver else walking(wanted, part)
+    rows = await _rows(views, query, params, apart=driver is None and not wanted.is_plain)
+    keys = [row["id"] for row in rows]
+    return (keys[part.offset :][: part.limit + 1], len(keys)) if driver else (keys, None)
+
+
+async def keys_of(views: Views, wanted: Filter) -> list[Any]:
+    """The key of every row that matches, in the order of the keys."""
+    everything = Page((1 << 62) - 1, 0, wanted.kind.key, "ASC")
+    driver = _rarest(views, wanted, everything.limit)
+    query, params = gathering(wanted, everything, driver) if driver else walking(wanted, everything)
+    return [row["id"] for row in await _rows(views, query, params, apart=not wanted.is_plain)]
+
+
+async def count(views: Views, wanted: Filter) -> int:
+    """How many rows match: exactly, so it costs what it counts; of JSON that many have, a look at each row."""
+    driver = _rarest(views, wanted, FEW)
+    if driver is None and wanted.facets and len(wanted.tests) == 1:
+        return _facets_counted(views, wanted)
+    if driver is None and wanted.is_plain and len(wanted.drivers) == 1:
+        driver = wanted.drivers[0]
+    query, params = counting(wanted, driver)
+    rows = await _rows(views, query, params, apart=not wanted.is_plain)
+    return int(rows[0]["n"])
+
+
+def gathering(wanted: Filter, part: Page, driver: Driver) -> tuple[str, list[Any]]:
+    """The query for all rows that the driver finds and the other conditions leave."""
+    kind = wanted.kind
+    tests = [f"+{test.clause}" for test in (*wanted.tests, *wanted.bounds)]
+    query = SQL["gather"].format(
+        key=kind.key,
+        table=kind.table,
+        driver=driver.clause,
+        tests=" AND ".join(tests) or "true",
+        order=_order(kind, part, "+"),
+    )
+    return query, [*driver.params, *_params(wanted.tests), *_params(wanted.bounds)]
+
+
+def walking(wanted: Filter, part: Page) -> tuple[str, list[Any]]:
+    """The query for a page by a walk in its order, in an index that also has one of the conditions if there is."""
+    kind = wanted.kind
+    clauses, params = list[str](), list[Any]()
+    for driver in wanted.drivers:
+        if (driver.column, part.column) in kind.together:
+            clauses.append(driver.clause)
+            params += driver.params
+            break
+    for test in wanted.bounds:
+        clauses.append(test.clause)
+        params += test.params
+    for test in wanted.tests:
+        clauses.append(f"CASE WHEN {test.hint} THEN {test.clause} END" if test.hint else f"+{test.clause}")
+        params += [*test.hint_params, *test.params]
+    query = SQL["walk"].format(
+        key=kind.key, table=kind.table, tests=" AND ".join(clauses) or "true", order=_order(kind, part, "")
+    )
+    return query, [*params, part.limit + 1, part.offset]
+
+
+def counting(wanted: Filter, driver: Driver | None) -> tuple[str, list[Any]]:
+    """The query for how many match, by way of the driver if there is one."""
+    clauses = [driver.clause] if driver else []
+    clauses += [f"+{test.clause}" for test in wanted.tests]
+    if not clauses:
+        return SQL["count_all"].format(table=wanted.kind.table), []
+    query = SQL["count"].format(table=wanted.kind.table, tests=" AND ".join(clauses))
+    return query, [*(driver.params if driver else ()), *_params(wanted.tests)]
+
+
+def _order(kind: Kind, part: Page, plus: str) -> str:
+    columns = [part.column] if part.column == kind.key else [part.column, kind.key]
+    return ", ".join(f'{plus}"{column}" {part.direction}' for column in columns)
+
+
+def _rarest(views: Views, wanted: Filter, most: int) -> Driver | None:
+    """The condition that the fewest rows have, None when each has more than `most`."""
+    best: Driver | None = None
+    for driver in wanted.drivers:
+        if not driver.source:
+            return driver
+        query = SQL["few"].format(source=driver.source)
+        row = views.one(query, (*driver.source_params, most + 1))
+        if row is not None and row["n"] <= most:
+            best, most = driver, row["n"]
+    return best
+
+
+def _at_least(views: Views, wanted: Filter, part: Page) -> int:
+    """How many rows match when there are more than the page: exactly if that is cheap to know."""
+    known = part.offset + part.limit + 1
+    if not wanted.is_plain or len(wanted.drivers) > 1:
+        return known
+    tests, params = next(((driver.clause, driver.params) for driver in wanted.drivers), ("true", ()))
+    query = SQL["up_to"].format(table=wanted.kind.table, tests=tests)
+    row = views.one(query, (*params, known + COUNTED))
+    return known if row is None else max(known, int(row["n"]))
+
+
+def _facets_counted(views: Views, wanted: Filter) -> int:
+    """How many have all of the facets, and of those with too many facets, how many match."""
+    kind, [first, *others] = wanted.kind, wanted.facets
+    tests = [has_facet(kind, f"substr({kind.facets}.facet, 17)")] * len(others)
+    query = SQL["count_facets"].format(facets=kind.facets, tests=" AND ".join(tests) or "true")
+    row = views.one(query, (first, first + END, *others))
+    clause = SQL["of_facet"].format(key=kind.key, facets=kind.facets)
+    large, params = counting(wanted, Driver(clause, (LARGE, LARGE + END) * 2))
+    of_large = views.one(large, params)
+    assert row is not None
+    assert of_large is not None
+    return int(row["n"]) + int(of_large["n"])
+
+
+async def _rows(views: Views, query: str, params: list[Any], *, apart: bool) -> list[Row]:
+    """The rows; `apart` = in a thread, because many rows may be looked at."""
+    return await asyncio.to_thread(views.all, query, params) if apart else views.all(query, params)
+
+
+def _params(tests: Iterable[Condition]) -> list[Any]:
+    return [value for test in tests for value in test.params]
+
+
+def rows_of(views: Views, query: str, keys: Sequence[Any]) -> Iterator[Row]:
+    """The rows of these keys, one at a time; those that are gone meanwhile are left out."""
+    for key in keys:
+        if (row := views.one(query, (key,))) is not None:
+            yield row
+
+
+def row_query(kind: Kind) -> str:
+    """The query for a whole row by its key."""
+    return SQL["row"].format(table=kind.table, key=kind.key)
+
+
+def selected(objects: Iterable[Row], names: Sequence[str] | None) -> Iterator[Row]:
+    """The objects with these keys only; whole when none is named."""
+    return ({name: shown[name] for name in names} if names else shown for shown in objects)
 
 
 def by_id(views: Views, table: str, column: str, value: UUID) -> Row | None:
     """One row by its id."""
-    return views.one(f"SELECT * FROM {table} WHERE {column} = ?", (value.bytes,))
+    return views.one(SQL["row"].format(table=table, key=column), (value.bytes,))
 
 
 def thread_row(parts: GatewayParts, thread_id: UUID) -> Row:

@@ -40,7 +40,7 @@ Wanted = tuple[Asked, StatelessRunCreate]
 
 
 async def on_thread(parts: GatewayParts, call: Call, body: RunCreate, asked: Asked) -> None:
-    """Let the run take its place on its thread. Raises ThreadNotFound, ThreadBusy, AssistantNotFound."""
+    """Let the run take its place on its thread. Raises ThreadNotFound, ThreadBusy, LaneFull, AssistantNotFound."""
     await acting.act(parts, call, asked.thread_id, lambda: _on_thread(parts, body, asked))
 
 
@@ -93,15 +93,16 @@ def _check_assistant(parts: GatewayParts, body: RunCreate) -> None:
 
 def _on_thread(parts: GatewayParts, body: RunCreate, asked: Asked) -> Changes:
     assistant = acting.assistant(parts, body.assistant_id)
-    events = parts.log.stream(asked.thread_id)
+    events = parts.log.newest([asked.thread_id]).values()
     thread, made = thread_of(asked.thread_id, events), Changes()
     if thread is None:
         made = _made(body, asked.thread_id, was_used=bool(events))
     now = parts.clock.now()
     plan = plan_of(run_spec_of(body), assistant, USER)
-    line = acting.line(parts, asked.thread_id)
+    line = acting.line(parts, asked.thread_id, plan.strategy)
+    limit = parts.settings.waiting_per_thread
     return made + requests.request_on_thread(
-        plan, _occurrence(body, asked, now), line, _metadata(thread), now
+        plan, _occurrence(body, asked, now), line, _metadata(thread), now, limit
     )
 
 

@@ -193,7 +193,8 @@ def has_ended(parts: GatewayParts, run_id: UUID) -> bool:
     if run is None or not run.is_active:
         return True
     thread_id = run.request.thread_id
-    return not run.request.temporary and thread_of(thread_id, parts.log.stream(thread_id)) is None
+    newest = parts.log.newest([thread_id]).values()
+    return not run.request.temporary and thread_of(thread_id, newest) is None
 
 
 def was_started(parts: GatewayParts, run_id: UUID) -> bool:

@@ -1,16 +1,20 @@
-"""Who waits for the end of a run: one look at the read models for all of them, whenever these move."""
+"""Who waits for the end of a run: whenever the read models move, a look at the runs of which something happened."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from uuid import UUID
 
+from contracts.events import BODIES, RunDeleted, RunRolledBack, Settled, ThreadDeleted
+from services.gateway.filters import SQL
 from services.kit.lifecycle import Part, Supervised
-from services.kit.views import Views
+from services.kit.views import Row, Views
 
 LOOK_S = 1.0
 MANY, PAUSE_S = 20, 0.01
 """While so many are watched, two looks are so far apart: one then serves several events."""
-MOST_IDS = 500
+ENDINGS = frozenset(
+    topic for topic, body in BODIES.items() if issubclass(body, Settled | RunRolledBack | RunDeleted)
+)
 Told = Callable[[], None]
 
 
@@ -22,6 +26,9 @@ class Ends:
     def __init__(self, views: Views, changed: Callable[[float], Awaitable[None]]) -> None:
         self._views, self._changed = views, changed
         self._watched: dict[UUID, list[Told]] = {}
+        self._fresh: set[UUID] = set()  # to be looked at next, whatever happens
+        self._behind: set[UUID] = set()  # over by what happened, and not yet in the read model of runs
+        self._seen: int | None = None  # the position up to which what happened was looked at
         self._somebody = asyncio.Event()
         self._loop = Supervised("gateway.ends.loop", self._look)
         self.parts: Sequence[Part] = (self._loop,)
@@ -42,6 +49,7 @@ class Ends:
     def watch(self, run_id: UUID, told: Told) -> Callable[[], None]:
         """Call `told` once, when the read models show the run's end or no such run; what is returned ends it."""
         self._watched.setdefault(run_id, []).append(told)
+        self._fresh.add(run_id)
         self._somebody.set()
 
         def leave() -> None:
@@ -68,6 +76,7 @@ class Ends:
 
     async def _look(self) -> None:
         if not self._watched:
+            self._seen = None  # what happens while nobody waits concerns nobody
             await self._somebody.wait()
         self._somebody.clear()
         waits = [asyncio.ensure_future(self._changed(LOOK_S)), asyncio.create_task(self._somebody.wait())]
@@ -86,11 +95,26 @@ class Ends:
             await asyncio.sleep(PAUSE_S)
 
     def _ended(self) -> list[UUID]:
-        watched = list(self._watched)
-        active: set[bytes] = set()
-        for start in range(0, len(watched), MOST_IDS):
-            ids = [run_id.bytes for run_id in watched[start : start + MOST_IDS]]
-            marks = ",".join("?" * len(ids))
-            query = f"SELECT run_id FROM runs WHERE run_id IN ({marks}) AND phase != 'ended'"
-            active.update(row["run_id"] for row in self._views.all(query, ids))
-        return [run_id for run_id in watched if run_id.bytes not in active]
+        """The watched runs that are over or gone, among those of which something has happened since the last look."""
+        happened, seen = self._happened()
+        touched = {UUID(bytes=row["run_id"]) for row in happened if row["run_id"]}
+        deleted = {row["thread_id"] for row in happened if row["topic"] == ThreadDeleted.TOPIC}
+        if deleted:
+            touched |= self._watched.keys()  # of a deleted thread, which are not told of one by one
+        asked = (self._fresh | self._behind | touched) & self._watched.keys()
+        found = {run_id: self._views.one(SQL["not_ended"], (run_id.bytes,)) for run_id in asked}
+        over = {UUID(bytes=row["run_id"]) for row in happened if row["topic"] in ENDINGS} | self._behind
+        active = {run_id: row["thread_id"] for run_id, row in found.items() if row is not None}
+        self._behind = {run_id for run_id, thread in active.items() if run_id in over or thread in deleted}
+        ended = [run_id for run_id, row in found.items() if row is None]
+        self._fresh = set(ended)  # until they are told
+        self._seen = seen
+        return ended
+
+    def _happened(self) -> tuple[list[Row], int]:
+        """What happened since the last look, and the position up to which that is all."""
+        if self._seen is None:
+            row = self._views.one(SQL["happened_until"])
+            return [], 0 if row is None else int(row["position"])
+        rows = self._views.all(SQL["happened"], (self._seen,))
+        return rows, rows[-1]["position"] if rows else self._seen

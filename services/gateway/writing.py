@@ -38,7 +38,7 @@ async def write(parts: GatewayParts, call: Call, thread_id: UUID, run_id: UUID, 
 
     def decide() -> Changes:
         metadata = acting.thread(parts, thread_id).metadata
-        line = acting.line(parts, thread_id)
+        line = requests.Line(lane=acting.lane(parts, thread_id))
         return requests.write_state(plan, run_id, line, metadata, parts.clock.now())
 
     await acting.act(parts, call, thread_id, decide)

@@ -24,11 +24,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     first_run: Literal["immediate", "scheduled"] = "immediate"
     seconds: Literal["off", "first"] = "off"
     crons_per_user: Annotated[int, msgspec.Meta(ge=0)] = 100
+    waiting_per_thread: Positive = 500
     children: Positive = 1
     runs_per_child: Positive = 10
+    child_memory_mb: Annotated[int, msgspec.Meta(ge=0)] = 0
+    question_timeout_s: Seconds = 30.0
     run_timeout_s: Seconds = 3600.0
     cancel_grace_s: Seconds = 5.0
     lease_s: Seconds = 10.0
+    max_body_mb: Positive = 32
+    max_answer_mb: Positive = 64
     catch_up_spread_s: Annotated[float, msgspec.Meta(ge=0)] = 60.0
     catch_up_window_s: Annotated[int, msgspec.Meta(ge=0)] = 86_400
     graph_python: str = ""

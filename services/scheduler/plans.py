@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -9,25 +10,27 @@ import msgspec
 
 from contracts.ledger import Payload
 from domain.assistant import Assistant, assistant_of
-from domain.cron import Cron, cron_of
-from domain.lane import Lane, lane_id_of, lane_of
+from domain.cron import cron_of
+from domain.lane import TAKES_PLACES, Lane, MultitaskStrategy, lane_id_of, lane_of
 from domain.requests import Line, RunPlan, plan_of
 from domain.run import run_of
+from domain.timeline import Due
 from services.kit.eventlog import EventLog
+from services.kit.queries import named
 from services.kit.views import Views
 
 MOST_PLANS = 20_000
-CRONS = (
-    "SELECT cron_id, assistant_id, thread_id, user_id, on_run_completed, metadata, payload, revision, version"
-)
+SQL = named(Path(__file__).with_name("queries.sql"))
 _payload = msgspec.json.Decoder(Payload)
 
 
-class Due(msgspec.Struct, frozen=True):
-    """A cron as a firing sees it."""
+class Planned(msgspec.Struct, frozen=True):
+    """A revision of a cron as a firing sees it."""
 
     plan: RunPlan | None  # None: its assistant is gone
     thread_id: UUID | None
+    user_id: str
+    assistant_id: UUID
 
 
 class Plans:
@@ -35,7 +38,7 @@ class Plans:
 
     def __init__(self, log: EventLog, views: Views) -> None:
         self._log, self._views = log, views
-        self._plans: OrderedDict[tuple[bytes, int], Due] = OrderedDict()
+        self._plans: OrderedDict[tuple[bytes, int], Planned] = OrderedDict()
         self._assistants: dict[UUID, Assistant | None] = {}
 
     def forget_assistants(self) -> None:
@@ -43,19 +46,26 @@ class Plans:
         self._assistants.clear()
         self._plans.clear()
 
-    def of_block(self, cron_ids: Sequence[bytes]) -> dict[bytes, Due]:
-        """Plans from the read model, many at a time; a cron that it does not show is left out."""
-        marks = ",".join("?" * len(cron_ids))
-        rows = self._views.all(f"{CRONS} FROM crons WHERE cron_id IN ({marks})", cron_ids)
-        return {row["cron_id"]: self._of_row(row) for row in rows}
+    def of_block(self, dues: Sequence[Due]) -> dict[bytes, Planned]:
+        """Plans from the read model, many at a time; what it does not show at that revision is left out."""
+        wanted = {due.cron_id: due.revision for due in dues}
+        known = {key[0]: self._plans[key] for key in wanted.items() if key in self._plans}
+        missing = [cron_id for cron_id in wanted if cron_id not in known]
+        if missing:
+            marks = ",".join("?" * len(missing))
+            rows = self._views.all(SQL["plans"].format(marks=marks), missing)
+            known |= {r["cron_id"]: self._kept(r) for r in rows if r["revision"] == wanted[r["cron_id"]]}
+        return known
 
-    def of_stream(self, cron_id: bytes) -> tuple[Cron, Due] | None:
-        """The cron as the log has it this moment; None when it is deleted."""
-        cron = cron_of(UUID(bytes=cron_id), self._log.stream(UUID(bytes=cron_id)))
-        if cron is None:
+    def of_stream(self, due: Due) -> Planned | None:
+        """The same from the log; None when the cron is deleted, or edited since."""
+        if (known := self._plans.get((due.cron_id, due.revision))) is not None:
+            return known
+        cron = cron_of(UUID(bytes=due.cron_id), self._log.stream(UUID(bytes=due.cron_id)))
+        if cron is None or cron.revision != due.revision:
             return None
         row = {
-            "cron_id": cron_id,
+            "cron_id": due.cron_id,
             "assistant_id": cron.assistant_id.bytes,
             "thread_id": cron.thread_id.bytes if cron.thread_id else None,
             "user_id": cron.user_id,
@@ -63,62 +73,56 @@ class Plans:
             "metadata": msgspec.json.encode(cron.metadata),
             "payload": msgspec.json.encode(cron.payload),
             "revision": cron.revision,
-            "version": cron.version,
         }
-        return cron, self._of_row(row)
+        return self._kept(row)
 
     def lanes(self, thread_ids: Sequence[UUID]) -> dict[UUID, Lane]:
         """The lanes of these threads."""
         newest = self._log.newest([lane_id_of(thread_id) for thread_id in thread_ids])
         return {thread_id: lane_of(thread_id, newest.get(lane_id_of(thread_id))) for thread_id in thread_ids}
 
-    def line(self, thread_id: UUID) -> Line:
-        """A thread's lane with the runs that stand in it."""
+    def line(self, thread_id: UUID, strategy: MultitaskStrategy) -> Line:
+        """A thread's lane, with the runs that stand in it when the strategy takes their places."""
         lane = self.lanes([thread_id])[thread_id]
-        found = {
-            entry.run_id: run_of(entry.run_id, self._log.stream(entry.run_id)) for entry in lane.in_flight
-        }
+        entries = lane.in_flight if strategy in TAKES_PLACES else ()
+        found = {entry.run_id: run_of(entry.run_id, self._log.stream(entry.run_id)) for entry in entries}
         return Line(lane=lane, runs={run_id: run for run_id, run in found.items() if run is not None})
 
     def thread_metadata(self, thread_ids: Sequence[UUID]) -> dict[UUID, dict[str, Any]]:
         """Metadata of these threads, those that are gone left out."""
         marks = ",".join("?" * len(thread_ids))
-        query = f"SELECT thread_id, metadata FROM threads WHERE thread_id IN ({marks})"
+        query = SQL["thread_metadata"].format(marks=marks)
         rows = self._views.all(query, [thread_id.bytes for thread_id in thread_ids])
         return {UUID(bytes=row["thread_id"]): msgspec.json.decode(row["metadata"]) for row in rows}
 
-    def _of_row(self, row: dict[str, Any]) -> Due:
-        key = (row["cron_id"], row["version"])
-        known = self._plans.get(key)
-        if known is not None:
-            self._plans.move_to_end(key)
-            return known
-        due = self._made(row)
-        self._plans[key] = due
+    def _kept(self, row: dict[str, Any]) -> Planned:
+        planned = self._made(row)
+        self._plans[row["cron_id"], row["revision"]] = planned
         if len(self._plans) > MOST_PLANS:
             self._plans.popitem(last=False)
-        return due
+        return planned
 
-    def _made(self, row: dict[str, Any]) -> Due:
+    def _made(self, row: dict[str, Any]) -> Planned:
         thread_id = UUID(bytes=row["thread_id"]) if row["thread_id"] else None
-        assistant = self._assistant(UUID(bytes=row["assistant_id"]))
+        assistant_id = UUID(bytes=row["assistant_id"])
+        assistant = self._assistant(assistant_id)
         if assistant is None:
-            return Due(None, thread_id)
+            return Planned(None, thread_id, row["user_id"], assistant_id)
         plan = plan_of(
             self._spec(row["payload"]),
             assistant,
             row["user_id"],
             cron_id=UUID(bytes=row["cron_id"]),
-            cron_version=row["version"],
             revision=row["revision"],
             cron_metadata=msgspec.json.decode(row["metadata"]),
             temporary=thread_id is None and row["on_run_completed"] != "keep",
         )
-        return Due(plan, thread_id)
+        return Planned(plan, thread_id, row["user_id"], assistant_id)
 
     def _assistant(self, assistant_id: UUID) -> Assistant | None:
         if assistant_id not in self._assistants:
-            self._assistants[assistant_id] = assistant_of(assistant_id, self._log.stream(assistant_id))
+            newest = self._log.newest([assistant_id])
+            self._assistants[assistant_id] = assistant_of(assistant_id, newest.get(assistant_id))
         return self._assistants[assistant_id]
 
     def _spec(self, stored: str | bytes) -> dict[str, Any]:

@@ -1,159 +1,274 @@
-"""Who is due when: crons grouped by schedule and zone, groups in a heap. No I/O, no clock."""
+"""When to look at which cron, and up to where each is decided. No I/O, no clock.
+
+A cron is in the group of its schedule and zone as long as nothing of it is undecided before the group's next
+instant: one call of the schedule kernel then moves them all. Every other cron stands apart, with its timeline
+and the time to look at it: behind, edited, new, waiting for its catch-up, paused, over.
+Nothing here loses an occurrence: a heap only says when to look, and a cursor moves when a decision is stored.
+"""
 
 import heapq
 from array import array
-from collections.abc import Iterator
-from uuid import UUID
+from datetime import UTC, datetime
+from itertools import count
 
-from domain.schedule import Schedule, Zone, next_after, parse_canonical, zone
+import msgspec
 
-NO_END = (1 << 62) - 1
+from contracts.events import Rule
+from domain.schedule import Schedule, Zone, local_time, next_after, parse_canonical, zone
+from domain.timeline import FOREVER, Due, Stretch, Timeline, end_of
+
+NEVER = float("inf")
 
 
 class Group:
     """Every cron of one schedule and zone, and their common next instant."""
 
-    __slots__ = ("key", "members", "next", "place", "queued", "schedule")
+    __slots__ = ("key", "members", "next", "place", "schedule", "waits")
 
-    def __init__(self, key: tuple[str, str | None], schedule: Schedule, place: Zone) -> None:
+    def __init__(self, key: tuple[str, str | None], schedule: Schedule, place: Zone, now: int) -> None:
         self.key = key
         self.schedule = schedule
         self.place = place
-        self.next: int | None = None
-        self.queued = False
         self.members = array("I")
+        self.waits = now  # nothing is due in (waits, next)
+        self.next = next_after(schedule, place, now)
+
+    def waits_for(self, cursor: int) -> bool:
+        """Whether nothing is due between the cursor and the next instant."""
+        if self.waits <= cursor:
+            return True
+        if next_after(self.schedule, self.place, cursor) != self.next:
+            return False
+        self.waits = cursor
+        return True
+
+
+class Apart(msgspec.Struct, gc=False):
+    """A cron that is looked at by itself."""
+
+    timeline: Timeline
+    look_at: float  # seconds; NEVER: an event will say
+    sure: int = 0  # the read model must have come to this position before the cursor is trusted
+    ripe: tuple[int, float] = (0, 0.0)  # a catch-up, and when it may fire
 
 
 class Timer:
-    """The crons that are active. One call of the schedule kernel moves a whole group."""
+    """All crons that are not deleted."""
 
     def __init__(self) -> None:
         self._slots: dict[bytes, int] = {}
         self._ids: list[bytes] = []
         self._group_of: list[Group | None] = []
         self._place_of = array("I")
-        self._cursor = array("q")  # seconds: newest decided instant
+        self._cursor = array("q")  # seconds: decided up to here
         self._end = array("q")  # seconds, inclusive
         self._version = array("I")  # of the cron's stream
+        self._revision = array("I")  # version of its newest event that a client caused
         self._free: list[int] = []
         self._groups: dict[tuple[str, str | None], Group] = {}
         self._heap: list[tuple[int, int, Group]] = []
-        self._serial = 0
+        self._apart: dict[bytes, Apart] = {}
+        self._looks: list[tuple[float, int, bytes]] = []
+        self._serial = count()
 
     def __len__(self) -> int:
         return len(self._slots)
 
-    def add(
-        self,
-        cron_id: bytes,
-        canonical: str,
-        timezone: str | None,
-        *,
-        cursor: int,
-        end: int | None,
-        version: int,
-        now: int,
-    ) -> Group:
-        """Put a cron in its group, or bring it up to date. Raises InvalidSchedule, InvalidTimezone."""
-        group = self._group(canonical, timezone)
-        slot = self._slots.get(cron_id)
-        if slot is None:
-            slot = self._new_slot(cron_id)
-        elif self._group_of[slot] is not group:
-            self._leave(slot)
-        if self._group_of[slot] is None:
-            self._group_of[slot] = group
-            self._place_of[slot] = len(group.members)
-            group.members.append(slot)
-        self._cursor[slot] = max(cursor, self._cursor[slot])
-        self._end[slot] = NO_END if end is None else end
-        self._version[slot] = version
-        # A group sleeps at its next instant after now; who is behind that is told apart by its cursor.
-        if group.next is None or not group.queued:
-            group.next = next_after(group.schedule, group.place, now)
-            self._queue(group)
-        return group
+    # --- one cron -----------------------------------------------------------------------------------
+
+    def hold(self, cron_id: bytes, timeline: Timeline, cursor: int, version: int, revision: int) -> None:
+        """Take a cron in; what was known of it is forgotten. `settle` or a look says where it belongs."""
+        self.remove(cron_id)
+        slot = self._new_slot(cron_id)
+        self._cursor[slot], self._version[slot], self._revision[slot] = cursor, version, revision
+        self._apart[cron_id] = Apart(timeline, NEVER)
+
+    def edited(self, cron_id: bytes, at: int, rule: Rule) -> None:
+        """Another rule is in force from `at` on."""
+        slot = self._slots[cron_id]
+        timeline = self._stand_apart(slot).timeline.behind(self._cursor[slot])
+        self._apart[cron_id].timeline = timeline.then(max(at, self._cursor[slot]), rule)
+        self.look(cron_id, 0.0)
+
+    def settle(self, cron_id: bytes, now: int) -> bool:
+        """Let a cron rest that has nothing undecided up to `now`; false when it must be looked at again."""
+        slot, apart = self._slots[cron_id], self._apart[cron_id]
+        present = apart.timeline.present
+        if present.after > now:
+            return False  # edited by a clock that is ahead of ours
+        # Whatever came before the rule is decided, and nobody can edit it any more.
+        self._cursor[slot] = max(self._cursor[slot], present.after)
+        apart.timeline, apart.look_at = Timeline((present,)), NEVER
+        return not present.rule.active or self._join(slot, present.rule, now)
+
+    def look(self, cron_id: bytes, at: float) -> None:
+        """Look at the cron then; 0.0 = before those that have been behind for long."""
+        apart = self._apart[cron_id]
+        if apart.look_at != at:
+            apart.look_at = at
+            heapq.heappush(self._looks, (at, next(self._serial), cron_id))
 
     def remove(self, cron_id: bytes) -> None:
-        """Take a cron out; harmless when it is not there."""
+        """Forget a cron; harmless when it is not there."""
+        self._apart.pop(cron_id, None)
         slot = self._slots.pop(cron_id, None)
         if slot is not None:
             self._leave(slot)
-            self._cursor[slot] = 0
             self._free.append(slot)
 
-    def next_due(self) -> int | None:
-        """The next instant at which anything is due."""
-        while self._heap and not self._heap[0][2].members:
-            self._forget(heapq.heappop(self._heap)[2])
-        return self._heap[0][0] if self._heap else None
-
-    def pop_due(self, now: int) -> tuple[Group, int, int | None] | None:
-        """A group that is due: (group, due instant, its following instant); None when none is."""
-        due = self.next_due()
-        if due is None or due > now:
-            return None
-        group = heapq.heappop(self._heap)[2]
-        group.queued = False
-        group.next = next_after(group.schedule, group.place, due)
-        self._queue(group)
-        return group, due, group.next
-
-    def members(self, group: Group, due: int) -> list[bytes]:
-        """Crons of the group for which the instant is undecided and not after their end."""
-        cursor, end, ids = self._cursor, self._end, self._ids
-        return [ids[slot] for slot in group.members if cursor[slot] < due <= end[slot]]
-
-    def ended(self, group: Group) -> list[bytes]:
-        """Crons of the group whose end lies before its next instant."""
-        coming = NO_END if group.next is None else group.next
-        end, ids = self._end, self._ids
-        return [ids[slot] for slot in group.members if end[slot] < coming and end[slot] != NO_END]
-
-    def decided(self, cron_id: bytes, instant: int) -> None:
-        """Move a cron's cursor, forward only."""
-        slot = self._slots.get(cron_id)
-        if slot is not None and instant > self._cursor[slot]:
-            self._cursor[slot] = instant
-
     def holds(self, cron_id: bytes) -> bool:
-        """Whether the cron is active here."""
+        """Whether the cron exists here."""
         return cron_id in self._slots
 
-    def cursor(self, cron_id: bytes) -> int:
-        """The newest decided instant of a cron."""
-        return self._cursor[self._slots[cron_id]]
-
-    def version(self, cron_id: bytes) -> int:
-        """The stream version that is known of a cron, 0 when it is not here."""
+    def decided(self, cron_id: bytes, until: int) -> None:
+        """A decision is stored: move the cursor, forward only."""
         slot = self._slots.get(cron_id)
-        return 0 if slot is None else self._version[slot]
+        if slot is not None and until > self._cursor[slot]:
+            self._cursor[slot] = until
 
-    def seen(self, cron_id: bytes, version: int) -> None:
-        """Note a newer stream version."""
+    def seen(self, cron_id: bytes, version: int, revision: int = 0) -> None:
+        """Note a newer version of its stream, and of what a client caused."""
         slot = self._slots.get(cron_id)
         if slot is not None:
             self._version[slot] = max(self._version[slot], version)
+            self._revision[slot] = max(self._revision[slot], revision)
 
-    def end(self, cron_id: bytes) -> int:
-        """The last instant at which the cron may fire."""
-        return self._end[self._slots[cron_id]]
+    def apart(self, cron_id: bytes) -> Apart:
+        """What is known of a cron that stands apart."""
+        return self._apart[cron_id]
 
-    def group(self, cron_id: bytes) -> Group:
-        """The group of a cron."""
-        group = self._group_of[self._slots[cron_id]]
-        assert group is not None
-        return group
+    def cursor(self, cron_id: bytes) -> int:
+        """The instant up to which a cron is decided."""
+        return self._cursor[self._slots[cron_id]]
 
-    def __iter__(self) -> Iterator[bytes]:
-        return iter(self._slots)
+    def version(self, cron_id: bytes) -> int:
+        """The version of a cron's stream that is known, 0 when it is not here."""
+        slot = self._slots.get(cron_id)
+        return 0 if slot is None else self._version[slot]
 
-    def _group(self, canonical: str, timezone: str | None) -> Group:
-        key = (canonical, timezone)
+    def revision(self, cron_id: bytes) -> int:
+        """The version of its newest event that a client caused."""
+        return self._revision[self._slots[cron_id]]
+
+    def rule(self, cron_id: bytes) -> Rule:
+        """The rule in force."""
+        apart = self._apart.get(cron_id)
+        return self._rule(self._slots[cron_id]) if apart is None else apart.timeline.present.rule
+
+    # --- groups -------------------------------------------------------------------------------------
+
+    def next_due(self) -> int | None:
+        """The next instant at which a group is due."""
+        while self._heap:
+            due, _, group = self._heap[0]
+            if group.members and group.next == due:
+                return due
+            heapq.heappop(self._heap)
+            if not group.members and self._groups.get(group.key) is group:
+                del self._groups[group.key]
+        return None
+
+    def due(self, now: int) -> Group | None:
+        """A group that is due; the same one until `advance` or `scatter` was called."""
+        due = self.next_due()
+        return None if due is None or due > now else self._heap[0][2]
+
+    def dues(self, group: Group) -> list[Due]:
+        """The group's instant, for each member that has not decided it."""
+        at = group.next
+        assert at is not None
+        coming = next_after(group.schedule, group.place, at)
+        local = local_time(group.place, at).isoformat()
+        cursor, end, ids = self._cursor, self._end, self._ids
+        version, revision = self._version, self._revision
+        return [
+            Due(
+                ids[slot],
+                at,
+                local,
+                "schedule",
+                coming if coming is not None and coming <= end[slot] else None,
+                version[slot],
+                revision[slot],
+            )
+            for slot in group.members
+            if cursor[slot] < at
+        ]
+
+    def advance(self, group: Group) -> None:
+        """Go on to the next instant; who has not decided this one, or has no other, is looked at alone."""
+        assert group.next is not None
+        at, coming = group.next, next_after(group.schedule, group.place, group.next)
+        limit = FOREVER if coming is None else coming
+        cursor, end = self._cursor, self._end
+        for slot in [s for s in group.members if cursor[s] < at or end[s] < limit or coming is None]:
+            self._stand_apart(slot)
+            self.look(self._ids[slot], 0.0)
+        group.waits, group.next = at, coming
+        self._queue(group)
+
+    def scatter(self, group: Group, most: int, now: float, position: int) -> None:
+        """Let `most` members be looked at alone: their instant passed unseen, by a halt or a jump of the clock.
+
+        Another scheduler may have gone on meanwhile: the read model, at `position`, knows.
+        """
+        for slot in group.members[-most:][::-1]:
+            self._stand_apart(slot).sure = position
+            self.look(self._ids[slot], now)
+
+    # --- those that stand apart -----------------------------------------------------------------------
+
+    def next_look(self) -> float | None:
+        """When to look at the first of those that stand apart."""
+        while self._looks:
+            at, _, cron_id = self._looks[0]
+            apart = self._apart.get(cron_id)
+            if apart is not None and apart.look_at == at:
+                return at
+            heapq.heappop(self._looks)
+        return None
+
+    def to_look_at(self, now: float, most: int) -> list[bytes]:
+        """Crons whose time to be looked at has come. Each goes to the end of the line, and is not forgotten."""
+        found: dict[bytes, None] = {}
+        while len(found) < most and (at := self.next_look()) is not None and at <= now:
+            cron_id = self._looks[0][2]
+            if cron_id in found:
+                break
+            heapq.heapreplace(self._looks, (at, next(self._serial), cron_id))
+            found[cron_id] = None
+        return list(found)
+
+    # --- inside -------------------------------------------------------------------------------------
+
+    def _join(self, slot: int, rule: Rule, now: int) -> bool:
+        """Put a cron into its group, unless something of it is undecided before the group's next instant."""
+        key, end = (rule.canonical, rule.timezone), end_of(rule)
         group = self._groups.get(key)
         if group is None:
-            group = self._groups[key] = Group(key, parse_canonical(canonical), zone(timezone))
-        return group
+            group = self._groups[key] = Group(key, parse_canonical(key[0]), zone(key[1]), now)
+            self._queue(group)
+        if group.next is None or group.next > end or not group.waits_for(self._cursor[slot]):
+            return False
+        self._apart.pop(self._ids[slot])
+        self._group_of[slot], self._end[slot] = group, end
+        self._place_of[slot] = len(group.members)
+        group.members.append(slot)
+        return True
+
+    def _stand_apart(self, slot: int) -> Apart:
+        cron_id = self._ids[slot]
+        if self._group_of[slot] is not None:
+            rule = self._rule(slot)
+            self._leave(slot)
+            self._apart[cron_id] = Apart(Timeline((Stretch(self._cursor[slot], FOREVER, rule),)), NEVER)
+        return self._apart[cron_id]
+
+    def _rule(self, slot: int) -> Rule:
+        group, end = self._group_of[slot], self._end[slot]
+        assert group is not None
+        end_time = None if end == FOREVER else datetime.fromtimestamp(end, UTC)
+        return Rule(canonical=group.key[0], timezone=group.key[1], end_time=end_time)
 
     def _new_slot(self, cron_id: bytes) -> int:
         if self._free:
@@ -163,7 +278,7 @@ class Timer:
             slot = len(self._ids)
             self._ids.append(cron_id)
             self._group_of.append(None)
-            for column in (self._place_of, self._cursor, self._end, self._version):
+            for column in (self._place_of, self._cursor, self._end, self._version, self._revision):
                 column.append(0)
         self._slots[cron_id] = slot
         return slot
@@ -177,21 +292,7 @@ class Timer:
             group.members[place] = last
             self._place_of[last] = place
         self._group_of[slot] = None
-        if not group.members and not group.queued:
-            self._forget(group)
-
-    def _forget(self, group: Group) -> None:
-        group.queued = False
-        if not group.members:
-            self._groups.pop(group.key, None)
 
     def _queue(self, group: Group) -> None:
         if group.next is not None:
-            self._serial += 1
-            group.queued = True
-            heapq.heappush(self._heap, (group.next, self._serial, group))
-
-
-def ids_of(raw: list[bytes]) -> list[UUID]:
-    """Ids as UUIDs."""
-    return [UUID(bytes=value) for value in raw]
+            heapq.heappush(self._heap, (group.next, next(self._serial), group))

@@ -15,7 +15,7 @@ from services.kit.lifecycle import Whole
 from services.kit.process import run
 from services.kit.project import load_project
 from services.kit.settings import Settings
-from services.worker.children import ChildPool, store_settings
+from services.worker.children import ChildPool
 from services.worker.worker import Worker
 
 
@@ -23,14 +23,7 @@ async def main(folder: Path, config: Path) -> None:
     """Work until a signal comes."""
     settings, project = Settings.read(), load_project(config, Path.cwd())
     beside, worker_id = Beside(folder, "cronledger-worker"), f"w-{uuid4().hex[:12]}"
-    children = ChildPool(
-        project,
-        folder / "checkpoints.db",
-        store_settings(folder / "store.db", project),
-        settings.children,
-        settings.runs_per_child,
-        Path(settings.graph_python or sys.executable),
-    )
+    children = ChildPool(settings, project, folder)
     worker = Worker(beside.log, beside.bus, children, project, SystemClock(), settings, worker_id=worker_id)
     await run(
         Whole("working", [beside, children, worker]),

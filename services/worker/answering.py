@@ -1,7 +1,9 @@
 """Answers questions about graphs, states and the store: any worker's child can."""
 
 import asyncio
+import contextlib
 import logging
+from collections.abc import Sequence
 
 import msgspec
 
@@ -10,11 +12,14 @@ from contracts.subjects import graph_query_subject
 from services.kit.bus import Msg
 from services.kit.bus.large import answer
 from services.kit.bus.nats import NatsBus
+from services.kit.lifecycle import Part
 from services.worker.children import ChildPool
-from services.worker.graph_child import ChildDied, NoAnswer
+from services.worker.graph_child import NoAnswer
 
 QUEUE = "graphs"
 AT_ONCE = 64
+STOP_S = 0.5
+"""What is nearly answered may be; who asks the others asks another worker, or hears that there is none."""
 VERBS = frozenset(query.VERB for query in QUERIES) - {Forget.VERB, Rollback.VERB}
 """What anybody may ask; the others are part of a run's or a thread's end, which the worker sees to."""
 log_ = logging.getLogger("cronledger.worker")
@@ -28,6 +33,12 @@ class Answering:
         self._slots = asyncio.Semaphore(AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
         self._subscription: object | None = None
+        self.name, self.failing = "worker.answering", ""
+        self.parts: Sequence[Part] = ()
+
+    @property
+    def started(self) -> bool:
+        return self._subscription is not None
 
     async def start(self) -> None:
         """Begin to answer; twice is harmless."""
@@ -35,14 +46,16 @@ class Answering:
             self._subscription = await self._bus.subscribe(graph_query_subject(), self._on_msg, QUEUE)
 
     async def stop(self) -> None:
-        """Answer what was asked, then end. Safe unstarted."""
+        """Answer what takes no time, then end. Safe unstarted."""
         subscription, self._subscription = self._subscription, None
         if subscription is not None:
-            try:
-                await subscription.unsubscribe()  # type: ignore[attr-defined]
-            except ConnectionError:
-                pass
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+            with contextlib.suppress(ConnectionError, TimeoutError):
+                async with asyncio.timeout(STOP_S):
+                    await subscription.unsubscribe()  # type: ignore[attr-defined]
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=STOP_S)
+        for task in self._tasks:
+            task.cancel()
 
     async def _on_msg(self, msg: Msg) -> None:
         # In a task: messages of a subscription come one after the other, and graphs may take their time.
@@ -66,5 +79,3 @@ class Answering:
             return QueryAnswer(body=await self._children.ask(verb, msgspec.Raw(data)))
         except NoAnswer as exc:
             return QueryAnswer(failed=exc.failed)
-        except ChildDied as exc:
-            return QueryAnswer(failed=QueryFailed("failed", str(exc)))

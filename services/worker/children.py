@@ -1,149 +1,283 @@
-"""The graph children of a worker: kept warm, replaced when they die."""
+"""The graph children of a worker: kept warm, replaced when they die, doubled when they do not answer."""
 
 import asyncio
+import contextlib
 import logging
+import math
+import sys
+from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import msgspec
 
 from contracts.frames import Ready, RunEnded, StartRun, StoreSettings
+from contracts.queries import QueryFailed
+from services.kit.lifecycle import Part, Supervised
 from services.kit.project import Project
-from services.worker.graph_child import ChildDied, GraphChild, GraphLoadFailed, OnEvent
+from services.kit.settings import Settings
+from services.worker.graph_child import ChildDied, ChildSpec, GraphChild, Loss, NoAnswer, OnEvent
+from services.worker.suspicion import Suspicion
 
-BACK_OFF_S = (0.0, 0.2, 1.0, 5.0)
+PING_S = 1.0
+PLACE_S = 60.0
+"""How long a run waits for a process that takes it; then it is given back."""
+PATIENCE = 1 / 3
+"""Part of a question's time for which the process that answers may be silent: the others wait behind it."""
 log_ = logging.getLogger("cronledger.children")
 
 
-def store_settings(path: Path, project: Project) -> StoreSettings:
-    """The store in that file, as the project wants it."""
-    return StoreSettings(path=str(path), index=project.store.index, ttl=project.store.ttl)
+def child_spec(settings: Settings, project: Project, folder: Path) -> ChildSpec:
+    """How the children of that data folder are started."""
+    return ChildSpec(
+        project=project,
+        checkpoints=folder / "checkpoints.db",
+        store=StoreSettings(path=str(folder / "store.db"), index=project.store.index, ttl=project.store.ttl),
+        python=Path(settings.graph_python or sys.executable),
+        threads=max(32, 4 * settings.runs_per_child),
+        memory_mb=settings.child_memory_mb,
+    )
 
 
-class ChildPool:
-    """As many children as asked for, each with so many runs at a time.
+class NoPlace(Exception):
+    """No process takes the run; somebody else's may."""
 
-    Before the first `lease` they write no checkpoint, and a run gets ChildDied.
-    """
+
+class News:
+    """Tells whoever waits that a process is wanted, there, or answers again; they look for themselves."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    def tell(self) -> None:
+        """Let everybody look."""
+        self._event.set()
+
+    async def come(self) -> None:
+        """Wait for the next, or for a while: that a process is silent is told by nobody."""
+        self._event.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(PING_S):
+                await self._event.wait()
+
+
+class Place:
+    """Where one child lives while it is wanted: after it another one, at once or with a back-off."""
 
     def __init__(
         self,
-        project: Project,
-        checkpoints: Path,
-        store: StoreSettings,
-        children: int,
-        runs_per_child: int,
-        python: Path,
+        name: str,
+        make: Callable[[], GraphChild],
+        news: News,
+        wanted: Callable[[], bool],
+        patience_s: float = math.inf,
     ) -> None:
-        self._project, self._checkpoints, self._python = project, checkpoints, python
-        self._store, self._until_s = store, 0.0
-        self._size, self._runs_per_child = children, runs_per_child
-        self._children: list[GraphChild] = []
-        self._keepers: list[asyncio.Task[None]] = []
-        self._changed = asyncio.Condition()
+        self.name, self.parts = name, list[Part]()
+        self._make, self._news, self._wanted, self._patience_s = make, news, wanted, patience_s
+        self._loop = Supervised(self.name, self._step)
+        self.child: GraphChild | None = None
+
+    @property
+    def started(self) -> bool:
+        return self._loop.started
+
+    @property
+    def failing(self) -> str:
+        return self._loop.failing or (self.child.failing if self.child is not None else "")
+
+    async def start(self) -> None:
+        """Keep a child there; returns before it is loaded."""
+        await self._loop.start()
+
+    async def stop(self) -> None:
+        """End it and its child; safe twice and unstarted."""
+        await self._loop.stop()
+        child, self.child = self.child, None
+        if child is not None:
+            await child.stop()
+
+    async def begin(self) -> Ready:
+        """Put a child there. Raises GraphLoadFailed, ChildDied, OSError."""
+        child = self._make()
+        try:
+            ready = await child.start()
+        except BaseException:
+            child.kill("it was not ready")
+            await child.stop()
+            raise
+        self.child = child
+        self._news.tell()
+        return ready
+
+    async def _step(self) -> None:
+        child = self.child
+        if child is None:
+            await (self.begin() if self._wanted() else self._news.come())
+        elif not child.alive:
+            await child.died.wait()
+            await self._bury(child)
+        elif not child.in_flight and not self._wanted():
+            self.child = None
+            await child.stop()
+        else:
+            await self._watch(child)
+
+    async def _bury(self, child: GraphChild) -> None:
+        self.child = None
+        log_.warning("child.died place=%s pid=%s why=%s", self.name, child.pid, child.why)
+        await child.stop()
+        if not child.proven:
+            raise ChildDied(Loss(child.why))  # it would only die again: with a back-off
+
+    async def _watch(self, child: GraphChild) -> None:
+        await child.look(PING_S)
+        if child.silent_s > self._patience_s:
+            child.kill("it did not answer any more")
+        self._news.tell()
+
+
+class ChildPool:
+    """The children that run graphs, one more that answers questions, and one for a run that must be alone.
+
+    Beside each that does not answer (a node blocks it) a spare one is started when a run waits.
+    """
+
+    def __init__(self, settings: Settings, project: Project, folder: Path) -> None:
+        self._spec = child_spec(settings, project, folder)
+        self._settings = settings
+        self._suspicion, self._news = Suspicion(), News()
+        self._waiting = 0
+        size = range(1, settings.children + 1)
+        self._regular = [self._place(f"child{n}", lambda: True) for n in size]
+        self._spares = [self._place(f"spare{n}", partial(self._spare_wanted, n)) for n in size]
+        self._alone = self._place("quarantine", lambda: bool(self._suspicion))
+        self._questions = self._place("questions", lambda: True, settings.question_timeout_s * PATIENCE)
+        self._quarantine = asyncio.Lock()
+        self.name = "worker.children"
+        self.parts: Sequence[Part] = [*self._regular, *self._spares, self._alone, self._questions]
         self.ready: Ready | None = None
-        self.failing = ""
+        self.started = False
+
+    @property
+    def failing(self) -> str:
+        """'': the places say it themselves."""
+        return ""
 
     @property
     def pids(self) -> list[int]:
-        """The processes that are alive."""
-        return [child.pid for child in self._alive()]
+        """The processes that run graphs and are alive."""
+        return [child.pid for child in self._running() if child.alive]
 
     @property
     def slots(self) -> int:
         """Runs at a time in all."""
-        return self._size * self._runs_per_child
+        return self._settings.children * self._settings.runs_per_child
 
     async def start(self) -> None:
-        """Start the children and load the graphs. Raises GraphLoadFailed, ChildDied."""
-        if self._keepers:
+        """Start the first child, and the others behind it. Raises GraphLoadFailed, ChildDied, OSError."""
+        if self.started:
             return
-        first = self._new()
-        self.ready = await self._started(first)
-        first.lease(self._until_s)  # it may have been renewed while the child was loading
-        self._children = [first]
-        self._keepers = [asyncio.create_task(self._keep(first))]
-        self._keepers += [asyncio.create_task(self._keep(None)) for _ in range(self._size - 1)]
+        self.ready = await self._regular[0].begin()
+        for part in self.parts:
+            await part.start()
+        self.started = True
 
     async def stop(self) -> None:
         """Stop every child; safe twice and unstarted."""
-        keepers, self._keepers = self._keepers, []
-        for keeper in keepers:
-            keeper.cancel()
-        await asyncio.gather(*keepers, return_exceptions=True)
-        children, self._children = self._children, []
-        await asyncio.gather(*(child.stop() for child in children))
+        self.started = False
+        await asyncio.gather(*(part.stop() for part in self.parts))
 
-    async def run(self, start: StartRun, on_event: OnEvent) -> RunEnded:
-        """Run a graph in the least busy child, once there is one. Raises ChildDied."""
-        child = await self._least_busy()
-        return await child.run(start, on_event)
+    # --- runs -------------------------------------------------------------------------------------
+
+    async def run(
+        self, start: StartRun, on_event: OnEvent, begun: Callable[[], None] = lambda: None
+    ) -> RunEnded:
+        """Run a graph in the least busy child, or alone if it may have crashed one; `begun` when it has one.
+
+        Raises ChildDied, NoPlace.
+        """
+        async with self._seat(start.run_id) as child:
+            begun()
+            return await child.run(start, on_event)
+
+    def over(self, run_id: str) -> None:
+        """The run does not come again: it is no longer to be remembered whether it crashed a child."""
+        self._suspicion.cleared(run_id)
 
     def cancel(self, run_id: str) -> None:
         """Ask a run to stop."""
-        for child in self._children:
+        for child in self._running():
             child.cancel(run_id)
 
     def kill_run(self, run_id: str) -> None:
-        """End the child that has the run; its other runs get a ChildDied that excuses them."""
-        for child in self._children:
+        """End the child that has the run; it counts against none of the child's runs."""
+        for child in self._running():
             if child.holds(run_id):
-                child.kill(run_id)
+                child.kill(f"run {run_id} did not stop")
 
-    def lease(self, until_s: float) -> None:
-        """Until when the worker's claims hold, on the host's monotonic clock; for children to come too."""
-        self._until_s = until_s
-        for child in self._children:
-            child.lease(until_s)
+    @contextlib.asynccontextmanager
+    async def _seat(self, run_id: str) -> AsyncIterator[GraphChild]:
+        if self._suspicion.falls_on(run_id):
+            async with self._quarantine:
+                if self._suspicion.falls_on(run_id):  # else it has become known meanwhile who it was
+                    yield await self._able([self._alone])
+                    return
+        yield await self._able([*self._regular, *self._spares])
+
+    async def _able(self, places: list[Place]) -> GraphChild:
+        """The least busy child of these places that answers. Raises NoPlace."""
+        self._waiting += 1
+        self._news.tell()  # a place may be empty because nobody waited
+        try:
+            async with asyncio.timeout(PLACE_S):
+                while not (able := [p.child for p in places if p.child is not None and p.child.able]):
+                    await self._news.come()
+            return min(able, key=lambda child: child.in_flight)
+        except TimeoutError:
+            reasons = "; ".join(place.failing for place in places if place.failing)
+            raise NoPlace(f"no graph process took it in {PLACE_S:g} s: {reasons}") from None
+        finally:
+            self._waiting -= 1
+
+    def _spare_wanted(self, number: int) -> bool:
+        """As many as do not answer, begun when a run waits; kept until those answer again."""
+        silent = sum(place.child is not None and not place.child.able for place in self._regular)
+        return number <= silent and (self._waiting > 0 or self._spares[number - 1].child is not None)
+
+    def _running(self) -> list[GraphChild]:
+        places = [*self._regular, *self._spares, self._alone]
+        return [place.child for place in places if place.child is not None]
+
+    def _place(self, name: str, wanted: Callable[[], bool], patience_s: float = math.inf) -> Place:
+        def make() -> GraphChild:
+            return GraphChild(f"worker.{name}", self._spec, self._suspicion.crashed)
+
+        return Place(f"worker.{name}", make, self._news, wanted, patience_s)
+
+    # --- questions --------------------------------------------------------------------------------
 
     async def ask(self, verb: str, body: msgspec.Raw) -> msgspec.Raw:
-        """The answer to a question of `contracts.queries`, by the least busy child. Raises NoAnswer, ChildDied."""
-        return await (await self._least_busy()).ask(verb, body)
-
-    async def _least_busy(self) -> GraphChild:
-        async with self._changed:
-            await self._changed.wait_for(self._alive)
-            return min(self._alive(), key=lambda child: child.load)
-
-    def _alive(self) -> list[GraphChild]:
-        return [child for child in self._children if child.alive]
-
-    def _new(self) -> GraphChild:
-        threads = max(32, 4 * self._runs_per_child)
-        return GraphChild(self._project, self._checkpoints, self._store, self._python, threads, self._until_s)
-
-    async def _started(self, child: GraphChild) -> Ready:
+        """The answer to a question of `contracts.queries`. Raises NoAnswer, in bounded time."""
+        limit_s = self._settings.question_timeout_s
         try:
-            return await child.start()
-        except BaseException:
-            await child.stop()
-            raise
+            async with asyncio.timeout(limit_s):
+                return await self._asked(verb, body)
+        except TimeoutError:
+            why = self._questions.failing or "the graph is busy with it"
+            text = f"no answer in {limit_s:g} s: {why}"
+        except ChildDied as exc:
+            text = str(exc)
+        raise NoAnswer(QueryFailed("failed", text))
 
-    async def _keep(self, child: GraphChild | None) -> None:
-        """One place in the pool: a child, and after it another one."""
-        failures = 0
-        while True:
-            if child is None:
-                await asyncio.sleep(BACK_OFF_S[min(failures, len(BACK_OFF_S) - 1)])
-                child = await self._replaced()
-                failures = failures + 1 if child is None else 0
-                continue
-            await child.died.wait()
-            log_.warning("child.died pid=%s", child.pid)
-            self._children.remove(child)
-            await child.stop()
-            child = None
-
-    async def _replaced(self) -> GraphChild | None:
-        child = self._new()
+    async def _asked(self, verb: str, body: msgspec.Raw) -> msgspec.Raw:
         try:
-            await self._started(child)
-        except (GraphLoadFailed, ChildDied, OSError) as exc:
-            self.failing = str(exc)
-            log_.error("child.not_started error=%s", exc)
-            return None
-        self.failing = ""
-        child.lease(self._until_s)  # it may have been renewed while the child was loading
-        async with self._changed:
-            self._children.append(child)
-            self._changed.notify_all()
+            return await (await self._answering()).ask(verb, body)
+        except ChildDied as exc:
+            if exc.loss.counts:
+                raise
+            return await (await self._answering()).ask(verb, body)  # another question's doing, perhaps
+
+    async def _answering(self) -> GraphChild:
+        while (child := self._questions.child) is None or not child.alive:
+            await self._news.come()
         return child

@@ -7,18 +7,22 @@ from uuid import UUID
 
 from contracts.ledger import Transaction
 from domain.changes import Changes
-from domain.requests import claim
+from domain.lane import Lane
+from domain.requests import claim, may_claim
 from domain.run import ClaimRun, Run, evolve, is_outcome
 from services.kit.clock import Clock
 from services.kit.commands import Conflict, execute
 from services.kit.eventlog import EventLog
+from services.worker.graph_child import Loss
 from services.worker.job import Done, Job, Later, Verdict
 from services.worker.lease import live_until
-from services.worker.loading import Story, lane_and_following, story_of
+from services.worker.loading import Story, lane_for, story_of
 
 log_lines = logging.getLogger("cronledger.worker")
 
 CONFLICT_DELAY_S = 0.5
+TURN_DELAY_S = 1.0
+"""When to look again whether it is a run's turn: one whose message came too early, because clocks differ."""
 AFTER_LEASE_S = 0.25
 """Looked at this long after a lease should have ended: never a moment too early."""
 
@@ -38,43 +42,61 @@ class Claims:
         Raises LogUnavailable: then nobody knows whether the claim was stored.
         """
         try:
-            await execute(self._log, lambda: self._decide(job))
+            lost = job.attempt
+            job.token = await execute(self._log, lambda: self._decide(job, lost)) or 0
         except Conflict:
             job.verdict = Later(CONFLICT_DELAY_S)
 
-    def _decide(self, job: Job) -> Transaction | None:
+    def _decide(self, job: Job, lost: int) -> Transaction | None:
         story = story_of(self._log, job.run_id)
         job.run, job.corr = story.run, story.corr
-        if story.run is None or not story.run.is_active or not story.run.dispatched:
+        if story.run is None or not story.run.is_active:
             job.verdict = Done()
             return None
-        lost = job.lost or self._lost(story.run)
-        if isinstance(lost, Later):
-            job.verdict = lost
+        # What we have lost is not to be taken from somebody who has it by now.
+        loss = job.loss if job.loss and story.run.attempt == lost else self._loss(story.run)
+        if isinstance(loss, Later):
+            job.verdict = loss
+            return None
+        lane, now = lane_for(self._log, story.run), self._log.clock()
+        if not may_claim(story.run, lane, now):
+            job.verdict = _later(story.run, lane, now)
             return None
         meta = story.meta(self._clock, "worker")
-        changes = self._changes(story.run, lost, excused=job.excused, now=meta.at)
+        changes = claim(story.run, self._command(loss), lane, now)
         job.run, job.verdict = _after(story, changes)
         job.began_ms = int(meta.at.timestamp() * 1000)
         return changes.by(meta)
 
-    def _lost(self, run: Run) -> str | Later:
-        """Why a former claim is void, empty without one; or when to ask again, while it is not."""
+    def _loss(self, run: Run) -> Loss | Later | None:
+        """Why a former claim is void, None without one; or when to ask again, while it is not.
+
+        Only a worker's death counts against its runs: one of them may have used up the host.
+        """
         if run.status != "running":
-            return ""
+            return None
         if run.released:
-            return f"given back by {run.worker}"
+            return Loss(f"given back by {run.worker}")
         if run.worker == self._worker:
             # Delivered a second time while we are at it, or we gave it up ourselves.
-            return Later(5.0) if run.run_id in self._running else f"given up by {run.worker}"
+            return Later(5.0) if run.run_id in self._running else Loss(f"given up by {run.worker}")
         left_s = live_until(self._log, run.worker)
         if left_s is not None:
             return Later(left_s + AFTER_LEASE_S)
-        return f"lease of {run.worker} expired"
+        return Loss(f"lease of {run.worker} expired", counts=True)
 
-    def _changes(self, run: Run, lost: str, *, excused: bool, now: datetime) -> Changes:
-        attempt = ClaimRun(worker=self._worker, lost=lost, excused=excused)
-        return claim(run, attempt, *lane_and_following(self._log, run, now))
+    def _command(self, loss: Loss | None) -> ClaimRun:
+        if loss is None:
+            return ClaimRun(worker=self._worker)
+        return ClaimRun(worker=self._worker, lost=loss.why, excused=not loss.counts)
+
+
+def _later(run: Run, lane: Lane, now: datetime) -> Later:
+    """When the turn of a run may come that waits for its instant, or for whoever is before it."""
+    not_before = run.request.not_before
+    if not_before is None or not (run.request.temporary or lane.head == run.run_id):
+        return Later(TURN_DELAY_S)
+    return Later(min(TURN_DELAY_S, max(0.0, (not_before - now).total_seconds())))
 
 
 def _after(story: Story, changes: Changes) -> tuple[Run | None, Verdict | None]:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import deque
+from collections.abc import Sequence
 from uuid import UUID
 
 import msgspec
@@ -12,6 +13,7 @@ from contracts.work import LiveBatch, LiveEvent
 from services.kit.bus.large import Joiner, parts_of
 from services.kit.bus.nats import NatsBus
 from services.kit.bus.replay import replay
+from services.kit.lifecycle import Part, ended
 
 MOST_EVENTS = 200
 """In one message; more would only make the first of them wait."""
@@ -129,10 +131,19 @@ class Feeds:
         self._bus = bus
         self._open: dict[UUID, Feed] = {}
         self._again: asyncio.Task[None] | None = None
+        self.name, self.failing, self.started = "worker.feeds", "", False
+        self.parts: Sequence[Part] = ()
 
-    def start(self) -> None:
-        """Send again after each reconnect."""
-        self._bus.on_reconnect(self._reconnected)
+    async def start(self) -> None:
+        """Send again after each reconnect; twice is harmless."""
+        if not self.started:
+            self.started = True
+            self._bus.on_reconnect(self._reconnected)
+
+    async def stop(self) -> None:
+        """Send no more. Safe unstarted."""
+        if self._again is not None:
+            await ended(self._again)
 
     def open(self, run_id: UUID, attempt: int, began_ms: int, seen_values: bytes | None = None) -> Feed:
         """The feed of a new attempt, in the place of the former one."""

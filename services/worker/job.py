@@ -9,6 +9,7 @@ import msgspec
 
 from domain.run import Run
 from services.worker.feed import Feed
+from services.worker.graph_child import Loss
 
 
 class Delivery(Protocol):
@@ -84,8 +85,8 @@ class Job:
     run: Run | None = None
     corr: str = ""
     began_ms: int = 0  # of the attempt, as the log has it
-    lost: str = ""  # why the attempt of this worker is void and another is due
-    excused: bool = False  # it was lost to no fault of the run
+    token: int = 0  # the fence of the attempt: a position of the log that every later claim is behind
+    loss: Loss | None = None  # why the attempt of this worker is void and another is due
     seen_values: bytes | None = None  # the last state that an attempt streamed
     feed: Feed | None = None
     stop: Stop | None = None

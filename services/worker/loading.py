@@ -1,13 +1,13 @@
 """What the log says about a run, read when it is needed."""
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 from uuid import UUID
 
 import msgspec
 
 from contracts.api import RunKwargs
 from contracts.ledger import Meta, Payload, Recorded
-from domain.lane import Lane, following_of, lane_id_of, lane_of
+from domain.lane import Lane, lane_id_of, lane_of
 from domain.run import Run, run_of
 from services.kit.clock import Clock
 from services.kit.eventlog import EventLog
@@ -47,16 +47,13 @@ def story_of(log: EventLog, run_id: UUID) -> Story:
     return Story(run_of(run_id, events), events)
 
 
-def lane_and_following(log: EventLog, run: Run, now: datetime) -> tuple[Lane, Run | None]:
-    """The lane of the run's thread, and the run that comes to its head when this one leaves."""
+def lane_for(log: EventLog, run: Run) -> Lane:
+    """The lane in which the run stands; an empty one for a run with a thread of its own."""
     thread_id = run.request.thread_id
     if run.request.temporary:
-        return Lane(thread_id=thread_id), None
+        return Lane(thread_id=thread_id)
     lane_id = lane_id_of(thread_id)
-    lane = lane_of(thread_id, log.newest([lane_id]).get(lane_id))
-    following_id = following_of(lane, run.run_id, now)
-    following = story_of(log, following_id).run if following_id else None
-    return lane, following
+    return lane_of(thread_id, log.newest([lane_id]).get(lane_id))
 
 
 def kwargs_of(log: EventLog, payload: Payload) -> RunKwargs:

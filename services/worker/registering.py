@@ -14,7 +14,7 @@ async def register(log: EventLog, clock: Clock, command: RegisterGraph, worker: 
     assistant_id = default_assistant_id(command.graph_id)
 
     def decide() -> Transaction | None:
-        known = assistant_of(assistant_id, log.stream(assistant_id))
+        known = assistant_of(assistant_id, log.newest([assistant_id]).get(assistant_id))
         events = assistants.decide(known, command)
         changes = Changes(appends=assistants.appends(assistant_id, known, events))
         return changes.by(Meta(at=clock.now(), actor="worker", cause=worker, corr=str(assistant_id)))

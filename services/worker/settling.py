@@ -1,4 +1,4 @@
-"""The settlement: outcome, lane and the next run's dispatch in one append, if the attempt is still ours."""
+"""The settlement: the outcome and the leaving of the lane in one append, if the attempt is still ours."""
 
 import logging
 
@@ -12,7 +12,7 @@ from services.kit.clock import Clock
 from services.kit.commands import execute
 from services.kit.eventlog import EventLog
 from services.worker.job import Job
-from services.worker.loading import Story, lane_and_following, story_of
+from services.worker.loading import Story, lane_for, story_of
 from services.worker.outcomes import Ending
 
 log_lines = logging.getLogger("cronledger.worker")
@@ -69,7 +69,7 @@ class Settlements:
         assert story.run is not None
         meta = story.meta(self._clock, "worker")
         command = SettleRun(attempt=attempt, outcome=ending.outcome)
-        changes = settle(story.run, command, *lane_and_following(self._log, story.run, meta.at))
+        changes = settle(story.run, command, lane_for(self._log, story.run))
         return (changes + Changes(blobs=ending.blobs)).by(meta)
 
 

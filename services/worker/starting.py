@@ -9,13 +9,14 @@ from contracts.frames import StartRun
 from domain.run import Run
 
 
-def start_of(run: Run, kwargs: RunKwargs) -> StartRun:
-    """The frame that starts the run's newest attempt."""
+def start_of(run: Run, kwargs: RunKwargs, token: int) -> StartRun:
+    """The frame that starts the run's newest attempt, with that fence."""
     request = run.request
     return StartRun(
         run_id=str(run.run_id),
         thread_id=str(request.thread_id),
         attempt=run.attempt,
+        token=token,
         graph_id=request.graph_id,
         input=msgspec.Raw(msgspec.json.encode(kwargs.input)),
         command=kwargs.command,

@@ -1,41 +1,44 @@
 """The worker: takes runs, claims them, lets a graph child run them, settles them."""
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Coroutine
-from typing import Any
+from collections.abc import Sequence
 from uuid import UUID
 
 import msgspec
 
-from contracts.queries import Forget
-from contracts.subjects import CHORES, DEFAULT_POOL, NORMAL, RUNS, run_cancel_subject, run_queue_subject
-from contracts.work import Chore, RunDue
+from contracts.subjects import DEFAULT_POOL, NORMAL, RUNS, run_cancel_subject, run_queue_subject
+from contracts.work import RunDue
 from domain.assistant import RegisterGraph
 from domain.errors import MustRollBack
-from services.kit.bus import Msg
+from services.kit.bus import Msg, Subscription
 from services.kit.bus.nats import NatsBus
-from services.kit.bus.work import Delivery, PullLoop
+from services.kit.bus.work import PullLoop
 from services.kit.clock import Clock
 from services.kit.commands import Conflict
 from services.kit.eventlog import EventLog, LogUnavailable
-from services.kit.lifecycle import Supervised
+from services.kit.lifecycle import Part, Supervised
 from services.kit.project import Project
 from services.kit.settings import Settings
 from services.worker.answering import Answering
 from services.worker.attempts import Attempts
 from services.worker.children import ChildPool
+from services.worker.chores import Chores
 from services.worker.claiming import Claims
 from services.worker.feed import Feeds, last_values
-from services.worker.graph_child import ChildDied, NoAnswer
-from services.worker.job import Done, Hopeless, Job, Later, Stop
+from services.worker.graph_child import NoAnswer
+from services.worker.job import Delivery, Done, Hopeless, Job, Later, Stop
 from services.worker.lease import WorkerLease
 from services.worker.loading import story_of
 from services.worker.outcomes import Ending
 from services.worker.registering import register
 from services.worker.settling import Settlements
 
-ACK_WAIT_S = 30.0
+FAILED_DELAY_S = 1.0
+GIVE_UP_S = 4.5
+"""How long the runs in hand may take to be given back when the worker stops: a word, a kill, an append."""
+RELEASE_S = 1.0
 log_ = logging.getLogger("cronledger.worker")
 
 
@@ -70,79 +73,68 @@ class Worker:
             f"w_{DEFAULT_POOL}_{NORMAL}",
             run_queue_subject(DEFAULT_POOL, NORMAL),
             children.slots,
-            ACK_WAIT_S,
+            settings.lease_s,  # whoever gets the runs of a dead worker finds that its lease has ended
         )
-        self._chores = PullLoop(
-            bus,
-            RUNS.name,
-            f"w_{DEFAULT_POOL}_{CHORES}",
-            run_queue_subject(DEFAULT_POOL, CHORES),
-            4,
-            ACK_WAIT_S,
-        )
-        self._loops = [
-            Supervised("worker.heartbeat", self._heartbeat),
-            Supervised("worker.runs", self._take_run),
-            Supervised("worker.chores", self._take_chore),
-        ]
-        self._cancels: list[object] = []
+        self._chores = Chores(bus, children.ask)
+        self._heart = Supervised("worker.heartbeat", self._heartbeat, settings.lease_s / 3)
+        self._taking = Supervised("worker.runs", self._take_run)
+        self._cancels: Subscription | None = None
+        self.name, self.started = "worker", False
+        beside: list[Part] = [self._feeds, self._answering, self._chores, self._heart]
+        self.parts: Sequence[Part] = [*beside, self._runs, self._taking]
+
+    @property
+    def failing(self) -> str:
+        """Why it takes no runs, whatever its parts do."""
+        return "" if self._lease.held or not self.started else "its lease has ended"
 
     async def start(self) -> None:
         """Make the graphs known, then begin to take runs; twice is harmless."""
-        if self._cancels:
+        if self.started:
             return
-        await self._renew()
+        await self._lease.renew()
         for graph_id, name in (self._children.ready.graphs if self._children.ready else {}).items():
             description = self._project.graphs[graph_id].description
             command = RegisterGraph(graph_id=graph_id, name=name, description=description)
             await register(self._log, self._clock, command, self.id)
-        self._feeds.start()
-        await self._answering.start()
-        self._cancels.append(await self._bus.subscribe(run_cancel_subject(), self._on_cancel))
-        await self._runs.start()
-        await self._chores.start()
-        for loop in self._loops:
-            await loop.start()
+        self._cancels = await self._bus.subscribe(run_cancel_subject(), self._on_cancel)
+        for part in self.parts:
+            await part.start()
+        self.started = True
 
     async def stop(self) -> None:
-        """Give up what runs (others continue it from its checkpoint) and end."""
-        if not self._cancels:
-            return
-        self._cancels.clear()
-        for loop in self._loops[1:]:
-            await loop.stop()
+        """Give up what runs (others continue it from its checkpoint) and end, within seconds. Safe unstarted."""
+        self.started = False
+        cancels, self._cancels = self._cancels, None
+        if cancels is not None:
+            await cancels.unsubscribe()
+        await self._taking.stop()
         await self._runs.stop()
-        await self._chores.stop()
         for job in self._jobs.values():
             job.ask_stop(Stop("given_up"))
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._answering.stop()
-        await self._loops[0].stop()
-        await self._lease.release()
+        await self._given_back()
+        for part in (self._chores, self._answering, self._feeds, self._heart):
+            await part.stop()
+        if self._lease.held:
+            with contextlib.suppress(TimeoutError, LogUnavailable):  # then it ends by itself
+                async with asyncio.timeout(RELEASE_S):
+                    await self._lease.release()
+
+    async def _given_back(self) -> None:
+        """Wait until no run is in hand; one for which that takes too long is left to the end of the lease."""
+        if not self._tasks:
+            return
+        _, late = await asyncio.wait(self._tasks, timeout=GIVE_UP_S)
+        for task in late:
+            task.cancel()
+        if late:
+            await asyncio.wait(late, timeout=RELEASE_S)
 
     # --- taking -----------------------------------------------------------------------------------
 
     async def _take_run(self) -> None:
         delivery = await self._runs.next()
-        self._spawn(self.handle(delivery))
-
-    async def _take_chore(self) -> None:
-        delivery = await self._chores.next()
-        try:
-            chore = msgspec.json.decode(delivery.data, type=Chore)
-        except msgspec.DecodeError:
-            await delivery.term("no chore")
-            return
-        try:
-            if chore.forget_thread is not None:
-                query = Forget(thread_id=str(chore.forget_thread))
-                await self._children.ask(query.VERB, msgspec.Raw(msgspec.json.encode(query)))
-            await delivery.ack()
-        except (ChildDied, NoAnswer):
-            await delivery.nak(1.0)
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
+        task = asyncio.create_task(self.handle(delivery))
         self._tasks.add(task)
         task.add_done_callback(self._ended)
 
@@ -152,7 +144,11 @@ class Worker:
             log_.error("worker.job_failed", exc_info=exc)
 
     async def handle(self, delivery: Delivery) -> None:
-        """Take -> claim -> run -> settle -> release, for one delivery."""
+        """Take -> claim -> run -> settle -> release, for one delivery.
+
+        It is the only message of its run, and leaves the queue when the run is over: in all other cases it comes
+        again, to whoever can go on with the run.
+        """
         try:
             due = msgspec.json.decode(delivery.data, type=RunDue)
         except msgspec.DecodeError:
@@ -171,6 +167,7 @@ class Worker:
         finally:
             self._jobs.pop(due.run_id, None)
             self._executing.discard(due.run_id)
+            self._children.over(str(due.run_id))
             await self._release(job)
 
     async def _attempt(self, job: Job) -> None:
@@ -178,16 +175,15 @@ class Worker:
         if job.verdict is not None:
             return
         self._executing.add(job.run_id)
-        job.lost, job.excused = "", False
+        job.loss = None
         if job.attempt > 1 and job.seen_values is None:
             job.seen_values = await last_values(self._bus, job.run_id)
         job.feed = self._feeds.open(job.run_id, job.attempt, job.began_ms, job.seen_values)
         try:
             ending = await self._carried_out(job)
-            if ending is not None:
-                await self._settle(job, ending)
+            if ending is not None and await self._settle(job, ending):
                 job.verdict = Done()
-            elif not job.lost:
+            elif job.loss is None:
                 job.verdict = Later(0.0)  # somebody else has it, or is to have it
                 if job.stop is not None and job.stop.kind == "given_up":
                     await self._give_back(job)
@@ -197,8 +193,7 @@ class Worker:
     async def _carried_out(self, job: Job) -> Ending | None:
         try:
             return await self._attempts.carry_out(job)
-        except (ChildDied, NoAnswer) as exc:
-            assert job.run is not None
+        except NoAnswer as exc:
             if not job.rolls_back:
                 raise
             log_.warning("run.not_rolled_back run_id=%s error=%s", job.run_id, exc)
@@ -220,11 +215,12 @@ class Worker:
                 case Later(delay_s=delay_s):
                     await job.delivery.nak(delay_s)
                 case None:
-                    await job.delivery.nak()
+                    await job.delivery.nak(FAILED_DELAY_S)
         except ConnectionError:
             pass  # it comes again after its wait, and then finds the run settled
 
-    async def _settle(self, job: Job, ending: Ending) -> None:
+    async def _settle(self, job: Job, ending: Ending) -> bool:
+        """True when the outcome is in the log; False when the run is not ours any more."""
         pause_s = 0.05
         while True:
             try:
@@ -234,7 +230,7 @@ class Worker:
                 # It came to its end before it heard that it is to be undone.
                 undone = await self._undone(job)
                 if undone is None:
-                    return
+                    return False
                 ending = undone
             except (LogUnavailable, Conflict) as exc:
                 # The result is at hand and the lease goes on: try as long as it takes.
@@ -243,36 +239,36 @@ class Worker:
                 pause_s = min(2.0, 2 * pause_s)
         if position and job.feed is not None:
             await job.feed.settled(position)
+        return position > 0
 
     async def _undone(self, job: Job) -> Ending | None:
         """The end of a run whose checkpoints are taken back; None when it is not ours any more."""
-        assert job.run is not None
         while job.stop is None or job.stop.settles:
             try:
-                return await self._attempts.roll_back(job.run)
-            except (ChildDied, NoAnswer) as exc:
+                return await self._attempts.roll_back(job)
+            except NoAnswer as exc:
                 log_.warning("run.not_rolled_back run_id=%s error=%s", job.run_id, exc)
                 await asyncio.sleep(1.0)
         return None
 
     # --- staying alive ----------------------------------------------------------------------------
 
-    async def _renew(self) -> None:
-        await self._lease.renew()
-        self._children.lease(self._lease.until_s)
-
     async def _heartbeat(self) -> None:
-        await self._renew()
-        if not self._lease.held:
-            for job in self._jobs.values():
-                job.ask_stop(Stop("void"))
+        try:
+            async with asyncio.timeout(self._settings.lease_s / 3):
+                await self._lease.renew()
+        finally:
+            # Whatever the log does: past the lease the runs are anybody's, and go on here for nothing.
+            if not self._lease.held:
+                for job in self._jobs.values():
+                    job.ask_stop(Stop("void"))
         for job in list(self._jobs.values()):
             self._look_for_cancel(job)
             try:
                 await job.delivery.in_progress()
             except ConnectionError:
                 break
-        await asyncio.sleep(min(self._settings.lease_s, ACK_WAIT_S) / 3)
+        await asyncio.sleep(self._settings.lease_s / 3)
 
     def _look_for_cancel(self, job: Job) -> None:
         if job.run_id not in self._executing:

@@ -11,7 +11,9 @@ from timeit import repeat
 import pytest
 from croniter import croniter
 
+from contracts.events import Rule
 from domain.schedule import next_after, parse, zone
+from domain.timeline import FOREVER, Stretch, Timeline
 from services.scheduler.timer import Timer
 
 pytestmark = pytest.mark.bench
@@ -69,7 +71,9 @@ def test_a_million_crons(say: Callable[[str, str, str], None]) -> None:
     before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     timer = Timer()
     for cron_id, (text, name) in zip(ids, picked, strict=True):
-        timer.add(cron_id, text, name, cursor=START, end=None, version=1, now=START)
+        rule = Rule(canonical=text, timezone=name)
+        timer.hold(cron_id, Timeline((Stretch(START, FOREVER, rule),)), START, 1, 1)
+        assert timer.settle(cron_id, START)
     cpu = time.process_time() - began
     used = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / len(ids)
     say("1,000,000 crons loaded, CPU", f"{cpu:.1f} s", "10 s")

@@ -155,6 +155,15 @@ async def test_leases(log: EventLog) -> None:
     assert await log.renew_lease("worker.a", "one", 30) is not None
 
 
+async def test_a_cursor_is_kept_and_never_goes_back(log: EventLog) -> None:
+    assert log.cursor("relay") == 0
+    for told, kept in ((5, 5), (3, 5), (9, 9)):
+        await log.move_cursor("relay", told)
+        assert log.cursor("relay") == kept
+    assert log.cursor("other") == 0
+    assert log.head() == 0
+
+
 async def test_nobody_answers(tmp_path: Path) -> None:
     async def silent(_: bytes) -> bytes:
         raise TimeoutError

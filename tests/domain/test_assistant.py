@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
+import msgspec
 import pytest
 
 from contracts.api import AssistantCreate, AssistantPatch
@@ -11,6 +12,7 @@ from contracts.events import (
     AssistantCreated,
     AssistantDeleted,
     AssistantEvent,
+    AssistantSaid,
     AssistantUpdated,
     AssistantVersionChosen,
 )
@@ -27,6 +29,7 @@ from domain.assistant import (
     UpdateAssistant,
     assistant_of,
     default_assistant_id,
+    version_of,
 )
 from domain.assistant_fields import create_of, update_of
 from domain.errors import (
@@ -49,12 +52,31 @@ CREATED = AssistantCreated(
     user_id="anonymous",
 )
 DEFAULT = AssistantCreated(graph_id="agent", name="agent", metadata={"created_by": "system"}, system=True)
-RENAMED = AssistantUpdated(name="Second", number=2)
+
+
+def changed(of: AssistantSaid, **fields: Any) -> AssistantUpdated:
+    """The change of an assistant: all that it said before, but for these."""
+    return AssistantUpdated(**msgspec.structs.asdict(of) | fields)
+
+
+def chosen(of: AssistantSaid, versions: int) -> AssistantVersionChosen:
+    return AssistantVersionChosen(**msgspec.structs.asdict(of) | {"versions": versions})
+
+
+RENAMED = changed(CREATED, name="Second", number=2, versions=2)
+
+
+def recorded(*bodies: Body) -> list[Recorded]:
+    return [Recorded(n, ID, n, body.TOPIC, META, body) for n, body in enumerate(bodies, start=1)]
+
+
+def choose(number: int, *bodies: Body) -> ChooseVersion:
+    return ChooseVersion(number=number, said=version_of(number, recorded(*bodies)))
 
 
 def given(*bodies: Body) -> Assistant | None:
-    events = [Recorded(n, ID, n, body.TOPIC, META, body) for n, body in enumerate(bodies, start=1)]
-    return assistant_of(ID, events)
+    events = recorded(*bodies)
+    return assistant_of(ID, events[-1] if events else None)
 
 
 def when(command: AssistantCommand, *bodies: Body) -> list[AssistantEvent]:
@@ -88,7 +110,7 @@ def test_graph_is_registered_once_and_kept_in_step() -> None:
     assert when(RegisterGraph(graph_id="agent", name="agent")) == [DEFAULT]
     assert when(RegisterGraph(graph_id="agent", name="agent"), DEFAULT) == []
     renamed = RegisterGraph(graph_id="agent", name="Agent", description="does it")
-    updated = AssistantUpdated(name="Agent", description="does it")
+    updated = changed(DEFAULT, name="Agent", description="does it")
     assert when(renamed, DEFAULT) == [updated]
     after = now(DEFAULT, updated)
     assert (after.name, after.description, after.version, after.number) == ("Agent", "does it", 2, 1)
@@ -96,9 +118,10 @@ def test_graph_is_registered_once_and_kept_in_step() -> None:
 
 def test_start_of_the_server_does_not_undo_a_version_of_a_user() -> None:
     register = RegisterGraph(graph_id="agent", name="agent")
-    assert when(register, DEFAULT, RENAMED) == []
+    renamed = changed(DEFAULT, name="Second", number=2, versions=2)
+    assert when(register, DEFAULT, renamed) == []
     # The first version in force again: its name is the user's choice too.
-    assert when(register, DEFAULT, RENAMED, AssistantVersionChosen(number=1)) == []
+    assert when(register, DEFAULT, renamed, chosen(DEFAULT, versions=2)) == []
 
 
 def test_start_of_the_server_leaves_an_assistant_of_a_user_alone() -> None:
@@ -106,9 +129,10 @@ def test_start_of_the_server_leaves_an_assistant_of_a_user_alone() -> None:
 
 
 def test_first_version_keeps_what_the_project_said_last() -> None:
-    in_step = AssistantUpdated(name="Agent", description="does it")
-    after = now(DEFAULT, in_step, RENAMED, AssistantVersionChosen(number=1))
-    assert (after.name, after.description) == ("Agent", "does it")
+    in_step = changed(DEFAULT, name="Agent", description="does it")
+    renamed = changed(in_step, name="Second", number=2, versions=2)
+    [again] = when(choose(1, DEFAULT, in_step, renamed), DEFAULT, in_step, renamed)
+    assert again == chosen(in_step, versions=2)
 
 
 def test_default_assistant_is_not_deleted() -> None:
@@ -181,9 +205,8 @@ def test_what_is_too_large_is_refused() -> None:
 
 def test_each_change_is_a_version() -> None:
     assert when(UpdateAssistant(name="Second"), CREATED) == [RENAMED]
-    assert when(UpdateAssistant(name="Second"), CREATED, RENAMED) == [
-        AssistantUpdated(name="Second", number=3)
-    ]
+    third = changed(RENAMED, number=3, versions=3)
+    assert when(UpdateAssistant(name="Second"), CREATED, RENAMED) == [third]
     after = now(CREATED, RENAMED)
     assert (after.name, after.number, after.config) == ("Second", 2, CREATED.config)
 
@@ -193,15 +216,14 @@ def test_change_of_nothing_is_no_version() -> None:
 
 
 def test_numbers_go_on_after_the_newest() -> None:
-    chosen = AssistantVersionChosen(number=1)
-    [third] = when(UpdateAssistant(description="d"), CREATED, RENAMED, chosen)
-    assert third == AssistantUpdated(description="d", number=3)
-    after = now(CREATED, RENAMED, chosen, third)
-    assert (after.name, after.description, after.number) == ("Mine", "d", 3)  # made from the one in force
+    first_again = chosen(CREATED, versions=2)
+    [third] = when(UpdateAssistant(description="d"), CREATED, RENAMED, first_again)
+    assert third == changed(CREATED, description="d", number=3, versions=3)  # made from the one in force
 
 
 def test_chosen_version_is_restored_whole() -> None:
-    second = AssistantUpdated(
+    second = changed(
+        CREATED,
         graph_id="other",
         name="Second",
         description="d",
@@ -209,24 +231,28 @@ def test_chosen_version_is_restored_whole() -> None:
         context={"b": 2},
         metadata={"k": 2},
         number=2,
+        versions=2,
     )
-    assert when(ChooseVersion(number=1), CREATED, second) == [AssistantVersionChosen(number=1)]
-    first_again = now(CREATED, second, AssistantVersionChosen(number=1))
-    assert first_again.number == 1
-    for name in ("graph_id", "name", "description", "config", "context", "metadata"):
-        assert getattr(first_again, name) == getattr(CREATED, name)
-    second_again = now(CREATED, second, AssistantVersionChosen(number=1), AssistantVersionChosen(number=2))
-    assert (second_again.graph_id, second_again.context) == ("other", {"b": 2})
+    [first_again] = when(choose(1, CREATED, second), CREATED, second)
+    assert first_again == chosen(CREATED, versions=2)
+    history = (CREATED, second, first_again)
+    assert when(choose(2, *history), *history) == [chosen(second, versions=2)]
 
 
 def test_version_in_force_is_chosen_without_effect() -> None:
-    assert when(ChooseVersion(number=2), CREATED, RENAMED) == []
+    assert when(choose(2, CREATED, RENAMED), CREATED, RENAMED) == []
 
 
 @pytest.mark.parametrize("number", [0, 3])
 def test_unknown_version_is_refused(number: int) -> None:
     with pytest.raises(AssistantVersionNotFound):
-        when(ChooseVersion(number=number), CREATED, RENAMED)
+        when(choose(number, CREATED, RENAMED), CREATED, RENAMED)
+
+
+def test_the_newest_event_is_all_that_is_read() -> None:
+    """However many versions there are, a run that is asked for reads one event."""
+    newest = recorded(CREATED, RENAMED)[-1]
+    assert assistant_of(ID, newest) == now(CREATED, RENAMED)
 
 
 def test_metadata_is_merged_shallowly_and_other_fields_are_replaced() -> None:
@@ -260,6 +286,6 @@ def test_changed_configuration_stays_mirrored(
 def test_deleted_assistant_is_unknown() -> None:
     assert when(DeleteAssistant(), CREATED) == [AssistantDeleted()]
     assert given(CREATED, AssistantDeleted()) is None
-    for command in (UpdateAssistant(name="n"), ChooseVersion(number=1), DeleteAssistant()):
+    for command in (UpdateAssistant(name="n"), ChooseVersion(number=1, said=None), DeleteAssistant()):
         with pytest.raises(AssistantNotFound):
             when(command, CREATED, AssistantDeleted())

@@ -7,7 +7,7 @@ import pytest
 
 from contracts.events import LaneChanged, LaneRun, Stopping
 from contracts.ledger import Append
-from domain.errors import LaneFull, ThreadBusy, ThreadNotFound
+from domain.errors import LaneFull, RunNotActive, ThreadBusy, ThreadNotFound
 from domain.lane import (
     CloseLane,
     JoinLane,
@@ -15,14 +15,13 @@ from domain.lane import (
     LaneCommand,
     LeaveLane,
     MultitaskStrategy,
+    StartInLane,
     Stop,
     StopInLane,
     appends,
     decide,
     evolve,
-    following_of,
     lane_id_of,
-    may_start,
     stops,
 )
 
@@ -63,7 +62,7 @@ def line(lane: Lane) -> list[UUID]:
     return [entry.run_id for entry in lane.in_flight]
 
 
-def joined(lane: Lane, command: JoinLane) -> Lane:
+def joined(lane: Lane, command: LaneCommand) -> Lane:
     [event] = decide(lane, command)
     return evolve(lane, event)
 
@@ -176,7 +175,7 @@ def test_what_a_strategy_does(strategy: MultitaskStrategy, state: str) -> None:
     assert [(entry.run_id, entry.stopping) for entry in event.in_flight] == after
     assert [stop.run_id for stop in stops(lane, command)] == stopped
     assert {stop.action for stop in stops(lane, command)} <= {strategy}
-    assert may_start(evolve(lane, event), D, NOW) is (after[0][0] == D)
+    assert evolve(lane, event).may_start(D, NOW) is (after[0][0] == D)
 
 
 def test_every_pair_is_told() -> None:
@@ -189,7 +188,6 @@ def test_a_run_that_is_asked_to_stop_keeps_its_place() -> None:
     assert lane.in_flight == (LaneRun(A, None, "rollback"), LaneRun(B))
     assert decide(lane, StopInLane(run_id=A, action="interrupt")) == []
     assert decide(lane, StopInLane(run_id=C, action="interrupt")) == []
-    assert following_of(lane, A, NOW) == B
 
 
 def test_joining_again_stops_nobody() -> None:
@@ -200,18 +198,37 @@ def test_joining_again_stops_nobody() -> None:
 
 def test_a_delayed_run_lets_others_go_first() -> None:
     lane = given(join(A, not_before=SOON))
-    assert not may_start(lane, A, NOW)
+    assert not lane.may_start(A, NOW)
     lane = joined(lane, join(B))
     assert line(lane) == [B, A]
-    assert may_start(lane, B, NOW)
-    assert following_of(lane, B, NOW) is None
-    assert following_of(lane, B, SOON) == A
+    assert lane.may_start(B, NOW)
+    assert not lane.may_start(A, SOON)
+    lane = joined(lane, LeaveLane(run_id=B))
+    assert not lane.may_start(A, NOW)
+    assert lane.may_start(A, SOON)
+
+
+def test_nobody_goes_before_a_delayed_run_that_has_started() -> None:
+    lane = given(join(A, not_before=SOON), StartInLane(run_id=A, now=SOON))
+    assert lane.in_flight == (LaneRun(A),)
+    # By the clock of whoever joins its delay is not over yet.
+    assert line(joined(lane, join(B, at=NOW))) == [A, B]
+
+
+def test_start_of_whoever_can_not_be_displaced_changes_nothing() -> None:
+    assert decide(given(join(A), join(B)), StartInLane(run_id=A, now=NOW)) == []
+
+
+@pytest.mark.parametrize("lane", [given(join(A), join(B)), given(join(B, not_before=SOON)), given()])
+def test_start_out_of_turn_is_refused(lane: Lane) -> None:
+    with pytest.raises(RunNotActive):
+        decide(lane, StartInLane(run_id=B, now=NOW))
 
 
 def test_a_delayed_run_whose_time_has_come_is_before_newer_ones() -> None:
     lane = joined(given(join(A, not_before=SOON)), join(B, at=SOON))
     assert line(lane) == [A, B]
-    assert may_start(lane, A, SOON)
+    assert lane.may_start(A, SOON)
 
 
 def test_delayed_runs_stand_in_the_order_of_their_instants() -> None:
@@ -224,12 +241,6 @@ def test_delayed_runs_are_in_flight() -> None:
     with pytest.raises(ThreadBusy):
         decide(lane, join(B, "reject"))
     assert line(joined(lane, join(B, "interrupt"))) == [B]
-
-
-def test_nobody_follows_whoever_is_not_the_head() -> None:
-    lane = given(join(A), join(B), join(C))
-    assert following_of(lane, B, NOW) is None
-    assert following_of(lane, A, NOW) == B
 
 
 def test_limit_counts_those_that_wait() -> None:
@@ -260,6 +271,14 @@ def test_closed_lane_lets_nobody_in() -> None:
     assert decide(lane, LeaveLane(run_id=A)) == []
     with pytest.raises(ThreadNotFound):
         decide(lane, join(B))
+
+
+def test_whoever_is_at_work_keeps_its_place_in_a_closed_lane() -> None:
+    lane = given(join(A), join(B), CloseLane(started=frozenset({A})))
+    assert lane.in_flight == (LaneRun(A, stopping="interrupt"),)
+    assert lane.closed
+    lane = joined(lane, LeaveLane(run_id=A))
+    assert (lane.in_flight, lane.closed) == ((), True)
 
 
 def test_append_rests_on_the_version_that_was_read() -> None:

@@ -14,7 +14,6 @@ from contracts.events import (
     LaneRun,
     OccurrenceSkipped,
     RunCancelRequested,
-    RunDispatched,
     RunInterrupted,
     RunRequested,
     RunRolledBack,
@@ -27,8 +26,15 @@ from contracts.ledger import Append, Body, Expect, Meta, Recorded
 from domain import requests
 from domain.assistant import Assistant
 from domain.changes import Changes
-from domain.errors import ContradictoryRequest, InvalidField, NotSupported, ThreadBusy
-from domain.lane import Lane, evolve, lane_id_of
+from domain.errors import (
+    ContradictoryRequest,
+    InvalidField,
+    LaneFull,
+    NotSupported,
+    RunNotActive,
+    ThreadBusy,
+)
+from domain.lane import Lane, lane_id_of
 from domain.request import (
     check_fields,
     check_stateless,
@@ -39,7 +45,7 @@ from domain.request import (
     spec_of,
 )
 from domain.requests import MAX_WAITING, Line, Occurrence, RunPlan, plan_of
-from domain.run import CancelRun, Run, SettleRun, run_of
+from domain.run import CancelRun, ClaimRun, Run, SettleRun, run_of
 from domain.thread import Thread
 
 THREAD = UUID("01900000-0000-7000-8000-000000000001")
@@ -87,11 +93,16 @@ def requested(changes: Changes, run_id: UUID = RUN) -> RunRequested:
     return body
 
 
+def changed_lane(changes: Changes) -> LaneChanged:
+    [body] = bodies(changes)[lane_id_of(THREAD)]
+    assert isinstance(body, LaneChanged)
+    return body
+
+
 def test_firing_appends_run_and_lane_and_rests_on_the_cron() -> None:
     changes = requests.fire_on_thread(cron_plan(input={"x": 1}), OCCURRENCE, line(), {"topic": "t"}, NOW)
     assert changes.expects == (Expect(CRON, 2),)
     request = requested(changes)
-    assert not request.waits
     assert request.metadata == {
         "created_by": "system",
         "topic": "t",
@@ -105,7 +116,8 @@ def test_firing_appends_run_and_lane_and_rests_on_the_cron() -> None:
 
 
 def test_firing_on_a_busy_thread_waits() -> None:
-    assert requested(requests.fire_on_thread(cron_plan(), OCCURRENCE, line(OTHER), {}, NOW)).waits
+    changes = requests.fire_on_thread(cron_plan(), OCCURRENCE, line(OTHER), {}, NOW)
+    assert [entry.run_id for entry in changed_lane(changes).in_flight] == [OTHER, RUN]
 
 
 def test_firing_that_the_lane_refuses_is_recorded() -> None:
@@ -167,20 +179,12 @@ STARTED = RunStarted(thread_id=THREAD, attempt=1, worker="w")
 SUCCEEDED = RunSucceeded(thread_id=THREAD, attempt=1)
 
 
-def test_settle_dispatches_the_next_in_the_same_append() -> None:
-    waiting = run(msgspec.structs.replace(REQUEST, waits=True), run_id=OTHER)
+def test_settle_leaves_the_lane_in_the_same_append() -> None:
     settled = requests.settle(
-        run(REQUEST, STARTED), SettleRun(attempt=1, outcome=SUCCEEDED), lane(RUN, OTHER), waiting
+        run(REQUEST, STARTED), SettleRun(attempt=1, outcome=SUCCEEDED), lane(RUN, OTHER)
     )
-    assert settled.appends == (
-        Append(RUN, 2, (SUCCEEDED,)),
-        Append(
-            lane_id_of(THREAD),
-            2,
-            (LaneChanged(thread_id=THREAD, change="left", run_id=RUN, in_flight=(LaneRun(OTHER),)),),
-        ),
-        Append(OTHER, 1, (RunDispatched(thread_id=THREAD),)),
-    )
+    left = LaneChanged(thread_id=THREAD, change="left", run_id=RUN, in_flight=(LaneRun(OTHER),))
+    assert settled.appends == (Append(RUN, 2, (SUCCEEDED,)), Append(lane_id_of(THREAD), 2, (left,)))
 
 
 def test_taking_a_place_stops_those_who_have_it() -> None:
@@ -193,46 +197,60 @@ def test_taking_a_place_stops_those_who_have_it() -> None:
         assert [type(body) for body in stored[THIRD]] == [RunCancelRequested, outcome]
         [asked] = stored[RUN]
         assert isinstance(asked, RunRequested)
-        assert asked.waits
         [changed] = stored[lane_id_of(THREAD)]
         assert isinstance(changed, LaneChanged)
         assert [(e.run_id, e.stopping) for e in changed.in_flight] == [(OTHER, strategy), (RUN, "")]
 
 
-def test_taking_the_place_of_one_who_waits_starts_at_once() -> None:
-    busy = Line(lane=lane(OTHER), runs={OTHER: run(REQUEST, run_id=OTHER)})
-    plan = plan_of({"multitask_strategy": "interrupt"}, ASSISTANT, "alice")
-    assert not requested(requests.request_on_thread(plan, OCCURRENCE, busy, {}, NOW)).waits
+CLAIM = ClaimRun(worker="w")
 
 
-def test_delayed_run_is_released_when_its_time_and_turn_have_come() -> None:
-    delayed = msgspec.structs.replace(OCCURRENCE, not_before=NOW + timedelta(minutes=1))
-    plan = plan_of({}, ASSISTANT, "alice")
-    changes = requests.request_on_thread(plan, delayed, line(), {}, NOW)
-    asked = requested(changes)
-    assert asked.waits
-    [joined] = bodies(changes)[lane_id_of(THREAD)]
-    assert isinstance(joined, LaneChanged)
-    waiting, alone = run(asked), evolve(lane(), joined)
-    assert not requests.release(waiting, alone, NOW)
-    released = requests.release(waiting, alone, NOW + timedelta(minutes=1))
-    assert bodies(released)[RUN] == [RunDispatched(thread_id=THREAD)]
-    assert released.expects == (Expect(lane_id_of(THREAD), 1),)
-    behind = Lane(thread_id=THREAD, in_flight=(LaneRun(OTHER), *joined.in_flight))
-    assert not requests.release(waiting, behind, NOW + timedelta(hours=1))
+def test_claim_is_of_the_head_alone() -> None:
+    claimed = requests.claim(run(REQUEST), CLAIM, lane(RUN, OTHER), NOW)
+    assert [append.stream_id for append in claimed.appends] == [RUN]
+    for others in (lane(OTHER, RUN), lane(), lane(OTHER)):
+        assert not requests.may_claim(run(REQUEST), others, NOW)
+        with pytest.raises(RunNotActive, match="not its turn"):
+            requests.claim(run(REQUEST), CLAIM, others, NOW)
+
+
+def test_claim_of_a_delayed_run_is_when_it_is_due_and_rests_on_the_lane() -> None:
+    due = NOW + timedelta(minutes=1)
+    delayed = run(msgspec.structs.replace(REQUEST, not_before=due))
+    alone = Lane(thread_id=THREAD, version=1, in_flight=(LaneRun(RUN, due),))
+    with pytest.raises(RunNotActive):
+        requests.claim(delayed, CLAIM, alone, NOW)
+    claimed = requests.claim(delayed, CLAIM, alone, due)
+    assert changed_lane(claimed).in_flight == (LaneRun(RUN),)
+    assert [append.expected_version for append in claimed.appends] == [1, 1]
+
+
+def test_claim_of_a_run_that_has_started_needs_no_turn() -> None:
+    lost = ClaimRun(worker="w2", lost="lease expired")
+    closed = Lane(thread_id=THREAD, version=3, closed=True)
+    [append] = requests.claim(run(REQUEST, STARTED), lost, closed, NOW).appends
+    assert isinstance(append.bodies[0], RunStarted)
 
 
 def test_delayed_temporary_run_has_no_turn_to_wait_for() -> None:
-    delayed = msgspec.structs.replace(OCCURRENCE, not_before=NOW + timedelta(minutes=1))
+    due = NOW + timedelta(minutes=1)
+    delayed = msgspec.structs.replace(OCCURRENCE, not_before=due)
     plan = plan_of({}, ASSISTANT, "alice", temporary=True)
-    asked = requested(requests.request_stateless(plan, delayed, NOW))
-    assert asked.waits
-    released = requests.release(run(asked), lane(), NOW + timedelta(minutes=1))
-    assert [append.stream_id for append in released.appends] == [RUN]
+    alone = run(requested(requests.request_stateless(plan, delayed, NOW)))
+    assert not requests.may_claim(alone, lane(), NOW)
+    assert [a.stream_id for a in requests.claim(alone, CLAIM, lane(), due).appends] == [RUN]
+
+
+def test_more_than_may_wait_are_refused() -> None:
+    plan = plan_of({}, ASSISTANT, "alice")
+    busy = line(*(UUID(int=100 + n) for n in range(3)))
+    assert requests.request_on_thread(plan, OCCURRENCE, busy, {}, NOW, 3)
+    with pytest.raises(LaneFull):
+        requests.request_on_thread(plan, OCCURRENCE, busy, {}, NOW, 2)
 
 
 def test_cancelled_running_run_stays_in_the_line_until_it_has_stopped() -> None:
-    changes = requests.cancel(run(REQUEST, STARTED), CancelRun(action="rollback"), lane(RUN, OTHER), None)
+    changes = requests.cancel(run(REQUEST, STARTED), CancelRun(action="rollback"), lane(RUN, OTHER))
     assert [type(body) for body in bodies(changes)[RUN]] == [RunCancelRequested]
     [changed] = bodies(changes)[lane_id_of(THREAD)]
     assert isinstance(changed, LaneChanged)
@@ -240,8 +258,8 @@ def test_cancelled_running_run_stays_in_the_line_until_it_has_stopped() -> None:
 
 
 def test_cancelled_waiting_run_leaves_the_line() -> None:
-    waiting = run(msgspec.structs.replace(REQUEST, waits=True))
-    changes = requests.cancel(waiting, CancelRun(reason="enough"), lane(OTHER, RUN), None)
+    waiting = run(REQUEST)
+    changes = requests.cancel(waiting, CancelRun(reason="enough"), lane(OTHER, RUN))
     assert bodies(changes)[RUN] == [
         RunCancelRequested(thread_id=THREAD, reason="enough"),
         RunInterrupted(thread_id=THREAD, reason="enough"),
@@ -254,13 +272,15 @@ def test_cancelled_waiting_run_leaves_the_line() -> None:
 def test_deleted_thread_takes_runs_and_crons_with_it() -> None:
     thread = Thread(thread_id=THREAD, version=1, user_id="alice")
     running = run(REQUEST, STARTED)
-    waiting = run(msgspec.structs.replace(REQUEST, waits=True), run_id=OTHER)
+    waiting = run(REQUEST, run_id=OTHER)
     ended = Append(CRON, 1, (CronDeleted(reason="thread_deleted"),))
     changes = requests.delete_thread(thread, lane(RUN, OTHER), [running, waiting], (ended,))
     stored = bodies(changes)
     assert [type(body) for body in stored[RUN]] == [RunCancelRequested]
     assert [type(body) for body in stored[OTHER]] == [RunCancelRequested, RunInterrupted]
-    assert stored[lane_id_of(THREAD)] == [LaneChanged(thread_id=THREAD, change="closed", closed=True)]
+    at_work = (LaneRun(RUN, stopping="interrupt"),)
+    closed = LaneChanged(thread_id=THREAD, change="closed", in_flight=at_work, closed=True)
+    assert stored[lane_id_of(THREAD)] == [closed]
     assert stored[THREAD] == [ThreadDeleted()]
     assert stored[CRON] == [CronDeleted(reason="thread_deleted")]
 

@@ -10,7 +10,6 @@ from contracts.events import (
     OccurrenceSkipped,
     RunCancelRequested,
     RunDeleted,
-    RunDispatched,
     RunFailed,
     RunInterrupted,
     RunReleased,
@@ -27,7 +26,6 @@ from domain.run import (
     CancelRun,
     ClaimRun,
     DeleteRun,
-    DispatchRun,
     Outcome,
     ReleaseRun,
     Run,
@@ -47,7 +45,6 @@ REQUESTED = RunRequested(
     user_id="anonymous",
     kwargs=Payload(inline=msgspec.Raw(b"{}")),
 )
-WAITING = msgspec.structs.replace(REQUESTED, waits=True)
 STARTED = RunStarted(thread_id=THREAD, cron_id=CRON, attempt=1, worker="w1")
 SUCCEEDED = RunSucceeded(thread_id=THREAD, cron_id=CRON, attempt=1)
 OUTCOMES: list[Outcome] = [
@@ -65,24 +62,11 @@ def given(*bodies: Body) -> Run | None:
     )
 
 
-def test_dispatched_at_once_unless_it_waits() -> None:
-    run, waiting = given(REQUESTED), given(WAITING)
-    assert run is not None
-    assert waiting is not None
-    assert (run.dispatched, waiting.dispatched) == (True, False)
-
-
-def test_waiting_run_is_dispatched_once() -> None:
-    dispatched = RunDispatched(thread_id=THREAD, cron_id=CRON)
-    assert decide(given(WAITING), DispatchRun()) == [dispatched]
-    assert decide(given(WAITING, dispatched), DispatchRun()) == []
-
-
 def test_claim_is_the_start_of_an_attempt() -> None:
     assert decide(given(REQUESTED), ClaimRun(worker="w1")) == [STARTED]
 
 
-@pytest.mark.parametrize("bodies", [(WAITING,), (REQUESTED, STARTED), (REQUESTED, STARTED, SUCCEEDED)])
+@pytest.mark.parametrize("bodies", [(REQUESTED, STARTED), (REQUESTED, STARTED, SUCCEEDED)])
 def test_claim_refused(bodies: tuple[Body, ...]) -> None:
     with pytest.raises(RunNotActive):
         decide(given(*bodies), ClaimRun(worker="w2"))
@@ -200,7 +184,7 @@ def test_only_an_ended_run_is_deleted_and_then_unknown() -> None:
         decide(given(REQUESTED, STARTED, SUCCEEDED, deleted), DeleteRun())
 
 
-@pytest.mark.parametrize("command", [DispatchRun(), ClaimRun(worker="w"), CancelRun(), DeleteRun()])
+@pytest.mark.parametrize("command", [ClaimRun(worker="w"), CancelRun(), DeleteRun()])
 def test_unknown_run(command: RunCommand) -> None:
     with pytest.raises(RunNotFound):
         decide(None, command)

@@ -171,9 +171,23 @@ def wraps_with_step(text: str) -> bool:
     return False
 
 
-@settings(max_examples=400, deadline=None)
-@given(SCHEDULES, st.sampled_from(STARTS), st.integers(-90_000, 50_000))
+ORACLE = given(SCHEDULES, st.sampled_from(STARTS), st.integers(-90_000, 50_000))
+
+
+@settings(max_examples=200, deadline=None)
+@ORACLE
 def test_promise_holds_against_the_oracle(text: str, change: tuple[str, int], shift: int) -> None:
+    check_promise(text, change, shift)
+
+
+@pytest.mark.long
+@settings(max_examples=5000, deadline=None)
+@ORACLE
+def test_promise_holds_at_length(text: str, change: tuple[str, int], shift: int) -> None:
+    check_promise(text, change, shift)
+
+
+def check_promise(text: str, change: tuple[str, int], shift: int) -> None:
     if wraps_with_step(text):
         return
     name, instant = change

@@ -9,7 +9,7 @@ import pytest
 
 from contracts.api import CommandBody, RunKwargs, StateWrite
 from contracts.events import FiringKind, LaneChanged, LaneRun, RunRequested, Stopping
-from contracts.ledger import Body, Payload
+from contracts.ledger import Body
 from domain import requests
 from domain.assistant import Assistant
 from domain.changes import Changes
@@ -17,7 +17,6 @@ from domain.errors import InvalidField, LaneFull, ThreadBusy, ThreadNotFound
 from domain.lane import Lane, lane_id_of
 from domain.request import check_write, updates_of
 from domain.requests import MAX_WAITING, Line, RunPlan
-from domain.run import Run
 
 THREAD, RUN, OTHER = UUID("01900000-0000-7000-8000-000000000001"), UUID(int=4), UUID(int=5)
 NOW = datetime(2026, 11, 24, 9, tzinfo=UTC)
@@ -37,23 +36,8 @@ def plan(checkpoint: dict[str, Any] | None = None) -> RunPlan:
 
 
 def line(*entries: tuple[UUID, FiringKind, Stopping]) -> Line:
-    runs = {
-        run_id: Run(
-            run_id=run_id,
-            version=1,
-            request=RunRequested(
-                thread_id=THREAD,
-                assistant_id=UUID(int=9),
-                graph_id="agent",
-                user_id="alice",
-                kwargs=Payload(),
-                kind=kind,
-            ),
-        )
-        for run_id, kind, _ in entries
-    }
-    in_flight = tuple(LaneRun(run_id, None, stopping) for run_id, _, stopping in entries)
-    return Line(lane=Lane(thread_id=THREAD, version=len(entries), in_flight=in_flight), runs=runs)
+    in_flight = tuple(LaneRun(run_id, None, stopping, kind == "state") for run_id, kind, stopping in entries)
+    return Line(lane=Lane(thread_id=THREAD, version=len(entries), in_flight=in_flight))
 
 
 def written(on: Line, checkpoint: dict[str, Any] | None = None) -> Changes:
@@ -70,6 +54,14 @@ def request(changes: Changes) -> RunRequested:
     return body
 
 
+def waits_for(changes: Changes) -> list[UUID]:
+    [body] = bodies(changes)[lane_id_of(THREAD)]
+    assert isinstance(body, LaneChanged)
+    *others, last = body.in_flight
+    assert last.run_id == RUN
+    return [entry.run_id for entry in others]
+
+
 def kwargs(changes: Changes) -> RunKwargs:
     inline = request(changes).kwargs.inline
     assert isinstance(inline, msgspec.Raw)
@@ -79,14 +71,14 @@ def kwargs(changes: Changes) -> RunKwargs:
 def test_write_is_a_run_that_no_client_sees() -> None:
     changes = written(line())
     asked = request(changes)
-    assert (asked.kind, asked.waits, asked.graph_id, asked.cron_id) == ("state", False, "agent", None)
+    assert (asked.kind, asked.graph_id, asked.cron_id) == ("state", "agent", None)
     carried = kwargs(changes)
     assert (carried.updates, carried.input, carried.command) == (UPDATES, None, None)
     assert carried.config == {"configurable": {"model": "small"}}
     assert carried.context == {"who": "me"}
     [joined] = bodies(changes)[lane_id_of(THREAD)]
     assert isinstance(joined, LaneChanged)
-    assert joined.in_flight == (LaneRun(RUN),)
+    assert joined.in_flight == (LaneRun(RUN, writes=True),)
 
 
 def test_fork_names_its_checkpoint_and_leaves_the_context_alone() -> None:
@@ -111,11 +103,11 @@ def test_write_is_refused_while_a_run_is_in_flight() -> None:
 
 @pytest.mark.parametrize("stopping", ["interrupt", "rollback"])
 def test_write_waits_for_a_run_that_is_being_stopped(stopping: Stopping) -> None:
-    assert request(written(line((OTHER, "", stopping)))).waits
+    assert waits_for(written(line((OTHER, "", stopping)))) == [OTHER]
 
 
 def test_writes_wait_for_each_other() -> None:
-    assert request(written(line((OTHER, "state", "")))).waits
+    assert waits_for(written(line((OTHER, "state", "")))) == [OTHER]
 
 
 def test_not_without_end() -> None:

@@ -42,14 +42,19 @@ def test_client_may_not_choose_an_id_of_an_occurrence() -> None:
         threads.decide(None, CreateThread(thread_id=derived, user_id="anonymous", chosen=True))
 
 
-def test_update_merges_shallowly_and_says_only_what_changed() -> None:
+def test_update_merges_shallowly_and_says_all() -> None:
     assert threads.decide(thread(CREATED), UpdateThread(metadata={"a": 1, "b": {"c": 2}})) == [
-        ThreadUpdated(metadata={"b": {"c": 2}})
+        ThreadUpdated(user_id="anonymous", metadata={"a": 1, "b": {"c": 2}})
     ]
     assert threads.decide(thread(CREATED), UpdateThread(metadata={"a": 1})) == []
-    merged = thread(CREATED, ThreadUpdated(metadata={"b": 2}))
-    assert merged is not None
-    assert merged.metadata == {"a": 1, "b": 2}
+
+
+def test_the_newest_event_is_all_that_is_read() -> None:
+    updated = ThreadUpdated(user_id="anonymous", metadata={"a": 1, "b": 2})
+    newest = recorded(THREAD, CREATED, updated)[-1:]
+    found = threads.thread_of(THREAD, newest)
+    assert found == thread(CREATED, updated)
+    assert found == Thread(thread_id=THREAD, version=2, user_id="anonymous", metadata={"a": 1, "b": 2})
 
 
 def test_deleted_thread_is_unknown() -> None:

@@ -1,117 +1,180 @@
-"""The whole server is killed again and again; afterwards the ledger tells of each occurrence exactly once."""
+"""Processes are killed again and again; afterwards the ledger tells of each occurrence exactly once."""
 
 import asyncio
 import fcntl
 import os
 import random
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
 import time
-from collections import Counter
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 import msgspec
 import pytest
 from langgraph_sdk import get_client
 
 from contracts.codec import EventCodec
-from contracts.events import (
-    CronCreated,
-    CronPaused,
-    OccurrenceMissed,
-    OccurrenceSkipped,
-    OccurrencesMissed,
-    RunRequested,
-)
-from contracts.ledger import RawRecorded, Recorded
+from contracts.events import AssistantCreated, CronCreated
+from contracts.ledger import Append
+from domain.assistant import default_assistant_id
+from domain.changes import Changes
+from services.kit.clock import SystemClock
+from services.kit.eventlog.beside import beside_owner
+from services.kit.eventlog.sqlite import SqliteLog
+from services.projector.replay import verify
+from tests.faults.client import Client
+from tests.faults.verdict import ledger, unsettled, untrue
 
 CRONS = 200
 KILLS = 20
+SEED = 20261124
 TERMINAL = {"success", "error", "timeout", "interrupted"}
 
 
-async def create_crons(url: str) -> None:
+class Beside:
+    """A process on a data folder: `python -m MODULE DIR`. It says so when it is ready."""
+
+    def __init__(self, module: str, data: Path) -> None:
+        self._module, self._data = module, data
+        self._process: subprocess.Popen[str] | None = None
+
+    def start(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", self._module, str(self._data)],
+            cwd=Path(__file__).parents[2],
+            env={**os.environ, "CRONLEDGER_CATCH_UP_SPREAD_S": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+
+    def await_ready(self) -> None:
+        assert self._process is not None
+        assert self._process.stdout is not None
+        assert "is ready" in self._process.stdout.readline()
+
+    def kill(self) -> None:
+        assert self._process is not None
+        self._process.kill()
+        self._process.communicate()
+
+    def stop(self) -> str:
+        """What it said at the end."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGTERM)
+        return self._process.communicate(timeout=30)[0]
+
+
+def scheduler(data: Path) -> Beside:
+    """Another scheduler on the same ledger."""
+    return Beside("services.scheduler", data)
+
+
+# --- where it is decided: a ledger, two schedulers, no graphs ----------------------------------------
+
+
+async def make_crons(data: Path) -> None:
+    """One half without threads, a quarter that wait in lanes, a quarter that are skipped while it is busy."""
+    bus, log = await beside_owner(data, "test")
+    client = Client(log, SystemClock())
+    assistant = AssistantCreated(graph_id="counter", name="counter", system=True)
+    append = Append(default_assistant_id("counter"), 0, (assistant,))
+    await client.do(lambda: Changes(appends=() if log.stream(append.stream_id) else (append,)))
+    for n in range(CRONS):
+        thread_id = await client.thread() if n % 2 == 0 else None
+        strategy = "reject" if n % 4 else "enqueue"
+        await client.cron("* * * * * *", "counter", {"multitask_strategy": strategy}, thread_id=thread_id)
+    await bus.close()
+    await log.close()
+
+
+async def pause_each(data: Path) -> None:
+    bus, log = await beside_owner(data, "test")
+    client = Client(log, SystemClock())
+    for event in log.read_topics("cron.created", 0, log.head(), CRONS):
+        await client.change(event.stream_id, enabled=False)
+    await bus.close()
+    await log.close()
+
+
+def await_told(data: Path, most_s: float = 60) -> None:
+    """Until each cron has told of all that it was due at before now."""
+    until, deadline = int(time.time()), time.monotonic() + most_s
+    while untrue(ledger(data / "ledger.db"), until):
+        assert time.monotonic() < deadline, untrue(ledger(data / "ledger.db"), until)
+        time.sleep(0.2)
+
+
+async def differences(data: Path) -> list[Any]:
+    log = SqliteLog(data / "ledger.db", EventCodec())
+    try:
+        return list(verify(log, data / "views.db"))
+    finally:
+        await log.close()
+
+
+def test_twenty_kills(tmp_path: Path) -> None:
+    owner = Beside("tests.faults.owner", tmp_path)
+    pair = [scheduler(tmp_path), scheduler(tmp_path)]
+    all_three = [owner, *pair]
+    chance = random.Random(SEED)
+
+    def begin(processes: list[Beside]) -> None:
+        for process in processes:
+            process.start()
+            process.await_ready()
+
+    begin(all_three)
+    asyncio.run(make_crons(tmp_path))
+    for _ in range(KILLS):
+        time.sleep(chance.uniform(0.1, 1.3))
+        # Without the owner the others could do nothing: they go with it.
+        victims = chance.choice([all_three, pair, pair[:1], pair[1:]])
+        for process in victims:
+            process.kill()
+        begin(victims)
+    await_told(tmp_path)
+    asyncio.run(pause_each(tmp_path))
+    await_told(tmp_path)
+    said = [each.stop() for each in pair]
+    owner.stop()
+    recorded = ledger(tmp_path / "ledger.db")
+    assert len([e for e in recorded if isinstance(e.body, CronCreated)]) == CRONS
+    assert untrue(recorded, int(time.time())) == []
+    # Both were at it: one found occurrences that the other had decided.
+    assert all(" duplicates " in each for each in said)
+    assert any(not each.endswith(" 0\n") for each in said), said
+    assert asyncio.run(differences(tmp_path)) == []
+
+
+# --- the whole server ---------------------------------------------------------------------------------
+
+
+async def create_crons(url: str, many: int) -> None:
     async with get_client(url=url) as client:
-        await _create(client)
+        await asyncio.gather(*(_create(client, n) for n in range(many)))
 
 
-async def _create(client: Any) -> None:
-    async def one(n: int) -> None:
-        if n % 2:
-            await client.crons.create("counter", schedule="* * * * * *", input={"wait_s": 0})
-        else:
-            thread = await client.threads.create()
-            # One half waits its turn, the other is skipped while the thread is busy.
-            strategy = "reject" if n % 4 else "enqueue"
-            await client.crons.create_for_thread(
-                thread["thread_id"],
-                assistant_id="counter",
-                schedule="* * * * * *",
-                multitask_strategy=strategy,
-            )
-
-    for start in range(0, CRONS, 20):
-        await asyncio.gather(*(one(n) for n in range(start, start + 20)))
+async def _create(client: Any, n: int) -> None:
+    if n % 2:
+        await client.crons.create("counter", schedule="* * * * * *", input={"wait_s": 0})
+        return
+    thread = await client.threads.create()
+    # One half waits its turn, the other is skipped while the thread is busy.
+    strategy = "reject" if n % 4 else "enqueue"
+    await client.crons.create_for_thread(
+        thread["thread_id"], assistant_id="counter", schedule="* * * * * *", multitask_strategy=strategy
+    )
 
 
 async def pause_all(url: str) -> None:
     async with get_client(url=url) as client:
         for cron in await client.crons.search(limit=1000):
             await client.crons.update(cron["cron_id"], enabled=False)
-
-
-def events(path: Any) -> list[Recorded]:
-    codec = EventCodec()
-    connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
-    try:
-        rows = connection.execute(
-            "SELECT notification_id, originator_id, originator_version, topic, state"
-            " FROM stored_events ORDER BY notification_id"
-        ).fetchall()
-    finally:
-        connection.close()
-    return [codec.recorded(RawRecorded(r[0], UUID(bytes=r[1]), r[2], r[3], bytes(r[4]))) for r in rows]
-
-
-def occurrences(recorded: list[Recorded]) -> dict[UUID, Counter[int]]:
-    """Cron -> how often the ledger tells of each second."""
-    told: dict[UUID, Counter[int]] = {}
-    for event in recorded:
-        match event.body:
-            case RunRequested(cron_id=UUID() as cron, scheduled_for=due) if due is not None:
-                told.setdefault(cron, Counter())[int(due.timestamp())] += 1
-            case (
-                OccurrenceSkipped(cron_id=UUID() as cron, scheduled_for=due)
-                | OccurrenceMissed(cron_id=UUID() as cron, scheduled_for=due)
-            ):
-                told.setdefault(cron, Counter())[int(due.timestamp())] += 1
-            case OccurrencesMissed(first=first, last=last, count=count):
-                stretch = range(int(first.timestamp()), int(last.timestamp()) + 1)
-                # A stretch may lie around occurrences that were decided one by one; it says how many it means.
-                told.setdefault(event.stream_id, Counter())
-                fresh = [s for s in stretch if not told[event.stream_id][s]]
-                assert len(fresh) == count, (event, len(fresh))
-                told[event.stream_id].update(fresh)
-    return told
-
-
-def check_occurrences(recorded: list[Recorded]) -> None:
-    born = {e.stream_id: int(e.meta.at.timestamp()) for e in recorded if isinstance(e.body, CronCreated)}
-    told = occurrences(recorded)
-    assert len(born) == CRONS
-    paused = {e.stream_id: int(e.meta.at.timestamp()) for e in recorded if isinstance(e.body, CronPaused)}
-    for cron, birth in born.items():
-        counts = told[cron]
-        doubled = [second for second, times in counts.items() if times > 1]
-        assert not doubled, (cron, doubled[:5])
-        until = max(counts)
-        assert until >= paused[cron] - 1, (cron, paused[cron] - until)
-        lost = [second for second in range(birth + 1, until + 1) if second not in counts]
-        assert not lost, (cron, lost[:5], len(lost))
 
 
 async def wait_for_the_end(server: Any) -> None:
@@ -130,72 +193,41 @@ async def wait_for_the_end(server: Any) -> None:
             await asyncio.sleep(0.5)
 
 
-class SecondScheduler:
-    """Another scheduler process on the same ledger, started anew when its server was killed."""
-
-    def __init__(self, data: Path) -> None:
-        self.data = data
-        self.process: subprocess.Popen[str] | None = None
-
-    def start(self) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "services.scheduler", str(self.data)],
-            cwd=Path(__file__).parents[2],
-            env={**os.environ, "CRONLEDGER_CATCH_UP_SPREAD_S": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-
-    def kill(self) -> None:
-        assert self.process is not None
-        self.process.kill()
-        self.process.communicate()
-
-    def stop(self) -> str:
-        """What it said at the end."""
-        assert self.process is not None
-        self.process.terminate()
-        return self.process.communicate(timeout=30)[0]
-
-
-@pytest.mark.parametrize("schedulers", [1, 2])
-def test_twenty_kills(make_server: Any, schedulers: int) -> None:
+@pytest.mark.parametrize(
+    ("crons", "kills", "schedulers"),
+    [
+        (20, 5, 2),
+        pytest.param(200, 20, 1, marks=pytest.mark.long),
+        pytest.param(200, 20, 2, marks=pytest.mark.long),
+    ],
+)
+def test_kills_of_a_whole_server(make_server: Any, crons: int, kills: int, schedulers: int) -> None:
     server = make_server(
         CRONLEDGER_CRONS_PER_USER="0", CRONLEDGER_CATCH_UP_SPREAD_S="1", CRONLEDGER_LEASE_S="2"
     )
-    second = SecondScheduler(server.data)
-    if schedulers == 2:
-        second.start()
-    asyncio.run(create_crons(server.url))
-    chance = random.Random(20261124)
-    for _ in range(KILLS):
+    others = [scheduler(server.data) for _ in range(schedulers - 1)]
+    for other in others:
+        other.start()
+    asyncio.run(create_crons(server.url, crons))
+    chance = random.Random(SEED)
+    for _ in range(kills):
         time.sleep(chance.uniform(0.2, 2.5))
+        for other in others:
+            other.kill()
         server.kill()
-        if schedulers == 2:
-            second.kill()
         server.start()
-        if schedulers == 2:
-            second.start()
-    if schedulers == 2:
-        time.sleep(5)
-        said = second.stop()
-        # Both were at it: each found occurrences that the other had decided.
-        assert "duplicates" in said
-        assert not said.endswith("duplicates 0\n")
+        for other in others:
+            other.start()
+    await_told(server.data)
+    for other in others:
+        other.stop()
     asyncio.run(pause_all(server.url))
     asyncio.run(wait_for_the_end(server))
     server.stop()
-    recorded = events(server.data / "ledger.db")
-    check_occurrences(recorded)
-    requested = {e.stream_id for e in recorded if isinstance(e.body, RunRequested)}
-    outcomes = Counter(
-        e.stream_id
-        for e in recorded
-        if e.topic in ("run.succeeded.v1", "run.failed.v1", "run.interrupted.v1", "run.timed_out.v1")
-    )
-    assert set(outcomes) == requested
-    assert set(outcomes.values()) == {1}
+    recorded = ledger(server.data / "ledger.db")
+    assert len([e for e in recorded if isinstance(e.body, CronCreated)]) == crons
+    assert untrue(recorded, int(time.time())) == []
+    assert unsettled(recorded) == []
     verified = server.command("replay", "--verify")
     assert verified.returncode == 0, verified.stdout + verified.stderr
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -10,20 +11,21 @@ import pytest
 from langgraph_sdk import get_client
 from langgraph_sdk.errors import ConflictError, NotFoundError
 
-from contracts.codec import EventCodec
 from contracts.events import LaneChanged, RunRequested, RunRolledBack, RunStarted, Settled
 from contracts.ledger import Recorded
-from services.kit.eventlog.reading import SqliteReader
+from tests.faults.verdict import ledger
 
 CLIENTS = 50
 
 
-def ledger(path: Path) -> list[Recorded]:
-    reader = SqliteReader(path, EventCodec())
-    try:
-        return reader.read(0, 1_000_000)
-    finally:
-        reader.close_readers()
+@pytest.fixture(scope="module")
+def server(make_shared_server: Callable[..., Any]) -> Any:
+    return make_shared_server()
+
+
+def story(path: Path, thread_id: str) -> list[Recorded]:
+    """What happened to the thread's runs and in its lane."""
+    return [e for e in ledger(path) if str(getattr(e.body, "thread_id", "")) == thread_id]
 
 
 def check_one_at_a_time(recorded: list[Recorded]) -> Counter[str]:
@@ -79,7 +81,7 @@ async def test_fifty_clients_on_one_thread(server: Any, strategy: str) -> None:
         state: Any = await client.threads.get_state(thread_id)
         with pytest.raises(NotFoundError):
             await client.runs.get(thread_id, thread_id)
-    ended = check_one_at_a_time(ledger(server.data / "ledger.db"))
+    ended = check_one_at_a_time(story(server.data / "ledger.db", thread_id))
     assert sum(ended.values()) == accepted
     shown = Counter(run["status"] for run in runs)
     assert shown["success"] == ended["RunSucceeded"] >= 1

@@ -94,17 +94,21 @@ def check_each_step_once(run: Any) -> None:
     assert processes[0] != processes[-1]
 
 
-@pytest.mark.parametrize("who", ["child", "server"])
-def test_run_goes_on_in_a_new_process(make_server: Callable[..., Any], who: str) -> None:
-    server = make_server()
+@pytest.fixture(scope="module")
+def server(make_shared_server: Callable[..., Any]) -> Any:
+    """A server that comes to much harm, and is well again when a test ends."""
+    return make_shared_server()
 
+
+@pytest.mark.parametrize("who", ["child", "server"])
+def test_run_goes_on_in_a_new_process(server: Any, who: str) -> None:
     async def before() -> tuple[str, str]:
         async with get_client(url=server.url) as client:
             return await begun(client)
 
     thread_id, run_id = asyncio.run(before())
     if who == "child":
-        os.kill(child_named(server.process.pid, "child"), signal.SIGKILL)
+        os.kill(child_named(server.process.pid, "worker.child1"), signal.SIGKILL)
     else:
         server.kill()
         server.start()
@@ -119,13 +123,11 @@ def test_run_goes_on_in_a_new_process(make_server: Callable[..., Any], who: str)
     check_settled_once(server, run_id, [1, 2])
 
 
-def test_restarts_in_good_order_are_not_held_against_a_run(make_server: Callable[..., Any]) -> None:
-    server = make_server()
-
+def test_restarts_in_good_order_are_not_held_against_a_run(server: Any) -> None:
     async def before() -> tuple[str, str]:
         async with get_client(url=server.url) as client:
             thread_id = (await client.threads.create())["thread_id"]
-            run = await client.runs.create(thread_id, "stepping", input={"wait_s": 1.5}, durability="sync")
+            run = await client.runs.create(thread_id, "stepping", input={"wait_s": 0.8}, durability="sync")
             return thread_id, run["run_id"]
 
     async def until(status: str, thread_id: str, run_id: str) -> Any:
@@ -145,9 +147,7 @@ def test_restarts_in_good_order_are_not_held_against_a_run(make_server: Callable
     check_settled_once(server, ids[1], [1, 2, 3, 4, 5])
 
 
-def test_run_does_not_notice_that_nats_died(make_server: Callable[..., Any]) -> None:
-    server = make_server()
-
+def test_run_does_not_notice_that_nats_died(server: Any) -> None:
     async def use() -> tuple[str, Any]:
         async with get_client(url=server.url) as client:
             thread_id, run_id = await begun(client)
@@ -196,8 +196,7 @@ STREAMED = {
 
 
 @pytest.mark.parametrize("who", ["nobody", "child", "server", "nats"])
-def test_stream_goes_on_behind_the_last_event(make_server: Callable[..., Any], who: str) -> None:
-    server = make_server()
+def test_stream_goes_on_behind_the_last_event(server: Any, who: str) -> None:
     seen: list[tuple[str, Any]] = []
 
     async def new_thread() -> str:
@@ -207,7 +206,7 @@ def test_stream_goes_on_behind_the_last_event(make_server: Callable[..., Any], w
     thread_id = asyncio.run(new_thread())
     assert not asyncio.run(follow(server, f"/threads/{thread_id}/runs/stream", "", seen, 4))
     if who == "child":
-        os.kill(child_named(server.process.pid, "child"), signal.SIGKILL)
+        os.kill(child_named(server.process.pid, "worker.child1"), signal.SIGKILL)
     elif who == "nats":
         os.kill(child_named(server.process.pid, "nats-server"), signal.SIGKILL)
     elif who == "server":

@@ -1,6 +1,6 @@
 """Bad bodies, ids, schedules and queries: each gets a clear 4xx that names the field, and leaves no event behind."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from uuid import uuid4
 
@@ -213,6 +213,11 @@ CASES: list[tuple[str, str, Any, int, str]] = [
     ("GET", "/no/such/route", None, 404, "Not Found"),
     ("PUT", "/threads", {}, 405, "Method Not Allowed"),
 ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def server(make_shared_server: Callable[..., Any]) -> Any:
+    return make_shared_server()
 
 
 @pytest.fixture

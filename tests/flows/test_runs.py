@@ -159,14 +159,17 @@ async def test_firing_takes_the_place_of_the_run_before(client: Any) -> None:
 
     stopped = await until(three_stopped)
     await client.crons.delete(cron["cron_id"])
+    taken = 0
     for run in stopped:
-        told: Any = await client.http.get(f"/threads/{thread_id}/runs/{run['run_id']}/ledger")
-        asked, ended = (
-            datetime.fromisoformat(next(entry["at"] for entry in told if entry["type"] == topic))
-            for topic in ("run.cancel_requested.v1", "run.interrupted.v1")
-        )
+        await client.runs.join(thread_id, run["run_id"])  # it is shown as interrupted before it has ended
+        entries: Any = await client.http.get(f"/threads/{thread_id}/runs/{run['run_id']}/ledger")
+        told = {entry["type"]: datetime.fromisoformat(entry["at"]) for entry in entries}
+        if "run.cancel_requested.v1" not in told:
+            continue  # on a busy machine the next firing can come before it was started
+        taken += 1
         # At once, and not at the worker's next look at the log.
-        assert (ended - asked).total_seconds() < 2
+        assert (told["run.interrupted.v1"] - told["run.cancel_requested.v1"]).total_seconds() < 2
+    assert taken
     await client.threads.delete(thread_id)
 
 
@@ -292,6 +295,11 @@ async def test_delete_stops_first(client: Any, http: httpx.AsyncClient) -> None:
     thread_id = await new_thread(client)
     run = await client.runs.create(thread_id, "counter", input=SLOW)
     await has_status(client, run, "running")
+
+    async def begun() -> Any:
+        return (await client.threads.get_state(thread_id))["next"]
+
+    await until(begun)  # else it leaves no state, and its thread is as idle as before
     await client.runs.cancel(thread_id, run["run_id"])  # it is being stopped already
     answer = await http.delete(f"/threads/{thread_id}/runs/{run['run_id']}")
     assert (answer.status_code, answer.content) == (204, b"")
@@ -478,7 +486,7 @@ async def test_stateless_runs(client: Any, http: httpx.AsyncClient) -> None:
     parts = await collected(client.runs.stream(None, "counter", input={}, stream_mode="updates"))
     assert names(parts) == ["metadata", "updates", "end"]
     run = await client.runs.create(None, "counter", input={"wait_s": 0.2})
-    assert run["status"] == "pending"
+    assert run["status"] in ("pending", "running")  # a worker may be quicker than the answer
     joined = await http.get(f"/threads/{run['thread_id']}/runs/{run['run_id']}/join")
     assert joined.json()["count"] == 1
     assert await client.threads.count() == before

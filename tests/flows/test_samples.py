@@ -4,6 +4,7 @@ import asyncio
 import re
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,10 @@ Serve = Callable[[str], Any]
 Connect = Callable[[str], Awaitable[Any]]
 
 
-@pytest.fixture
-def serve(make_server: Callable[..., Any]) -> Serve:
-    """A server on that sample."""
-    return lambda name: make_server(str(SAMPLES / name))
+@pytest.fixture(scope="module")
+def serve(make_shared_server: Callable[..., Any]) -> Serve:
+    """The server on that sample."""
+    return cache(lambda name: make_shared_server(str(SAMPLES / name)))
 
 
 @pytest.fixture

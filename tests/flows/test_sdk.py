@@ -69,11 +69,20 @@ async def client(server: Any) -> AsyncIterator[Any]:
         yield connected
 
 
+@pytest.fixture(scope="module")
+def swept(make_shared_server: Callable[..., Any]) -> Any:
+    return make_shared_server()
+
+
 @pytest.fixture
-async def alone(make_server: Callable[..., Any]) -> AsyncIterator[Any]:
+async def alone(swept: Any) -> AsyncIterator[Any]:
     """A client whose server has nothing but what the test makes."""
-    async with get_client(url=make_server().url) as connected:
+    async with get_client(url=swept.url) as connected:
         yield connected
+        for cron in await connected.crons.search(limit=1000):
+            await connected.crons.delete(cron["cron_id"])
+        for thread in await connected.threads.search(limit=1000):
+            await connected.threads.delete(thread["thread_id"])
 
 
 async def ended(client: Any, run: Any) -> Any:

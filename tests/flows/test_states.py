@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from textwrap import dedent
 from typing import Any
 from uuid import uuid4
@@ -32,14 +32,15 @@ NESTED = """
 """
 
 
-@pytest.fixture
-def nested(server: Any) -> Any:
-    """The server with a graph within a graph as well."""
-    server.stop()
-    graphs(server, nested="./graphs.py:nested")
-    code = server.folder / "project" / "graphs.py"
+@pytest.fixture(scope="module")
+def server(make_shared_server: Callable[..., Any]) -> Any:
+    """A server with a graph within a graph as well."""
+    made = make_shared_server()
+    made.stop()
+    graphs(made, nested="./graphs.py:nested")
+    code = made.folder / "project" / "graphs.py"
     code.write_text(code.read_text() + dedent(NESTED))
-    return server.start()
+    return made.start()
 
 
 @pytest.fixture
@@ -174,26 +175,24 @@ async def test_history_is_paged_by_any_form_of_before(client: Any, server: Any) 
         assert (await http.post(path, json={})).json() == states[:1]
 
 
-async def test_states_of_subgraphs(nested: Any) -> None:
-    async with get_client(url=nested.url) as connected:
-        client: Any = connected
-        thread_id = await ran(client, "nested")
-        state = await client.threads.get_state(thread_id)
-        [task] = state["tasks"]
-        assert (state["next"], task["name"], task["state"]) == (["inside"], "inside", None)
-        namespace = task["checkpoint"]["checkpoint_ns"]
-        assert namespace.startswith("inside:")
-        whole = await client.threads.get_state(thread_id, subgraphs=True)
-        inner = whole["tasks"][0]["state"]
-        assert (inner["values"]["count"], inner["next"]) == (1, ["ask"])
-        assert inner["checkpoint"]["checkpoint_ns"] == namespace
-        alone = await client.threads.get_state(thread_id, checkpoint=inner["checkpoint"])
-        assert alone["values"] == inner["values"]
-        newest = await client.threads.get_state(thread_id, checkpoint=task["checkpoint"])
-        assert newest["values"] == inner["values"]
-        inside = await client.threads.get_history(thread_id, checkpoint=task["checkpoint"], limit=10)
-        assert inside[0]["values"] == inner["values"]
-        assert len(inside) > 1
+async def test_states_of_subgraphs(client: Any) -> None:
+    thread_id = await ran(client, "nested")
+    state = await client.threads.get_state(thread_id)
+    [task] = state["tasks"]
+    assert (state["next"], task["name"], task["state"]) == (["inside"], "inside", None)
+    namespace = task["checkpoint"]["checkpoint_ns"]
+    assert namespace.startswith("inside:")
+    whole = await client.threads.get_state(thread_id, subgraphs=True)
+    inner = whole["tasks"][0]["state"]
+    assert (inner["values"]["count"], inner["next"]) == (1, ["ask"])
+    assert inner["checkpoint"]["checkpoint_ns"] == namespace
+    alone = await client.threads.get_state(thread_id, checkpoint=inner["checkpoint"])
+    assert alone["values"] == inner["values"]
+    newest = await client.threads.get_state(thread_id, checkpoint=task["checkpoint"])
+    assert newest["values"] == inner["values"]
+    inside = await client.threads.get_history(thread_id, checkpoint=task["checkpoint"], limit=10)
+    assert inside[0]["values"] == inner["values"]
+    assert len(inside) > 1
 
 
 async def test_copy_goes_its_own_way(client: Any, server: Any) -> None:
@@ -260,7 +259,7 @@ async def test_thread_made_of_supersteps(client: Any) -> None:
 
 
 async def test_supersteps_that_fail_leave_nothing(client: Any) -> None:
-    thread_id = str(uuid4())
+    thread_id, before = str(uuid4()), await client.threads.count()
     with pytest.raises(UnprocessableEntityError, match=r"supersteps: .*nobody"):
         await client.threads.create(
             thread_id=thread_id,
@@ -272,7 +271,7 @@ async def test_supersteps_that_fail_leave_nothing(client: Any) -> None:
         )
     with pytest.raises(NotFoundError):
         await client.threads.get(thread_id)
-    assert await client.threads.count() == 0
+    assert await client.threads.count() == before
 
 
 async def test_state_is_not_written_while_a_run_is_in_flight(client: Any) -> None:
@@ -293,7 +292,8 @@ async def test_writes_at_the_same_time_come_one_after_the_other(client: Any) -> 
     assert (await client.threads.get_state(thread_id))["values"]["count"] == 7
 
 
-async def test_thread_of_a_graph_that_is_gone(server: Any) -> None:
+async def test_thread_of_a_graph_that_is_gone(make_server: Callable[..., Any]) -> None:
+    server = make_server()
     async with get_client(url=server.url) as client:
         thread_id = await ran(client, "counter")
         state = await client.threads.get_state(thread_id)

@@ -20,9 +20,10 @@ from services.projector.store import ViewStore
 
 ID = UUID("5f0c1ab4-9a3b-4a53-9f28-53b4d6b4d8f6")
 CREATED = AssistantCreated(graph_id="agent", name="first", context={"a": 1}, system=True)
-SECOND = AssistantUpdated(name="second", context={"b": 2}, number=2)
-IN_STEP = AssistantUpdated(name="renamed", description="d")
-FIRST_AGAIN = AssistantVersionChosen(number=1)
+SECOND = AssistantUpdated(graph_id="agent", name="second", context={"b": 2}, number=2, versions=2)
+IN_STEP = AssistantUpdated(graph_id="agent", name="renamed", description="d", system=True)
+FIRST_AGAIN = AssistantVersionChosen(graph_id="agent", name="first", context={"a": 1}, versions=2)
+THIRD = AssistantUpdated(graph_id="agent", name="first", description="d", number=3, versions=3)
 
 
 @pytest.fixture
@@ -69,7 +70,7 @@ def test_chosen_version_is_shown_whole(store: ViewStore) -> None:
 
 
 def test_change_goes_on_from_the_version_in_force(store: ViewStore) -> None:
-    apply(store, CREATED, SECOND, FIRST_AGAIN, AssistantUpdated(description="d", number=3))
+    apply(store, CREATED, SECOND, FIRST_AGAIN, THIRD)
     assert shown(store, "assistants", "name", "description", "version") == [("first", "d", 3)]
     assert [name for (name,) in shown(store, "assistant_versions", "name")] == ["first", "second", "first"]
 

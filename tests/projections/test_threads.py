@@ -34,6 +34,7 @@ THREAD, COPY = UUID(int=1), UUID(int=2)
 RUN, OTHER = UUID(int=10), UUID(int=11)
 AT = datetime(2026, 11, 24, 9, tzinfo=UTC)
 REFERENCE = CheckpointRef(str(THREAD), "c1")
+KEYS = {table.name: table.key for table in threads.TABLES}
 
 
 class Memory:
@@ -49,7 +50,7 @@ class Memory:
         return None if row is None else dict(row)
 
     def put(self, table: str, row: Row) -> None:
-        self._rows[row["thread_id"]] = dict(row)
+        self._rows[row[KEYS[table]]] = dict(row)
 
     def delete(self, table: str, key: bytes | int) -> None:
         self._rows.pop(key, None)

@@ -1,8 +1,6 @@
 """A project in a folder, and real graph children that run it."""
 
 import asyncio
-import sys
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,12 +9,11 @@ from typing import Any
 
 import msgspec
 
-from contracts.frames import Emitted, RunEnded, StartRun, StoreSettings
+from contracts.frames import Emitted, RunEnded, StartRun
 from contracts.queries import Query
-from services.kit.project import GraphSpec, Project
+from services.kit.project import GraphSpec, Project, StoreConfig
+from services.kit.settings import Settings
 from services.worker.children import ChildPool
-
-HOUR_S = 3600.0
 
 
 class Bench:
@@ -24,13 +21,14 @@ class Bench:
 
     def __init__(self, folder: Path, source: str, graphs: list[str]) -> None:
         self.folder, self.graphs = folder, graphs
+        self.settings = Settings()
         self.trail, self.go = folder / "trail", folder / "go"
         self.pools: list[ChildPool] = []
         self.events: list[Emitted] = []
         self.heard = asyncio.Event()
         (folder / "graphs.py").write_text(dedent(source))
 
-    def project(self, **graphs: str) -> Project:
+    def project(self, store: dict[str, Any] | None = None, **graphs: str) -> Project:
         chosen = graphs or {name: name for name in self.graphs}
         path = self.folder / "graphs.py"
         return Project(
@@ -38,15 +36,14 @@ class Bench:
             folder=self.folder,
             graphs={name: GraphSpec(variable=variable, path=path) for name, variable in chosen.items()},
             roots=(self.folder,),
+            store=StoreConfig(**(store or {})),
             env={"TRAIL": str(self.trail), "GO": str(self.go)},
         )
 
     async def pool(self, children: int = 1, store: dict[str, Any] | None = None, **graphs: str) -> ChildPool:
-        settings = StoreSettings(path=str(self.folder / "store.db"), **(store or {}))
-        checkpoints = self.folder / "checkpoints.db"
-        pool = ChildPool(self.project(**graphs), checkpoints, settings, children, 10, Path(sys.executable))
+        settings = msgspec.structs.replace(self.settings, children=children)
+        pool = ChildPool(settings, self.project(store, **graphs), self.folder)
         self.pools.append(pool)
-        pool.lease(time.monotonic() + HOUR_S)
         await pool.start()
         return pool
 

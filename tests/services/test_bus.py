@@ -7,7 +7,9 @@ import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from uuid import UUID
 
+import msgspec
 import pytest
 
 from contracts.subjects import LEDGER, RUNEV, RUNS, STREAMS, StreamSpec, run_queue_subject, token
@@ -15,7 +17,7 @@ from services.kit.bus import Endpoint, NoResponders, Outgoing, RequestTimeout
 from services.kit.bus.embedded import EmbeddedNats, runtime_endpoint
 from services.kit.bus.nats import NatsBus, StreamDiffers, Streams, ensure_streams
 from services.kit.bus.ordered import OrderedPublisher
-from services.kit.bus.work import PullLoop, WorkQueue
+from services.kit.bus.work import PullLoop, WorkQueue, void_deliveries
 
 
 def messages(first: int, last: int) -> list[Outgoing]:
@@ -205,13 +207,23 @@ async def test_two_publishers_put_each_message_once_and_in_order(nats: EmbeddedN
     assert (await bus.api(f"STREAM.INFO.{LEDGER.name}"))["state"]["messages"] == last
 
 
+RUN_IDS = [UUID(int=n) for n in range(5)]
+
+
+def work(n: int) -> tuple[str, bytes]:
+    return run_queue_subject("default", "normal", RUN_IDS[n]), str(n).encode()
+
+
+def pull_loop(bus: NatsBus, slots: int = 2, ack_wait_s: float = 1) -> PullLoop:
+    every = run_queue_subject("default", "normal")
+    return PullLoop(bus, RUNS.name, "w_default_normal", every, slots, ack_wait_s)
+
+
 async def test_work_is_pulled_by_slots_and_resumes_after_a_kill(nats: EmbeddedNats, bus: NatsBus) -> None:
-    queue = WorkQueue(bus, RUNS.name)
-    loop = PullLoop(bus, RUNS.name, "w_default_normal", run_queue_subject(), 2, ack_wait_s=1)
+    queue, loop = WorkQueue(bus, RUNS.name), pull_loop(bus)
     await loop.start()
     for n in range(4):
-        await queue.put(run_queue_subject(), str(n).encode(), f"m{n}")
-        await queue.put(run_queue_subject(), str(n).encode(), f"m{n}")  # the same id is put once
+        assert await queue.put(*work(n))
     held = [await loop.next(), await loop.next()]
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.3):
@@ -228,14 +240,96 @@ async def test_work_is_pulled_by_slots_and_resumes_after_a_kill(nats: EmbeddedNa
     async with asyncio.timeout(15):
         while True:
             try:
-                await queue.put(run_queue_subject(), b"after", "after")
+                await queue.put(*work(4))
                 break
             except (ConnectionError, TimeoutError):
                 await asyncio.sleep(0.05)
         delivery = await loop.next()
-    assert delivery.data == b"after"
+    assert delivery.data == b"4"
     await delivery.ack()
     await loop.stop()
+
+
+async def test_work_is_put_once_until_it_is_done(bus: NatsBus) -> None:
+    queue, loop = WorkQueue(bus, RUNS.name), pull_loop(bus)
+    assert [await queue.put(*work(1)) for _ in range(3)] == [True, False, False]
+    await loop.start()
+    delivery = await loop.next()
+    assert not await queue.put(*work(1))  # somebody is at it
+    assert await delivery.ack_sync()
+    assert await queue.put(*work(1))  # at once: no window of ids swallows it
+    await loop.stop()
+
+
+async def test_work_that_is_refused_is_no_work_that_is_there(bus: NatsBus) -> None:
+    await ensure_streams(bus, [msgspec.structs.replace(RUNS, max_msgs=1)])
+    queue = WorkQueue(bus, RUNS.name)
+    assert await queue.put(*work(1))
+    with pytest.raises(ConnectionError, match="maximum messages exceeded"):
+        await queue.put(*work(2))
+    assert not await queue.put(*work(1))
+
+
+async def test_what_the_dead_had_comes_at_once(bus: NatsBus) -> None:
+    queue, dead = WorkQueue(bus, RUNS.name), pull_loop(bus, ack_wait_s=600)
+    await queue.put(*work(1))
+    await dead.start()
+    await dead.next()
+    await dead.stop()
+    await void_deliveries(bus, RUNS.name)
+    living = pull_loop(bus, ack_wait_s=600)
+    await living.start()
+    async with asyncio.timeout(10):
+        delivery = await living.next()
+    assert delivery.data == b"1"
+    assert await delivery.ack_sync()
+    await living.stop()
+
+
+async def test_a_consumer_that_is_lost_is_made_again(bus: NatsBus) -> None:
+    loop = pull_loop(bus)
+    await loop.start()
+    await asyncio.sleep(0.1)  # let it ask
+    await void_deliveries(bus, RUNS.name)
+    await WorkQueue(bus, RUNS.name).put(*work(1))
+    async with asyncio.timeout(10):
+        assert (await loop.next()).data == b"1"
+    await loop.stop()
+
+
+async def test_a_stream_that_is_lost_fails_the_pull_and_is_found_again(bus: NatsBus) -> None:
+    loop = pull_loop(bus)
+    await loop.start()
+    await bus.api(f"STREAM.DELETE.{RUNS.name}")
+    async with asyncio.timeout(20):
+        while not loop.failing:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+        await ensure_streams(bus, STREAMS)
+        await WorkQueue(bus, RUNS.name).put(*work(1))
+        assert (await loop.next()).data == b"1"
+    await loop.stop()
+
+
+async def test_a_refusal_of_the_stream_is_an_error(bus: NatsBus) -> None:
+    publisher = OrderedPublisher(bus, LEDGER.name, "ledger.>")
+    await publisher.resync()
+    assert await publisher.publish(messages(1, 2))
+    other = OrderedPublisher(bus, LEDGER.name, "ledger.>")
+    assert not await other.publish(messages(1, 2))  # somebody else did: look again
+    large = Outgoing(3, "ledger.run.done.3", b"x" * 5000)
+    await _limit(bus, 1000)
+    for batch in ([large], [large, large]):
+        with pytest.raises(ConnectionError, match="size exceeds"):
+            await publisher.publish(batch)
+    await _limit(bus, -1)
+    assert await publisher.publish([large])
+
+
+async def _limit(bus: NatsBus, most_bytes: int) -> None:
+    """Let the stream refuse larger messages: that stands for a full store, a seal, a lost quorum."""
+    config = (await bus.api(f"STREAM.INFO.{LEDGER.name}"))["config"]
+    answer = await bus.api(f"STREAM.UPDATE.{LEDGER.name}", {**config, "max_msg_size": most_bytes})
+    assert "error" not in answer, answer
 
 
 @pytest.mark.parametrize("text", ["", "a.b", "a b", "*", ">"])

@@ -1,18 +1,63 @@
-"""The fence around checkpoints: what comes too late is refused, and holds nobody up."""
+"""The fence around checkpoints: a later attempt takes the thread, what comes too late is refused."""
 
 import asyncio
 import contextlib
+import contextvars
 import sqlite3
-import time
+from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from langgraph.checkpoint.base import empty_checkpoint
 
-from services.worker.child.checkpoints import Lease, LeaseEnded, Saver
+from services.worker.child.checkpoints import RUN, Fenced, Saver
 
 PLACE: Any = {"configurable": {"thread_id": "t", "checkpoint_ns": ""}}
+T = TypeVar("T")
+
+
+@pytest.fixture
+async def savers(tmp_path: Path) -> AsyncIterator[list[Saver]]:
+    """Those of two children, on one database."""
+    opened = [await Saver.opened(str(tmp_path / "checkpoints.db")) for _ in range(2)]
+    yield opened
+    for saver in opened:
+        await saver.conn.close()
+
+
+class Attempt:
+    """One try at a run: what it does, it does in a context of its own, as in a task of a child."""
+
+    def __init__(self, saver: Saver, token: int) -> None:
+        self.saver, self.token, self.context = saver, token, contextvars.copy_context()
+        self.context.run(RUN.set, "r")
+
+    def do(self, work: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
+        return self.context.run(asyncio.ensure_future, work)
+
+    async def claim(self) -> None:
+        # The claim belongs to the task's context, and here each step is a task.
+        await asyncio.create_task(self.saver.claim("t", self.token), context=self.context)
+
+    def put(self, place: Any = PLACE) -> "asyncio.Task[Any]":
+        return self.do(self.saver.aput(place, empty_checkpoint(), {}, {}))
+
+    def put_writes(self, checkpoint_id: str) -> "asyncio.Task[None]":
+        place = {"configurable": {**PLACE["configurable"], "checkpoint_id": checkpoint_id}}
+        return self.do(self.saver.aput_writes(place, [("channel", 1)], "task"))
+
+
+async def attempt(saver: Saver, token: int) -> Attempt:
+    made = Attempt(saver, token)
+    await made.claim()
+    return made
+
+
+async def stored(saver: Saver, table: str = "checkpoints") -> int:
+    async with saver.conn.execute(f"SELECT count(*) FROM {table}") as cursor:
+        [(count,)] = await cursor.fetchall()
+    return int(count)
 
 
 def write_elsewhere(path: Path) -> None:
@@ -22,20 +67,108 @@ def write_elsewhere(path: Path) -> None:
         other.rollback()
 
 
+async def test_a_later_attempt_takes_the_thread(savers: list[Saver]) -> None:
+    early, late = await attempt(savers[0], 5), await attempt(savers[1], 9)
+    with pytest.raises(Fenced):
+        await early.put()
+    with pytest.raises(Fenced):
+        await early.put_writes("c")
+    assert (await stored(savers[0]), await stored(savers[0], "writes")) == (0, 0)
+    await late.put()
+    await late.put_writes("c")
+    assert (await stored(savers[0]), await stored(savers[0], "writes")) == (1, 1)
+
+
+async def test_two_attempts_in_one_child_are_told_apart(savers: list[Saver]) -> None:
+    early, late = await attempt(savers[0], 5), await attempt(savers[0], 9)
+    writes = [early.put(), late.put(), early.put(), late.put()]
+    ended = await asyncio.gather(*writes, return_exceptions=True)
+    assert [isinstance(one, Fenced) for one in ended] == [True, False, True, False]
+    assert await stored(savers[0]) == 2
+
+
+async def test_an_older_claim_is_refused_and_the_same_is_not(savers: list[Saver]) -> None:
+    await attempt(savers[0], 9)
+    with pytest.raises(Fenced):
+        await attempt(savers[1], 5)
+    await (await attempt(savers[1], 9)).put()
+
+
+async def test_what_is_undone_or_forgotten_stays_so(savers: list[Saver]) -> None:
+    early = await attempt(savers[0], 5)
+    await early.put()
+    with pytest.raises(Fenced):
+        await savers[1].rollback("t", "r", 4)
+    await savers[1].rollback("t", "r", 6)
+    with pytest.raises(Fenced):
+        await early.put()
+    late = await attempt(savers[0], 7)
+    await late.put()
+    for _ in range(2):
+        await savers[1].forget("t")
+    with pytest.raises(Fenced):
+        await late.put()
+    assert [await stored(savers[0], table) for table in ("checkpoints", "cronledger_claims")] == [0, 0]
+
+
+async def test_a_late_attempt_keeps_nothing_aside(savers: list[Saver]) -> None:
+    await (await attempt(savers[0], 1)).put()
+    early = Attempt(savers[0], 5)
+    early.context.run(RUN.set, "another")
+    await early.claim()
+    async with savers[0].conn.execute("SELECT checkpoint_id FROM checkpoints") as cursor:
+        [(checkpoint_id,)] = await cursor.fetchall()
+    await attempt(savers[1], 9)
+    with pytest.raises(Fenced):
+        await early.put_writes(checkpoint_id)
+    assert await stored(savers[0], "cronledger_touched") == 0
+
+
+async def test_other_threads_are_nobodys_business(savers: list[Saver]) -> None:
+    """A node may run another graph on a thread of its own."""
+    early = await attempt(savers[0], 5)
+    await attempt(savers[1], 9)
+    await early.put({"configurable": {"thread_id": "other", "checkpoint_ns": ""}})
+    await savers[1].copy("other", "copied")
+    assert await stored(savers[0]) == 2
+
+
 @pytest.mark.parametrize("leaves", [False, True])
-async def test_refused_write_holds_no_lock(tmp_path: Path, leaves: bool) -> None:
-    path = tmp_path / "checkpoints.db"
-    lease = Lease(time.monotonic() + 60)
-    saver = await Saver.opened(str(path), lease)
-    await saver.aput(PLACE, empty_checkpoint(), {}, {})
-    lease.until_s = 0
-    writing = asyncio.ensure_future(saver.aput(PLACE, empty_checkpoint(), {}, {}))
+async def test_refused_write_holds_no_lock(savers: list[Saver], tmp_path: Path, leaves: bool) -> None:
+    early = await attempt(savers[0], 5)
+    late = await attempt(savers[1], 9)
+    writing = early.put()
     if leaves:
         await asyncio.sleep(0)
         writing.cancel()  # as when its run is cancelled: the write goes on without it
-    with pytest.raises(asyncio.CancelledError if leaves else LeaseEnded):
+    with pytest.raises(asyncio.CancelledError if leaves else Fenced):
         await writing
-    await asyncio.to_thread(write_elsewhere, path)
-    lease.until_s = time.monotonic() + 60
-    await saver.aput(PLACE, empty_checkpoint(), {}, {})
-    await saver.conn.close()
+    await asyncio.to_thread(write_elsewhere, tmp_path / "checkpoints.db")
+    await late.put()
+
+
+async def test_a_claim_that_is_cancelled_holds_no_lock(savers: list[Saver], tmp_path: Path) -> None:
+    for steps in range(12):
+        claiming = asyncio.ensure_future(savers[0].claim("t", 5))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        claiming.cancel()
+        await asyncio.gather(claiming, return_exceptions=True)
+        await asyncio.to_thread(write_elsewhere, tmp_path / "checkpoints.db")
+
+
+async def test_the_end_of_a_run_waits_for_its_writes(savers: list[Saver], tmp_path: Path) -> None:
+    """Told before, it would be rolled back by another process while a write is still on its way."""
+    run = await attempt(savers[0], 5)
+    with contextlib.closing(sqlite3.connect(tmp_path / "checkpoints.db")) as other:
+        other.execute("BEGIN IMMEDIATE")
+        writing = run.put()
+        await asyncio.sleep(0)
+        writing.cancel()  # as when its run is cancelled: the write goes on without it
+        await asyncio.gather(writing, return_exceptions=True)
+        settled = asyncio.ensure_future(savers[0].settled("r"))
+        await asyncio.sleep(0.05)
+        assert not settled.done()
+        other.rollback()
+    await settled
+    assert await stored(savers[1]) == 1

@@ -1,7 +1,6 @@
 """Real graph children with real graphs: loading, running, cancelling, dying."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from services.worker.graph_child import ChildDied, GraphLoadFailed, NoAnswer
 from tests.services.graph_children import Bench, ask, bench_of, values
 
 GRAPHS = """
-    import asyncio, contextlib, operator, os, time
+    import asyncio, contextlib, operator, os, sys, time
     from pathlib import Path
     from typing import Annotated, Any, TypedDict
     from langchain_core.messages import AIMessage
@@ -70,6 +69,23 @@ GRAPHS = """
         get_stream_writer()("begun")
         await asyncio.sleep(60)
     async def gives_up(state): raise asyncio.CancelledError("by itself")
+    def leave(how):
+        if how == "exit": sys.exit(3)
+        if how == "ctrl-c": raise KeyboardInterrupt
+        if how == "generator": raise GeneratorExit
+        if how == "stop": raise StopIteration
+    async def leave_async(state): leave(state["value"])
+    leaving = built(leave=lambda state: leave(state["value"])).compile()
+    leaving_async = built(leave=leave_async).compile()
+    def leaving_factory(config):
+        if "how" in config.get("configurable", {}): leave(config["configurable"]["how"])
+        return marked("stayed")
+    async def dally(state):
+        if not os.path.exists(os.environ["GO"]):
+            get_stream_writer()("begun")
+            while not os.path.exists(os.environ["TRAIL"]): await asyncio.sleep(0.01)
+        return {"trail": ["dallied"]}
+    dallying = built(dally=dally).compile()
     slow_graph = built(slow=slow).compile()
     waiting = built(heard=heard).compile()
     resigning = built(gives_up=gives_up).compile()
@@ -102,6 +118,10 @@ NAMES = [
     "asking",
     "blocking",
     "hogging",
+    "leaving",
+    "leaving_async",
+    "leaving_factory",
+    "dallying",
     "slow_graph",
     "waiting",
     "resigning",
@@ -206,29 +226,56 @@ async def test_other_runs_of_a_killed_child_are_excused(trail: Bench) -> None:
     for run_id in ("a", "b"):
         await trail.until(lambda event, run_id=run_id: event.run_id == run_id)  # type: ignore[misc]
     pool.kill_run("a")
-    with pytest.raises(ChildDied) as died:
-        await guilty
-    assert not died.value.excused
-    with pytest.raises(ChildDied) as died:
-        await other
-    assert died.value.excused
+    for run in (guilty, other):
+        with pytest.raises(ChildDied, match="run a did not stop") as died:
+            await run
+        assert not died.value.loss.counts
 
 
-async def test_past_the_lease_runs_stop_and_write_nothing(trail: Bench) -> None:
-    pool = await trail.pool()
-    running = asyncio.create_task(trail.run(pool, "waiting", stream_modes=["custom"], durability="sync"))
+async def test_a_later_attempt_fences_an_earlier_one(trail: Bench) -> None:
+    """As after a lease that ended: another worker has the run, and this one does not know it yet."""
+    late, pool = await trail.pool(), await trail.pool()
+    first = {"token": 5, "stream_modes": ["custom"], "durability": "sync"}
+    running = asyncio.create_task(trail.run(late, "dallying", **first))
     await trail.until(lambda event: event.event == "custom")
-    at_pause = await ask(pool, State(graph_id="waiting", thread_id="waiting"))
-    pool.lease(time.monotonic() - 1)
-    with pytest.raises(ChildDied, match="lease") as died:
+    trail.go.touch()
+    ended = await trail.run(pool, "dallying", attempt=2, token=9, stream_modes=["values"])
+    assert values(ended)["trail"] == ["dallied"]
+    trail.trail.touch()
+    with pytest.raises(ChildDied, match="later attempt") as died:
         await running
-    assert died.value.excused
-    with pytest.raises(ChildDied, match="lease"):
-        await trail.run(pool, "plain")
-    assert (await ask(pool, State(graph_id="plain", thread_id="plain")))["checkpoint"] is None
-    assert await ask(pool, State(graph_id="waiting", thread_id="waiting")) == at_pause
-    pool.lease(time.monotonic() + 60)
-    assert (await trail.run(pool, "plain")).status == "success"
+    assert not died.value.loss.counts
+    with pytest.raises(ChildDied, match="later attempt"):
+        await trail.run(late, "dallying", attempt=2, token=8)
+    state = await ask(pool, State(graph_id="dallying", thread_id="dallying"))
+    assert state["checkpoint"] == ended.checkpoint
+
+
+@pytest.mark.parametrize(
+    ("how", "errors"),
+    [
+        ("exit", {"SystemExit"}),
+        ("ctrl-c", {"KeyboardInterrupt"}),
+        ("generator", {"GeneratorExit", "RuntimeError"}),  # Python has its own word for it on the way
+        ("stop", {"RuntimeError"}),
+    ],
+)
+@pytest.mark.parametrize("graph", ["leaving", "leaving_async", "leaving_factory"])
+async def test_who_leaves_leaves_alone(trail: Bench, graph: str, how: str, errors: set[str]) -> None:
+    pool = await trail.pool()
+    [pid] = pool.pids
+    neighbour = asyncio.create_task(trail.run(pool, "waiting", stream_modes=["custom"]))
+    await trail.until(lambda event: event.event == "custom")
+    ended = await trail.run(pool, graph, input={"value": how}, config={"configurable": {"how": how}})
+    assert ended.failure is not None
+    assert ended.status == "error"
+    assert ended.failure.error in errors
+    if how == "exit":
+        assert ended.failure.message == "3"
+    assert (await trail.run(pool, "hello_graph")).status == "success"
+    assert (pool.pids, neighbour.done()) == ([pid], False)
+    pool.cancel("waiting")
+    assert (await neighbour).status == "cancelled"
 
 
 @pytest.mark.parametrize("graph", ["of_runtime"])

@@ -65,7 +65,8 @@ class Bench:
         run = self.run_now(run_id)
         lane = self._lane(run)
         lost = "gone" if run.attempt else ""
-        await self._append(requests.claim(run, ClaimRun(worker="w", lost=lost), lane, None))
+        now = self.parts.log.clock()
+        await self._append(requests.claim(run, ClaimRun(worker="w", lost=lost), lane, now))
         return Feed(self.bus, run_id, run.attempt + 1, began_ms)
 
     async def settle(self, run_id: UUID, feed: Feed | None, values: Any = None, error: str = "") -> None:
@@ -78,9 +79,16 @@ class Bench:
         else:
             outcome = RunSucceeded(**common, output=pack(values)[0])
         command = SettleRun(attempt=run.attempt, outcome=outcome)
-        position = await self._append(requests.settle(run, command, self._lane(run), None))
+        position = await self._append(requests.settle(run, command, self._lane(run)))
         if feed is not None:
             await feed.settled(position)
+
+    async def forget(self) -> None:
+        """Empty the stream of live events, once what was sent has come to it."""
+        async with asyncio.timeout(10):
+            while not (await self.bus.api(f"STREAM.INFO.{RUNEV.name}"))["state"]["messages"]:  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+        await self.bus.api(f"STREAM.PURGE.{RUNEV.name}")
 
     def run_now(self, run_id: UUID) -> Run:
         run = run_of(run_id, self.parts.log.stream(run_id))
@@ -391,7 +399,7 @@ async def test_forgotten_events_leave_the_milestones(bench: Bench, monkeypatch: 
     monkeypatch.setattr("services.gateway.streaming.GRACE_S", 0.0)
     path, run_id = await bench.run(stream_resumable=True)
     await bench.settle(run_id, await bench.claim(run_id), {"n": 7})
-    await bench.bus.api(f"STREAM.PURGE.{RUNEV.name}")
+    await bench.forget()
     async with bench.stream(path + "/stream", headers={"Last-Event-ID": f"{BEGAN}-1"}) as frames:
         found = await frames.rest()
     assert [(event, data) for event, data, _ in found] == [

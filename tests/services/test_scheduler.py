@@ -1,17 +1,13 @@
 """The scheduler on a real log, with a clock that the test moves."""
 
-import asyncio
-from collections.abc import AsyncIterator, Callable
-from datetime import UTC, datetime, timedelta
+from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
 import pytest
 
-from contracts.codec import EventCodec
 from contracts.events import (
-    AssistantCreated,
     CronDeleted,
     CronExpired,
     LaneChanged,
@@ -22,131 +18,10 @@ from contracts.events import (
     ThreadCreated,
     ThreadDeleted,
 )
-from contracts.ledger import Append, Body, Meta, Transaction
-from domain import cron as crons
-from domain.cron import CreateCron, CronCommand, DeleteCron, UpdateCron, cron_of
+from contracts.ledger import Append
+from domain.cron import DeleteCron, UpdateCron
 from domain.lane import lane_id_of
-from services.kit.eventlog.sqlite import SqliteLog
-from services.kit.ids import uuid7
-from services.kit.settings import Settings
-from services.kit.views import Views
-from services.projector.projector import Projector
-from services.scheduler.scheduler import Scheduler
-
-START = datetime(2026, 11, 24, 12, 0, 0, 500_000, tzinfo=UTC)
-ASSISTANT = UUID(int=7)
-
-
-class MovedClock:
-    """Goes forward only when the test says so; whoever waits is woken then."""
-
-    def __init__(self) -> None:
-        self.at = START
-        self._moved = asyncio.Event()
-
-    def now(self) -> datetime:
-        return self.at
-
-    def wall_s(self) -> float:
-        return self.at.timestamp()
-
-    def monotonic_s(self) -> float:
-        return asyncio.get_running_loop().time()
-
-    async def wait(self, event: asyncio.Event, timeout_s: float) -> bool:
-        woken = [asyncio.create_task(event.wait()), asyncio.create_task(self._moved.wait())]
-        await asyncio.wait(woken, timeout=0.02, return_when=asyncio.FIRST_COMPLETED)
-        for task in woken:
-            task.cancel()
-        self._moved.clear()
-        return event.is_set()
-
-    def move(self, **by: float) -> None:
-        self.at += timedelta(**by)
-        self._moved.set()
-
-
-class Bench:
-    """A log with its read models, and schedulers on them."""
-
-    def __init__(self, folder: Path) -> None:
-        self.clock = MovedClock()
-        self.log = SqliteLog(folder / "ledger.db", EventCodec())
-        self.log.clock = self.clock.now  # type: ignore[method-assign]
-        self.projector = Projector(self.log, folder / "views.db")
-        self.views = Views(folder / "views.db")
-        self.settings = Settings(catch_up_spread_s=0)
-        self.schedulers: list[Scheduler] = []
-
-    async def open(self) -> None:
-        await self.log.start()
-        await self.projector.start()
-        created = AssistantCreated(graph_id="agent", name="agent", system=True)
-        await self.store(Append(ASSISTANT, 0, (created,)))
-
-    async def close(self) -> None:
-        for scheduler in self.schedulers:
-            await scheduler.stop()
-        await self.projector.stop()
-        await self.log.close()
-
-    async def schedule(self, how_many: int = 1) -> None:
-        for _ in range(how_many):
-            scheduler = Scheduler(self.log, self.views, self.clock, self.settings)
-            self.schedulers.append(scheduler)
-            await scheduler.start()
-
-    async def halt(self) -> None:
-        for scheduler in self.schedulers:
-            await scheduler.stop()
-        self.schedulers.clear()
-
-    async def store(self, *appends: Append) -> None:
-        meta = Meta(at=self.clock.now(), actor="test")
-        position = await self.log.append(Transaction(meta=meta, appends=appends))
-        await self.projector.reached(position)
-
-    async def thread(self) -> UUID:
-        thread_id = uuid7()
-        await self.store(Append(thread_id, 0, (ThreadCreated(user_id="u"),)))
-        return thread_id
-
-    async def cron(self, schedule: str, **fields: Any) -> UUID:
-        cron_id = uuid7()
-        command = CreateCron(
-            cron_id=cron_id,
-            assistant_id=ASSISTANT,
-            graph_id="agent",
-            user_id="u",
-            schedule=schedule,
-            spec=fields.pop("spec", {}),
-            seconds=True,
-            **fields,
-        )
-        await self.command(cron_id, command)
-        return cron_id
-
-    async def command(self, cron_id: UUID, command: CronCommand) -> None:
-        cron = cron_of(cron_id, self.log.stream(cron_id))
-        changes = crons.changes(cron_id, cron, crons.decide(cron, command, self.clock.now()))
-        position = await self.log.append(changes.by(Meta(at=self.clock.now(), actor="test")))
-        await self.projector.reached(position)
-
-    def events(self, *kinds: type[Body]) -> list[Any]:
-        return [e.body for e in self.log.read(0, 100_000) if isinstance(e.body, kinds)]
-
-    def fired(self, cron_id: UUID | None = None) -> list[str]:
-        requested = [e for e in self.events(RunRequested) if cron_id in (None, e.cron_id)]
-        return [e.scheduled_for.strftime("%H:%M:%S") for e in requested]
-
-    async def until(self, done: Callable[[], Any]) -> None:
-        async with asyncio.timeout(20):
-            while not done():  # noqa: ASYNC110 - the log has no event for what a test looks for
-                await asyncio.sleep(0.01)
-
-    async def quiet(self) -> None:
-        """Until every scheduler has looked twice at what there is."""
-        await asyncio.sleep(0.3)
+from tests.services.schedulers import START, Bench
 
 
 @pytest.fixture
@@ -297,7 +172,10 @@ async def test_busy_thread_skips_or_waits(bench: Bench) -> None:
     assert [e.cron_id for e in bench.events(OccurrenceSkipped)] == [rejecting]
     assert bench.events(OccurrenceSkipped)[0].reason == "overlap"
     [run] = bench.events(RunRequested)
-    assert (run.cron_id, run.waits) == (waiting, True)
+    assert run.cron_id == waiting
+    joined = bench.events(LaneChanged)[-1]
+    assert [entry.run_id for entry in joined.in_flight][:2] == [UUID(int=1), UUID(int=2)]
+    assert len(joined.in_flight) == 3
 
 
 async def test_thread_that_is_gone_ends_the_cron(bench: Bench) -> None:

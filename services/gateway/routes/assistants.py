@@ -1,5 +1,6 @@
 """Assistants: create, read, change, choose a version, delete, search, and what their graphs look like."""
 
+from collections.abc import Callable
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -22,6 +23,7 @@ from domain.assistant import (
     DeleteAssistant,
     assistant_of,
     default_assistant_id,
+    version_of,
 )
 from domain.assistant_fields import create_of, update_of
 from domain.changes import Changes
@@ -29,16 +31,13 @@ from domain.cron import DeleteCron
 from domain.errors import AlreadyExists, AssistantNotFound, InvalidField
 from projections import assistants as assistant_rows
 from services.gateway import acting, ending, fold, graphs, shapes
-from services.gateway.http import USER, Answer, Call, Route, as_json, nothing
+from services.gateway.filters import ASSISTANTS, SQL, THREADS, VERSIONS, Filter
+from services.gateway.http import USER, Answer, Call, Route, as_json, as_list, nothing
 from services.gateway.parts import GatewayParts
-from services.gateway.queries import Filter, by_id, count, page, search, selected
+from services.gateway.queries import by_id, count, keys_of, page, row_query, rows_of, search, selected
 from services.kit.ids import parse_uuid
 
 DEEPEST = 1000
-RUNS = "SELECT run_id, thread_id FROM runs WHERE assistant_id = ? AND status IN ('pending', 'running')"
-THREADS = """
-SELECT thread_id FROM threads WHERE json_extract(metadata, '$.assistant_id') = ? AND NOT temporary
-"""
 
 
 def routes() -> list[Route]:
@@ -82,11 +81,11 @@ async def create(parts: GatewayParts, call: Call) -> Answer:
 
 def _created(parts: GatewayParts, command: CreateAssistant, *, keep: bool) -> Changes:
     assistant_id = command.assistant_id
-    events = parts.log.stream(assistant_id)
-    assistant = assistant_of(assistant_id, events)
+    newest = parts.log.newest([assistant_id]).get(assistant_id)
+    assistant = assistant_of(assistant_id, newest)
     if assistant is not None and keep:
         return Changes()
-    if events and assistant is None:
+    if newest is not None and assistant is None:
         raise AlreadyExists(f"assistant_id: the id {assistant_id} is in use or was")
     return Changes(appends=assistants.appends(assistant_id, None, assistants.decide(assistant, command)))
 
@@ -101,17 +100,23 @@ async def change(parts: GatewayParts, call: Call) -> Answer:
     body = call.body(AssistantPatch)
     if body.graph_id is not None:
         _check_graph(parts, body.graph_id)
-    return await _changed(parts, call, update_of(body))
+    command = update_of(body)
+    return await _changed(parts, call, lambda _: command)
 
 
 async def choose(parts: GatewayParts, call: Call) -> Answer:
     """POST /assistants/{assistant_id}/latest."""
-    return await _changed(parts, call, ChooseVersion(number=call.body(AssistantLatest).version))
+    number = call.body(AssistantLatest).version
+
+    def command(assistant_id: UUID) -> ChooseVersion:
+        return ChooseVersion(number=number, said=version_of(number, parts.log.stream(assistant_id)))
+
+    return await _changed(parts, call, command)
 
 
-async def _changed(parts: GatewayParts, call: Call, command: AssistantCommand) -> Answer:
+async def _changed(parts: GatewayParts, call: Call, command: Callable[[UUID], AssistantCommand]) -> Answer:
     assistant_id = acting.assistant(parts, _named(call)).assistant_id
-    await acting.act(parts, call, assistant_id, lambda: _decided(parts, assistant_id, command))
+    await acting.act(parts, call, assistant_id, lambda: _decided(parts, assistant_id, command(assistant_id)))
     return as_json(shapes.assistant(_row(parts, str(assistant_id))))
 
 
@@ -123,12 +128,12 @@ def _decided(parts: GatewayParts, assistant_id: UUID, command: AssistantCommand)
 async def versions(parts: GatewayParts, call: Call) -> Answer:
     """POST /assistants/{assistant_id}/versions."""
     body = call.body(AssistantVersions)
-    wanted = Filter()
+    wanted = Filter(VERSIONS)
     wanted.equal("assistant_id", _row(parts, _named(call))["assistant_id"])
-    wanted.contains("metadata", body.metadata)
-    part = page(body.limit, body.offset, "version", "version_id", "desc")
-    rows, headers = search(parts.views, "assistant_versions", wanted, part)
-    return as_json([shapes.assistant_version(row) for row in rows], headers=headers)
+    wanted.holds("metadata", body.metadata)  # of one assistant
+    keys, headers = await search(parts.views, wanted, page(body.limit, body.offset, "version", "desc"))
+    rows = rows_of(parts.views, row_query(VERSIONS), keys)
+    return await as_list(parts, map(shapes.assistant_version, rows), headers)
 
 
 async def delete(parts: GatewayParts, call: Call) -> Answer:
@@ -137,13 +142,13 @@ async def delete(parts: GatewayParts, call: Call) -> Answer:
     assistant_id = acting.assistant(parts, _named(call)).assistant_id
     _decided(parts, assistant_id, DeleteAssistant())  # refused before anything has ended
     if with_threads:
-        for row in parts.views.all(THREADS, (str(assistant_id),)):
-            await ending.delete_thread(parts, call, UUID(bytes=row["thread_id"]))
+        for thread_id in await keys_of(parts.views, _threads_of(assistant_id)):
+            await ending.delete_thread(parts, call, UUID(bytes=thread_id))
     await _stop_runs(parts, call, assistant_id)
     command = DeleteCron(reason="assistant_deleted")
 
     def decide() -> Changes:
-        ended = ending.end_crons(parts, call, "assistant_id", assistant_id, command)
+        ended = ending.end_crons(parts, call, "assistant", assistant_id, command)
         return ended + _decided(parts, assistant_id, DeleteAssistant())
 
     await acting.act(parts, call, assistant_id, decide)
@@ -151,8 +156,15 @@ async def delete(parts: GatewayParts, call: Call) -> Answer:
     return nothing()
 
 
+def _threads_of(assistant_id: UUID) -> Filter:
+    wanted = Filter(THREADS)
+    wanted.metadata({"assistant_id": str(assistant_id)})
+    wanted.equal("temporary", 0)
+    return wanted
+
+
 async def _stop_runs(parts: GatewayParts, call: Call, assistant_id: UUID) -> None:
-    for row in parts.views.all(RUNS, (assistant_id.bytes,)):
+    for row in parts.views.all(SQL["active_runs_of_assistant"], (assistant_id.bytes,)):
         thread_id, run_id = UUID(bytes=row["thread_id"]), UUID(bytes=row["run_id"])
         await ending.stop_run(parts, call, thread_id, run_id, "assistant deleted")
 
@@ -160,14 +172,15 @@ async def _stop_runs(parts: GatewayParts, call: Call, assistant_id: UUID) -> Non
 async def find(parts: GatewayParts, call: Call) -> Answer:
     """POST /assistants/search."""
     body = call.body(AssistantSearch)
-    part = page(body.limit, body.offset, body.sort_by or "created_at", "assistant_id", body.sort_order)
-    rows, headers = search(parts.views, "assistants", _filter(parts, body), part)
-    return as_json(selected([shapes.assistant(row) for row in rows], body.select), headers=headers)
+    part = page(body.limit, body.offset, body.sort_by or "created_at", body.sort_order)
+    keys, headers = await search(parts.views, _filter(parts, body), part)
+    rows = rows_of(parts.views, row_query(ASSISTANTS), keys)
+    return await as_list(parts, selected(map(shapes.assistant, rows), body.select), headers)
 
 
 async def how_many(parts: GatewayParts, call: Call) -> Answer:
     """POST /assistants/count."""
-    return as_json(count(parts.views, "assistants", _filter(parts, call.body(AssistantCount))))
+    return as_json(await count(parts.views, _filter(parts, call.body(AssistantCount))))
 
 
 async def drawing(parts: GatewayParts, call: Call) -> Answer:
@@ -223,9 +236,8 @@ def _check_graph(parts: GatewayParts, graph_id: str) -> None:
 def _filter(parts: GatewayParts, body: AssistantCount) -> Filter:
     if body.graph_id is not None:
         _check_graph(parts, body.graph_id)
-    wanted = Filter()
+    wanted = Filter(ASSISTANTS)
     wanted.equal("graph_id", body.graph_id)
-    if body.name is not None:
-        wanted.add("instr(lower(name), lower(?)) > 0", body.name)
-    wanted.contains("metadata", body.metadata)
+    wanted.named(body.name)
+    wanted.metadata(body.metadata)
     return wanted

@@ -28,9 +28,10 @@ from domain.requests import Occurrence, plan_of
 from domain.schedule import dst_kind, local_time, next_after, parse, zone
 from projections import crons as cron_rows
 from services.gateway import acting, fold, requesting, shapes
-from services.gateway.http import USER, Answer, Call, Route, as_json, nothing
+from services.gateway.filters import CRONS, OCCURRENCES, SQL, Filter
+from services.gateway.http import USER, Answer, Call, Route, as_json, as_list, nothing
 from services.gateway.parts import GatewayParts
-from services.gateway.queries import Filter, by_id, count, page, search, selected
+from services.gateway.queries import by_id, count, page, row_query, rows_of, search, selected
 from services.kit.ids import uuid7
 
 COLUMNS = {"next_run_date": "next_at", "end_time": "end_at"}
@@ -147,16 +148,16 @@ def _first_run(
     occurrence = Occurrence(run_id=run_id, thread_id=command.thread_id or uuid7(), kind="first")
     if command.thread_id is None:
         return requests.request_stateless(plan, occurrence, now)
-    line = acting.line(parts, command.thread_id)
-    return requests.request_on_thread(plan, occurrence, line, metadata, now)
+    line = acting.line(parts, command.thread_id, plan.strategy)
+    limit = parts.settings.waiting_per_thread
+    return requests.request_on_thread(plan, occurrence, line, metadata, now, limit)
 
 
 def _check_cap(parts: GatewayParts) -> None:
     most = parts.settings.crons_per_user
     if not most:
         return
-    query = "SELECT count(*) AS n FROM (SELECT 1 FROM crons WHERE user_id = ? LIMIT ?)"
-    row = parts.views.one(query, (USER, most))
+    row = parts.views.one(SQL["crons_of_user"], (USER, most))
     if row is not None and row["n"] >= most:
         raise TooManyCrons(f"A user may have at most {most} crons on this server")
 
@@ -250,15 +251,17 @@ async def find(parts: GatewayParts, call: Call) -> Answer:
     if body.enabled is not None:
         wanted.equal("enabled", int(body.enabled))
     column = body.sort_by or "created_at"
-    part = page(body.limit, body.offset, COLUMNS.get(column, column), "cron_id", body.sort_order)
-    rows, headers = search(parts.views, "crons", wanted, part)
-    shown = [shapes.cron(row, parts.log.blob) for row in rows]
-    return as_json(selected(shown, body.select), headers=headers)
+    part = page(body.limit, body.offset, COLUMNS.get(column, column), body.sort_order)
+    keys, headers = await search(parts.views, wanted, part)
+    is_whole = not body.select or "payload" in body.select
+    query = row_query(CRONS) if is_whole else SQL["cron_without_payload"]
+    shown = (shapes.cron(row, parts.log.blob) for row in rows_of(parts.views, query, keys))
+    return await as_list(parts, selected(shown, body.select), headers)
 
 
 async def how_many(parts: GatewayParts, call: Call) -> Answer:
     """POST /runs/crons/count."""
-    return as_json(count(parts.views, "crons", _filter(call.body(CronCount))))
+    return as_json(await count(parts.views, _filter(call.body(CronCount))))
 
 
 async def upcoming(parts: GatewayParts, call: Call) -> Answer:
@@ -285,23 +288,25 @@ async def upcoming(parts: GatewayParts, call: Call) -> Answer:
 
 async def past(parts: GatewayParts, call: Call) -> Answer:
     """GET /runs/crons/{cron_id}/occurrences. It stays readable when the cron is deleted."""
-    wanted = Filter()
+    wanted = Filter(OCCURRENCES)
     wanted.equal("cron_id", call.uuid("cron_id").bytes)
     status = call.text("status")
     if status not in (None, "fired", "skipped", "missed"):
         raise InvalidField("status: must be fired, skipped or missed")
-    wanted.equal("status", status)
+    if status is not None:
+        wanted.narrowed("status", status)
     limit = call.number("limit", 100, 1, 1000)
-    part = page(limit, call.number("offset", 0, 0, 1 << 53), "scheduled_for", "position", "desc")
-    rows, headers = search(parts.views, "occurrences", wanted, part)
-    return as_json([shapes.occurrence(row) for row in rows], headers=headers)
+    part = page(limit, call.number("offset", 0, 0, 1 << 53), "scheduled_for", "desc")
+    keys, headers = await search(parts.views, wanted, part)
+    rows = rows_of(parts.views, row_query(OCCURRENCES), keys)
+    return await as_list(parts, map(shapes.occurrence, rows), headers)
 
 
 def _filter(body: CronCount) -> Filter:
-    wanted = Filter()
+    wanted = Filter(CRONS)
     wanted.assistant(body.assistant_id)
     wanted.uuid("thread_id", "thread_id", body.thread_id)
-    wanted.contains("metadata", body.metadata)
+    wanted.metadata(body.metadata)
     return wanted
 
 

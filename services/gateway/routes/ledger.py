@@ -2,12 +2,16 @@
 
 from datetime import UTC, datetime
 
+from contracts.events import BODIES
 from domain.errors import CronNotFound, InvalidField, RunNotFound
 from services.gateway import shapes
-from services.gateway.http import Answer, Call, Route, as_json
+from services.gateway.filters import AUDIT, Filter
+from services.gateway.http import Answer, Call, Route, as_list
 from services.gateway.parts import GatewayParts
-from services.gateway.queries import Filter
+from services.gateway.queries import find, page
 
+EVER = 1 << 62  # microseconds
+LAST = "\U0010ffff"  # sorts behind whatever goes on from a prefix
 PAGES = {
     "limit": "1 to 1000, 100 by default",
     "cursor": "go on after this position",
@@ -38,26 +42,29 @@ def routes() -> list[Route]:
 
 async def everything(parts: GatewayParts, call: Call) -> Answer:
     """GET /ledger."""
-    wanted = Filter()
+    wanted = Filter(AUDIT)
     for name in ("stream", "thread", "cron", "run"):
         wanted.uuid(f"{name}_id", name, call.text(name))
     if (topic := call.text("type")) is not None:
-        wanted.add("substr(topic, 1, ?) = ?", len(topic), topic)
+        if topic in BODIES:
+            wanted.equal("topic", topic)
+        else:
+            wanted.between("topic", topic, topic + LAST)
     wanted.equal("actor", call.text("actor"))
-    for name, comparison in (("since", ">="), ("until", "<")):
-        if (text := call.text(name)) is not None:
-            wanted.add(f"at {comparison} ?", _micros(name, text))
-    return _answer(parts, call, wanted)
+    since, until = (_micros(name, call.text(name)) for name in ("since", "until"))
+    if since is not None or until is not None:
+        wanted.between("at", -EVER if since is None else since, EVER if until is None else until)
+    return await _answer(parts, call, wanted)
 
 
 async def of_cron(parts: GatewayParts, call: Call) -> Answer:
     """GET /runs/crons/{cron_id}/ledger. It stays readable when the cron is deleted."""
     cron_id = call.uuid("cron_id")
-    if not parts.log.stream(cron_id):
+    if not parts.log.newest([cron_id]):
         raise CronNotFound("Cron not found")
-    wanted = Filter()
+    wanted = Filter(AUDIT)
     wanted.equal("cron_id", cron_id.bytes)
-    return _answer(parts, call, wanted)
+    return await _answer(parts, call, wanted)
 
 
 async def of_run(parts: GatewayParts, call: Call) -> Answer:
@@ -66,12 +73,12 @@ async def of_run(parts: GatewayParts, call: Call) -> Answer:
     events = parts.log.stream(run_id)
     if not events or getattr(events[0].body, "thread_id", None) != thread_id:
         raise RunNotFound("Run not found")
-    wanted = Filter()
+    wanted = Filter(AUDIT)
     wanted.equal("stream_id", run_id.bytes)
-    return _answer(parts, call, wanted)
+    return await _answer(parts, call, wanted)
 
 
-def _answer(parts: GatewayParts, call: Call, wanted: Filter) -> Answer:
+async def _answer(parts: GatewayParts, call: Call, wanted: Filter) -> Answer:
     limit = call.number("limit", 100, 1, 1000)
     order = call.text("order") or "asc"
     if order not in ("asc", "desc"):
@@ -79,16 +86,17 @@ def _answer(parts: GatewayParts, call: Call, wanted: Filter) -> Answer:
     if (cursor := call.text("cursor")) is not None:
         if parse_position(cursor) is None:
             raise InvalidField("cursor: must be the position of an entry")
-        wanted.add(f"position {'>' if order == 'asc' else '<'} ?", int(cursor))
-    query = f"SELECT position FROM audit WHERE {wanted.sql} ORDER BY position {order} LIMIT ?"
-    rows = parts.views.all(query, [*wanted.params, limit + 1])
-    positions = [row["position"] for row in rows[:limit]]
+        wanted.beyond(">" if order == "asc" else "<", int(cursor))
+    found, _ = await find(parts.views, wanted, page(limit, 0, "position", order))
+    positions = found[:limit]
     recorded = parts.log.at_positions(positions)
     if order == "desc":
         recorded.reverse()
     full = (call.text("values") or "").lower() in ("1", "true", "yes")
-    headers = {"X-Pagination-Next": str(positions[-1])} if len(rows) > limit else {}
-    return as_json([shapes.entry(r, parts.log.blob if full else None) for r in recorded], headers=headers)
+    headers = {"X-Pagination-Next": str(positions[-1])} if len(found) > limit else {}
+    return await as_list(
+        parts, (shapes.entry(r, parts.log.blob if full else None) for r in recorded), headers
+    )
 
 
 def parse_position(text: str) -> int | None:
@@ -96,7 +104,9 @@ def parse_position(text: str) -> int | None:
     return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None
 
 
-def _micros(name: str, text: str) -> int:
+def _micros(name: str, text: str | None) -> int | None:
+    if text is None:
+        return None
     try:
         moment = datetime.fromisoformat(text.replace(" ", "+"))
     except ValueError:

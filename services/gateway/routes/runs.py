@@ -11,25 +11,23 @@ from domain.errors import InvalidField, NotSupported, RunNotActive, RunNotFound
 from domain.run import CancelRun, DeleteRun, RunStatus
 from services.gateway import acting, following, requesting, shapes, sse
 from services.gateway.ending import stop_run
-from services.gateway.http import Answer, Call, Route, as_json, nothing
+from services.gateway.filters import RUNS, SQL
+from services.gateway.http import Answer, Call, Route, as_json, as_list, nothing
 from services.gateway.live import Listener
 from services.gateway.parts import GatewayParts
-from services.gateway.queries import Row, by_id, selected, thread_row
+from services.gateway.queries import Row, by_id, row_query, rows_of, selected, thread_row
 from services.gateway.requesting import Asked
 from services.gateway.sse import Wanted
 from services.kit.ids import uuid7
 
 REQUESTED = "cancelled by request"
-LIST = """
-SELECT * FROM runs WHERE thread_id = ? AND hidden = 0 AND (? IS NULL OR status = ?)
-ORDER BY created_at DESC, run_id DESC LIMIT ? OFFSET ?
-"""
 SELECTABLE = frozenset(
     {
         "run_id", "thread_id", "assistant_id", "user_id", "created_at", "updated_at", "status", "metadata",
         "kwargs", "multitask_strategy", "input", "output", "error_message", "config", "context", "cancel_reason",
     }
 )  # fmt: skip
+LARGE = frozenset({"kwargs", "input", "output", "config", "context"})
 PAGING = {"limit": "1 to 1000, 10 by default", "offset": "from 0", "status": "only these", "select": "keys, may be repeated"}  # fmt: skip
 LEAVING = {"cancel_on_disconnect": "true: stop the run when the client goes away"}
 WATCHING = {"stream_mode": "only events of these modes: repeated, a JSON array, or with commas", **LEAVING}
@@ -107,8 +105,11 @@ async def listed(parts: GatewayParts, call: Call) -> Answer:
     if unknown := set(select) - SELECTABLE:
         raise InvalidField(f"select: unknown {', '.join(sorted(unknown))[:200]}")
     thread_row(parts, thread_id)
-    rows = parts.views.all(LIST, (thread_id.bytes, status, status, limit, offset))
-    return as_json(selected([shapes.run(row, parts.log.blob) for row in rows], select))
+    name, params = ("runs_of_thread", ()) if status is None else ("runs_of_thread_by_status", (status,))
+    found = parts.views.all(SQL[name], (thread_id.bytes, *params, limit, offset))
+    query = SQL["run_without_values"] if select and not LARGE & set(select) else row_query(RUNS)
+    rows = rows_of(parts.views, query, [row["id"] for row in found])
+    return await as_list(parts, selected((shapes.run(row, parts.log.blob) for row in rows), select))
 
 
 async def read(parts: GatewayParts, call: Call) -> Answer:
@@ -176,8 +177,7 @@ async def stop(parts: GatewayParts, call: Call, asked: Asked, action: Action) ->
         if run.request.kind == "state":
             raise RunNotFound("Run not found")
         lane = acting.lane(parts, asked.thread_id)
-        coming = acting.following(parts, lane, asked.run_id)
-        return requests.cancel(run, CancelRun(action=action, reason=reason), lane, coming)
+        return requests.cancel(run, CancelRun(action=action, reason=reason), lane)
 
     reason = reason_of(call)
     try:

@@ -6,6 +6,7 @@ from uuid import UUID
 from contracts.api import RunsCancel, StatelessRunCreate
 from domain.errors import InvalidField, Refused, RunNotFound
 from services.gateway import following, requesting
+from services.gateway.filters import SQL
 from services.gateway.http import Answer, Call, Route, as_json, nothing
 from services.gateway.parts import GatewayParts
 from services.gateway.requesting import Asked
@@ -22,10 +23,6 @@ from services.kit.ids import parse_uuid, uuid7
 MOST_RUNS = 1000
 """In one batch: they are one transaction."""
 AT_ONCE = 16
-ACTIVE = """
-SELECT run_id, thread_id FROM runs WHERE phase != 'ended' AND hidden = 0 AND cancel_requested = ''
-AND (? = 'all' OR status = ?)
-"""
 
 
 def routes() -> list[Route]:
@@ -129,7 +126,8 @@ def _chosen(parts: GatewayParts, body: RunsCancel) -> list[Asked]:
     if body.status is not None:
         if body.thread_id is not None or body.run_ids is not None:
             raise InvalidField("status: may not be given together with thread_id or run_ids")
-        rows = parts.views.all(ACTIVE, (body.status, body.status))
+        active = parts.views.all(SQL["active_runs"])
+        rows = [row for row in active if body.status in ("all", row["status"])]
         return [Asked(UUID(bytes=row["run_id"]), UUID(bytes=row["thread_id"])) for row in rows]
     if body.thread_id is None or not body.run_ids:
         raise InvalidField("run_ids: needed with thread_id, unless a status is given")

@@ -139,7 +139,7 @@ def _assistant(parts: GatewayParts, row: Row) -> Assistant | None:
     if row["assistant_id"] is None:
         return None
     assistant_id = UUID(bytes=row["assistant_id"])
-    return assistant_of(assistant_id, parts.log.stream(assistant_id))
+    return assistant_of(assistant_id, parts.log.newest([assistant_id]).get(assistant_id))
 
 
 # --- write --------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Threads: create, read, change, delete, search."""
 
 import re
+from collections.abc import Sequence
 from typing import Any, get_args
 from uuid import UUID
 
@@ -15,10 +16,11 @@ from domain.thread import CreateThread, UpdateThread, thread_of
 from projections import threads as thread_rows
 from services.gateway import acting, fold, shapes, writing
 from services.gateway.ending import delete_thread
+from services.gateway.filters import SQL, THREADS, Filter
 from services.gateway.graphs import GraphsUnavailable
-from services.gateway.http import USER, Answer, Call, Route, as_json, nothing
+from services.gateway.http import USER, Answer, Call, Route, as_json, as_list, nothing
 from services.gateway.parts import GatewayParts
-from services.gateway.queries import Filter, count, page, search, selected, thread_row
+from services.gateway.queries import Row, count, page, row_query, rows_of, search, thread_row
 from services.kit.ids import parse_uuid, uuid7
 
 MOST_IDS = 10_000
@@ -81,7 +83,7 @@ def _created(
     parts: GatewayParts, command: CreateThread, plan: RunPlan | None, run_id: UUID, *, keep: bool
 ) -> Changes:
     thread_id = command.thread_id
-    events = parts.log.stream(thread_id)
+    events = parts.log.newest([thread_id]).values()
     thread = thread_of(thread_id, events)
     if thread is not None and keep:
         return Changes()
@@ -137,38 +139,40 @@ async def find(parts: GatewayParts, call: Call) -> Answer:
     """POST /threads/search."""
     body = call.body(ThreadSearch)
     paths = _paths(body.extract or {})
-    column = body.sort_by or "updated_at"
-    part = page(body.limit, body.offset, column, "thread_id", body.sort_order)
-    rows, headers = search(parts.views, "threads", _filter(body), part)
-    whole = [shapes.thread(row, parts.log.blob) for row in rows]
-    shown = selected(whole, body.select)
-    if paths:
-        shown = [
-            {**thread, "extracted": {alias: _at(full, path) for alias, path in paths.items()}}
-            for thread, full in zip(shown, whole, strict=True)
-        ]
-    return as_json(shown, headers=headers)
+    part = page(body.limit, body.offset, body.sort_by or "updated_at", body.sort_order)
+    keys, headers = await search(parts.views, _filter(body), part)
+    looks_in = {path[0] for path in paths.values()} | set(body.select or ["values"])
+    query = row_query(THREADS) if "values" in looks_in else SQL["thread_without_values"]
+    rows = rows_of(parts.views, query, keys)
+    shown = (_shown(shapes.thread(row, parts.log.blob), body.select, paths) for row in rows)
+    return await as_list(parts, shown, headers)
+
+
+def _shown(thread: Row, names: Sequence[str] | None, paths: dict[str, list[str | int]]) -> Row:
+    shown = {name: thread[name] for name in names} if names else thread
+    if not paths:
+        return shown
+    return {**shown, "extracted": {alias: _at(thread, path) for alias, path in paths.items()}}
 
 
 async def how_many(parts: GatewayParts, call: Call) -> Answer:
     """POST /threads/count."""
-    return as_json(count(parts.views, "threads", _filter(call.body(ThreadCount))))
+    return as_json(await count(parts.views, _filter(call.body(ThreadCount))))
 
 
 def _filter(body: ThreadCount) -> Filter:
-    wanted = Filter()
+    wanted = Filter(THREADS)
     if body.ids is not None:
         if len(body.ids) > MOST_IDS:
             raise InvalidField(f"ids: at most {MOST_IDS} are allowed")
         ids = [parse_uuid(text) for text in body.ids]
         if None in ids:
             raise InvalidField("ids: every one must be a UUID")
-        marks = ",".join("?" * len(ids))
-        wanted.add(f"thread_id IN ({marks})", *(value.bytes for value in ids if value is not None))
-    wanted.contains("metadata", body.metadata)
+        wanted.one_of([value.bytes for value in ids if value is not None])
+    wanted.metadata(body.metadata)
     if body.values:
         # Values are payloads: the inline form is one level deeper. Large ones (by digest) do not match.
-        wanted.contains("values", {"inline": body.values})
+        wanted.holds("values", {"inline": body.values})
     wanted.equal("status", body.status)
     return wanted
 

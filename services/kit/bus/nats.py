@@ -340,6 +340,7 @@ def _config(spec: StreamSpec) -> dict[str, Any]:
         "max_bytes": spec.max_bytes,
         "max_msgs": spec.max_msgs,
         "max_msgs_per_subject": spec.max_msgs_per_subject,
+        "discard_new_per_subject": spec.discard_new_per_subject,
         "allow_direct": spec.allow_direct,
         "allow_atomic": spec.allow_atomic,
         "deny_delete": spec.deny_delete,

@@ -10,7 +10,7 @@ from services.kit.bus.nats import NatsBus
 
 MOST = 100
 """Messages in one atomic batch: one sync of the disk for all of them."""
-WRONG_SEQUENCE = 10071
+WRONG_SEQUENCE, NO_MESSAGE = 10071, 10037
 
 
 class OrderedPublisher:
@@ -30,7 +30,7 @@ class OrderedPublisher:
         answer = await self._bus.api(f"STREAM.MSG.GET.{self._stream}", {"last_by_subj": self._subjects})
         error = answer.get("error")
         if error is not None:
-            if error.get("err_code") == 10037:  # no message found
+            if error.get("err_code") == NO_MESSAGE:
                 return 0, self._sequence
             raise ConnectionError(f"{self._stream}: {error.get('description')}")
         message = answer["message"]
@@ -38,7 +38,12 @@ class OrderedPublisher:
         return int(_headers(message.get("hdrs", "")).get(self._header, 0)), self._sequence
 
     async def publish(self, batch: Sequence[Outgoing]) -> bool:
-        """Publish all of it or nothing; False = somebody else did, or it is not known: `resync`."""
+        """Publish all of it; False = somebody else published meanwhile: `resync`, then go on from there.
+
+        Raises ConnectionError when the stream refuses it, RequestTimeout when it does not answer: how much of it
+        was stored is not known then, `resync` tells. An id for each message would add nothing: what the
+        expected sequence lets through is new, and a batch with a known id would be refused as a whole.
+        """
         for start in range(0, len(batch), MOST):
             if not await self._publish(batch[start : start + MOST]):
                 return False
@@ -63,8 +68,11 @@ class OrderedPublisher:
         return True
 
     def _accepted(self, answer: dict[str, object]) -> bool:
-        if "error" in answer:
-            return False
+        error = answer.get("error")
+        if isinstance(error, dict):
+            if error.get("err_code") == WRONG_SEQUENCE:
+                return False
+            raise ConnectionError(f"{self._stream} refuses: {error.get('description')}")
         self._sequence = int(str(answer["seq"]))
         return True
 

@@ -3,36 +3,54 @@
 import asyncio
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import nats.errors
 from nats.aio.msg import Msg as NatsMsg
 
 from services.kit.bus.nats import NatsBus
-from services.kit.lifecycle import ended
+from services.kit.lifecycle import Supervised
 
 HEARTBEAT_S = 2.0
 EXPIRES_S = 30.0
+AGAIN_S = 1.0
+EXPIRED = frozenset({"404", "408"})
+STORE_FAILED, IS_THERE = 10077, "maximum messages per subject exceeded"
 
 
 class WorkQueue:
-    """Where work is put for whoever pulls it."""
+    """Where work is put for whoever pulls it: at most one message on a subject, until it is acknowledged."""
 
     def __init__(self, bus: NatsBus, stream: str) -> None:
         self._bus = bus
         self._stream = stream
 
-    async def put(self, subject: str, data: bytes, msg_id: str) -> None:
-        """Put work on the stream, durable when this returns; the same id within two minutes is put once.
+    async def put(self, subject: str, data: bytes) -> bool:
+        """Put work on the stream, durable when this returns; False when it is on it already.
 
-        Raises ConnectionError when the stream does not take it.
+        Without a message id: its window would swallow work that was done and is to be done again.
+        Raises ConnectionError when the stream does not take it, RequestTimeout.
         """
-        headers = {"Nats-Msg-Id": msg_id, "Nats-Expected-Stream": self._stream}
+        headers = {"Nats-Expected-Stream": self._stream}
         answer = await self._bus.request_msg(subject, data, 5.0, headers)
-        told: dict[str, Any] = json.loads(answer.data)
-        if "error" in told:
-            raise ConnectionError(f"{subject}: {told['error'].get('description')}")
+        error = json.loads(answer.data).get("error")
+        if error is None:
+            return True
+        # The code is that of every limit of a stream; only the text says which.
+        if error.get("err_code") == STORE_FAILED and error.get("description") == IS_THERE:
+            return False
+        raise ConnectionError(f"{subject}: {error.get('description')}")
+
+
+async def void_deliveries(bus: NatsBus, stream: str) -> None:
+    """Let what was delivered and not acknowledged come again at once. Raises ConnectionError.
+
+    For a process that knows that whoever it was delivered to is dead. Consumers are made anew by those who pull.
+    """
+    names = (await bus.api(f"CONSUMER.NAMES.{stream}")).get("consumers") or ()
+    for name in names:
+        await bus.api(f"CONSUMER.DELETE.{stream}.{name}")
 
 
 class Delivery:
@@ -82,7 +100,7 @@ class Delivery:
             await self._loop.bus.publish(self._msg.reply, word)
 
 
-class PullLoop:
+class PullLoop(Supervised):
     """Messages of a durable consumer, as many at a time as there are slots; survives restarts of the server.
 
     Own, because the client library's fetch stalls after a reconnect and after an empty answer.
@@ -91,6 +109,7 @@ class PullLoop:
     def __init__(
         self, bus: NatsBus, stream: str, durable: str, subject: str, slots: int, ack_wait_s: float = 30.0
     ) -> None:
+        super().__init__(f"bus.pull.{durable}", self._pull, AGAIN_S)
         self.bus = bus
         self._stream, self._durable, self._subject = stream, durable, subject
         self._slots = slots
@@ -103,22 +122,19 @@ class PullLoop:
         self._inbox = ""
         self._subscription: Any = None
         self._fresh = True
-        self._task: asyncio.Task[None] | None = None
+        self._leave: Callable[[], None] = lambda: None
 
     async def start(self) -> None:
-        """Make the consumer if it is missing, and begin to pull. Raises ConnectionError."""
-        if self._task is None:
+        """Make the consumer if it is missing, and begin to pull; twice is harmless. Raises ConnectionError."""
+        if not self.started:
             await self._ensure_consumer()
             self._leave = self.bus.on_reconnect(self._reconnected)
-            self._task = asyncio.create_task(self._run())
+            await super().start()
 
     async def stop(self) -> None:
         """End it; what was delivered and not taken goes back at once."""
-        task, self._task = self._task, None
-        if task is None:
-            return
         self._leave()
-        await ended(task)
+        await super().stop()
         subscription, self._subscription = self._subscription, None
         try:
             if subscription is not None:
@@ -127,6 +143,7 @@ class PullLoop:
                 await self._queue.get_nowait().nak()
         except (ConnectionError, nats.errors.Error):
             pass  # without a connection they come again by themselves
+        self._fresh = True
 
     async def next(self) -> Delivery:
         """The next message."""
@@ -148,7 +165,8 @@ class PullLoop:
             "ack_policy": "explicit",
             "ack_wait": int(self._ack_wait_s * 1e9),
             "max_deliver": -1,
-            "max_ack_pending": 1000,
+            # Whoever pulls asks for no more than its free slots; a bound here would be one for all of them together.
+            "max_ack_pending": -1,
             "max_waiting": 512,
         }
         body = {"stream_name": self._stream, "config": config}
@@ -156,21 +174,20 @@ class PullLoop:
         if "error" in answer:
             raise ConnectionError(f"consumer {self._durable}: {answer['error'].get('description')}")
 
-    async def _run(self) -> None:
-        while True:
-            try:
-                await self._ask()
-            except ConnectionError:
-                self._fresh = True
-                await asyncio.sleep(0.1)
-            try:
-                async with asyncio.timeout(HEARTBEAT_S):
-                    await self._kick.wait()
-            except TimeoutError:
-                pass
-            self._kick.clear()
-            if self._wanted > 0 and time.monotonic() - self._heard > 2 * HEARTBEAT_S + 0.5:
-                self._fresh = True  # its heartbeats stopped: the server has forgotten the request
+    async def _pull(self) -> None:
+        try:
+            await self._ask()
+        except BaseException:
+            self._fresh = True  # whether the request was heard is not known
+            raise
+        try:
+            async with asyncio.timeout(HEARTBEAT_S):
+                await self._kick.wait()
+        except TimeoutError:
+            pass
+        self._kick.clear()
+        if self._wanted > 0 and time.monotonic() - self._heard > 2 * HEARTBEAT_S + 0.5:
+            self._fresh = True  # its heartbeats stopped: the server has forgotten the request
 
     async def _ask(self) -> None:
         if self._fresh:
@@ -207,6 +224,7 @@ class PullLoop:
             self._wanted -= 1
             self._queue.put_nowait(Delivery(msg, self))
         elif status != "100" and msg.subject == f"{self._inbox}.{self._request}":
-            self._wanted = 0  # this request is over: expired, or the consumer went away
+            self._wanted = 0  # this request is over
+            self._fresh = self._fresh or status not in EXPIRED  # the consumer went away, or its stream
         if self._wanted <= 0:
             self._kick.set()

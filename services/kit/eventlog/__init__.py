@@ -104,6 +104,14 @@ class EventLog(Protocol):
         """Leases whose name starts so, expired ones too."""
         ...
 
+    def cursor(self, name: str) -> int:
+        """How far a follower of that name has come, as it told last; 0 when it never did."""
+        ...
+
+    async def move_cursor(self, name: str, position: int) -> None:
+        """Keep how far it has come, durably; one that was further already stays. Raises LogUnavailable."""
+        ...
+
     def clock(self) -> datetime:
         """The store's clock, aware, UTC."""
         ...

@@ -30,6 +30,16 @@ class LeaseAsked(msgspec.Struct, frozen=True, tag="lease"):
     ttl_s: float
 
 
+class CursorMoved(msgspec.Struct, frozen=True, tag="cursor"):
+    """Keep how far a follower has come."""
+
+    name: str
+    position: int
+
+
+Asked = AppendAsked | LeaseAsked | CursorMoved
+
+
 class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     """What became of it. A position of 0 is a conflict, told in `conflicts` in the same order."""
 
@@ -39,7 +49,7 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     error: str = ""
 
 
-_ASKED = msgspec.msgpack.Decoder(AppendAsked | LeaseAsked)
+_ASKED = msgspec.msgpack.Decoder(Asked)
 _ANSWER = msgspec.msgpack.Decoder(Answer)
 
 
@@ -82,6 +92,9 @@ class RemoteLog(SqliteReader):
     async def renew_lease(self, name: str, holder: str, ttl_s: float) -> LeaseRow | None:
         return (await self._ask(LeaseAsked(name, holder, ttl_s))).lease
 
+    async def move_cursor(self, name: str, position: int) -> None:
+        await self._ask(CursorMoved(name, position))
+
     def on_commit(self, callback: Callable[[int], None]) -> Callable[[], None]:
         self._callbacks.append(callback)
         return lambda: self._callbacks.remove(callback) if callback in self._callbacks else None
@@ -91,7 +104,7 @@ class RemoteLog(SqliteReader):
         for callback in tuple(self._callbacks):
             callback(position)
 
-    async def _ask(self, asked: AppendAsked | LeaseAsked) -> Answer:
+    async def _ask(self, asked: Asked) -> Answer:
         try:
             data = await self._request(msgspec.msgpack.encode(asked))
             answer = _ANSWER.decode(data)
@@ -115,9 +128,12 @@ def serve_remote(log: EventLog) -> Request:
     return serve
 
 
-async def _answer(log: EventLog, asked: AppendAsked | LeaseAsked) -> Answer:
+async def _answer(log: EventLog, asked: Asked) -> Answer:
     if isinstance(asked, LeaseAsked):
         return Answer(lease=await log.renew_lease(asked.name, asked.holder, asked.ttl_s))
+    if isinstance(asked, CursorMoved):
+        await log.move_cursor(asked.name, asked.position)
+        return Answer()
     outcomes = await log.append_stored(asked.txs)
     refused = [o for o in outcomes if isinstance(o, WrongExpectedVersion)]
     return Answer(

@@ -9,13 +9,11 @@ from typing import Any
 from contracts.codec import EventCodec
 from contracts.ledger import StoredAppend, StoredTransaction, Transaction
 from services.kit.eventlog import BadTransaction, LeaseRow, WrongExpectedVersion
-from services.kit.eventlog.reading import SqliteReader
-from services.kit.eventlog.recorder import COLUMNS, open_writer
+from services.kit.eventlog.reading import SQL, SqliteReader
+from services.kit.eventlog.recorder import open_writer
 from services.kit.eventlog.writer import GroupWriter
 from services.kit.lifecycle import Part
 
-VERSION = "SELECT coalesce(max(originator_version), 0) FROM stored_events WHERE originator_id = ?"
-INSERT = f"INSERT INTO stored_events ({COLUMNS}) VALUES (?,?,?,?)"
 Outcome = int | WrongExpectedVersion
 
 
@@ -84,18 +82,19 @@ class SqliteLog(SqliteReader):
 
         def work(db: sqlite3.Connection) -> bool:
             if ttl_s <= 0:
-                db.execute("DELETE FROM leases WHERE name = ? AND holder = ?", (name, holder))
+                db.execute(SQL["drop_lease"], (name, holder))
                 return False
-            cursor = db.execute(
-                "INSERT INTO leases VALUES (?, ?, ?) ON CONFLICT (name) DO UPDATE"
-                " SET holder = excluded.holder, until = excluded.until"
-                " WHERE leases.holder = excluded.holder OR leases.until < ?",
-                (name, holder, now + ttl_s, now),
-            )
+            cursor = db.execute(SQL["take_lease"], (name, holder, now + ttl_s, now))
             return cursor.rowcount == 1
 
         held: bool = await self._writer.do(work)
         return next((row for row in self.leases(name) if row.name == name), None) if held else None
+
+    async def move_cursor(self, name: str, position: int) -> None:
+        def work(db: sqlite3.Connection) -> None:
+            db.execute(SQL["move_cursor"], (name, position))
+
+        await self._writer.do(work)
 
     def _committed(self, results: list[Any]) -> None:
         stored = [
@@ -114,7 +113,7 @@ def _store(db: sqlite3.Connection, tx: StoredTransaction) -> Outcome:
     for append in tx.appends:
         position = _insert(db, append) or position
     for blob in tx.blobs:
-        db.execute("INSERT OR IGNORE INTO blobs VALUES (?, ?)", (blob.sha256, blob.data))
+        db.execute(SQL["keep_blob"], (blob.sha256, blob.data))
     return position
 
 
@@ -122,7 +121,7 @@ def _conflict(db: sqlite3.Connection, tx: StoredTransaction) -> WrongExpectedVer
     wanted = [(append.stream_id, append.expected_version) for append in tx.appends]
     wanted += [(expect.stream_id, expect.version) for expect in tx.expects]
     for stream_id, version in wanted:
-        if db.execute(VERSION, (stream_id.bytes,)).fetchone()[0] != version:
+        if db.execute(SQL["version"], (stream_id.bytes,)).fetchone()[0] != version:
             return WrongExpectedVersion(stream_id, version)
     return None
 
@@ -131,7 +130,7 @@ def _insert(db: sqlite3.Connection, append: StoredAppend) -> int:
     position = 0
     for version, (topic, state) in enumerate(append.events, start=append.expected_version + 1):
         row = (append.stream_id.bytes, version, topic, state)
-        position = db.execute(INSERT, row).lastrowid or 0
+        position = db.execute(SQL["append"], row).lastrowid or 0
     return position
 
 

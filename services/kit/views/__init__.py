@@ -3,12 +3,14 @@
 import sqlite3
 import threading
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 Row = dict[str, Any]
+POSITION = "SELECT pos FROM tracking WHERE name = ?"
 
 
 class Views:
@@ -37,11 +39,11 @@ class Views:
 
     def position(self, name: str) -> int:
         """The position of the log that this read model has reached; 0 when it does not exist."""
-        row = self.one("SELECT pos FROM tracking WHERE name = ?", (name,))
+        row = self.one(POSITION, (name,))
         return 0 if row is None else int(row["pos"])
 
     def close(self) -> None:
-        """Close every thread's connection; the next read opens a new one."""
+        """Close the connections of all threads; the next read opens a new one."""
         with self._guard:
             for connection in self._open:
                 connection.close()
@@ -51,29 +53,46 @@ class Views:
     def _connection(self) -> sqlite3.Connection:
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
         if connection is None:
-            uri = f"{self._path.absolute().as_uri()}?mode=ro"
-            # Closed by `close` from whichever thread stops us.
-            connection = sqlite3.connect(
-                uri, uri=True, isolation_level=None, check_same_thread=False, timeout=10
-            )
-            connection.create_function("json_contains", 2, json_contains, deterministic=True)
+            connection = connected(self._path)
             self._local.connection = connection
             with self._guard:
                 self._open.append(connection)
         return connection
 
 
+def connected(path: Path) -> sqlite3.Connection:
+    """A connection that only reads, with the functions that queries use; closed by whoever asks."""
+    uri = f"{path.absolute().as_uri()}?mode=ro"
+    # Closed from whichever thread stops us.
+    connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, timeout=10)
+    connection.create_function("json_contains", 2, json_contains, deterministic=True)
+    return connection
+
+
 def json_contains(haystack: str | None, needle: str) -> bool:
-    """Whether every key of `needle` is in `haystack` with that value; nested objects likewise."""
+    """Whether one JSON contains the other, as PostgreSQL's `@>` has it.
+
+    Every key of an object with what its value contains, every element of a list somewhere in the list, numbers
+    by value; a boolean is no number.
+    """
     if haystack is None:
         return False
-    return _contains(msgspec.json.decode(haystack), msgspec.json.decode(needle))
+    return _contains(msgspec.json.decode(haystack), _needle(needle))
 
 
-def _contains(haystack: Any, needle: Any) -> bool:
-    if isinstance(needle, dict):
-        return isinstance(haystack, dict) and all(
-            key in haystack and _contains(haystack[key], value) for key, value in needle.items()
+@lru_cache(maxsize=16)
+def _needle(text: str) -> Any:
+    """What is looked for: the same for each row of a query."""
+    return msgspec.json.decode(text)
+
+
+def _contains(has: Any, wanted: Any) -> bool:
+    if isinstance(wanted, dict):
+        return isinstance(has, dict) and all(
+            name in has and _contains(has[name], value) for name, value in wanted.items()
         )
-    # 1 and true are equal in Python, and not to a client.
-    return type(haystack) is type(needle) and bool(haystack == needle)
+    if isinstance(wanted, list):
+        return isinstance(has, list) and all(any(_contains(one, value) for one in has) for value in wanted)
+    if isinstance(wanted, bool) or isinstance(has, bool):
+        return has is wanted
+    return bool(has == wanted)

@@ -1,4 +1,4 @@
-"""Starts the child: `[python, "-P", .../child/__main__.py, fd, project folder]`."""
+"""Starts the child: `[python, "-P", .../child/__main__.py, fd, project folder, name]`."""
 
 import ctypes
 import importlib

@@ -1,6 +1,7 @@
 """The checkpoints: LangGraph's SQLite saver, with a fence and a way back.
 
-Fence: past the worker's lease nothing is written, because somebody else may have the run by then.
+Fence: each attempt at a run claims its thread with a token; a write is compared with the thread's newest token in
+its own transaction, so that whoever comes late is refused, however long it was held up, and nobody else is.
 Way back: what a run changes at checkpoints that it did not make (a resumed run adds its writes to the checkpoint
 at which it paused) is kept aside before its first change, so that a rollback can put it back.
 """
@@ -10,8 +11,7 @@ import contextlib
 import fcntl
 import os
 import sqlite3
-import time
-from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterator, Sequence
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
@@ -21,9 +21,13 @@ from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 
 RUN: ContextVar[str] = ContextVar("cronledger_run", default="")
 """The run on whose behalf the code runs, in its nodes' threads too."""
+CLAIM: ContextVar[tuple[str, int] | None] = ContextVar("cronledger_claim", default=None)
+"""The thread that this run has claimed, and with which token."""
 BUSY_S = 30.0
-LATE = "the worker's lease has ended"
+LATE = "a later attempt has the thread"
+ANYBODY = -1
 SCHEMA = """
+CREATE TABLE IF NOT EXISTS cronledger_claims (thread_id TEXT PRIMARY KEY, token INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS cronledger_touched (
     thread_id TEXT NOT NULL,
     run_id TEXT NOT NULL,
@@ -45,30 +49,23 @@ CREATE TABLE IF NOT EXISTS cronledger_kept (
     PRIMARY KEY (thread_id, run_id, checkpoint_ns, checkpoint_id, task_id, idx)
 );
 """
-FENCE = """
-CREATE TEMP TRIGGER IF NOT EXISTS fence_checkpoints BEFORE INSERT ON main.checkpoints WHEN cronledger_late()
-BEGIN SELECT RAISE(ABORT, '{late}'); END;
-CREATE TEMP TRIGGER IF NOT EXISTS fence_writes BEFORE INSERT ON main.writes WHEN cronledger_late()
-BEGIN SELECT RAISE(ABORT, '{late}'); END;
-""".format(late=LATE.replace("'", "''"))
+FENCE = "".join(
+    f"""CREATE TEMP TRIGGER IF NOT EXISTS fence_{table} BEFORE INSERT ON main.{table}
+    WHEN cronledger_token(NEW.thread_id) NOT IN ({ANYBODY}, coalesce(
+        (SELECT token FROM main.cronledger_claims WHERE thread_id = NEW.thread_id), 0))
+    BEGIN SELECT RAISE(ABORT, '{LATE}'); END;
+    """
+    for table in ("checkpoints", "writes")
+)
 """Asked by SQLite when it has the write lock: a check before the wait for it would be too early."""
+CLAIM_IT = """INSERT INTO cronledger_claims (thread_id, token) VALUES (?, ?)
+    ON CONFLICT (thread_id) DO UPDATE SET token = excluded.token WHERE token <= excluded.token"""
 WRITES = "thread_id, checkpoint_ns, checkpoint_id, task_id, idx, channel, type, value, task_path"
 T = TypeVar("T")
 
 
-class LeaseEnded(Exception):
-    """A checkpoint was refused because the worker's lease has ended."""
-
-
-class Lease:
-    """Until when the worker's claims hold, on the host's monotonic clock."""
-
-    def __init__(self, until_s: float) -> None:
-        self.until_s = until_s
-
-    @property
-    def ended(self) -> bool:
-        return time.monotonic() > self.until_s
+class Fenced(Exception):
+    """A claim or a write was refused, because a later attempt has the thread or it was forgotten."""
 
 
 @contextlib.contextmanager
@@ -85,22 +82,29 @@ def alone(path: str) -> Iterator[None]:
 class Saver(AsyncSqliteSaver):
     """The saver of every run that is not temporary."""
 
-    def __init__(self, conn: aiosqlite.Connection, lease: Lease) -> None:
+    path = ""
+
+    def __init__(self, conn: aiosqlite.Connection) -> None:
         super().__init__(conn)
-        self._lease = lease
+        # One write at a time, because the trigger asks for the claim of the one that is under way.
+        self._writing = asyncio.Lock()
+        self._writer: tuple[str, int] | None = None
         # Per run: checkpoints that it made, or whose writes are kept already.
         self._known: dict[str, set[tuple[str, str, str]]] = {}
         # Runs whose thread was empty when they began: nothing there can be anybody else's.
         self._first: set[str] = set()
+        # Writes that are under way, also for a run that was cancelled meanwhile.
+        self._pending: dict[str, set[asyncio.Future[Any]]] = {}
 
     @classmethod
-    async def opened(cls, path: str, lease: Lease) -> "Saver":
+    async def opened(cls, path: str) -> "Saver":
         """The saver of that database file, which it makes when there is none."""
-        saver = cls(await aiosqlite.connect(path, timeout=BUSY_S), lease)
+        saver = cls(await aiosqlite.connect(path, timeout=BUSY_S))
+        saver.path = path
         with alone(path):
             await saver.setup()
             await saver.conn.executescript(SCHEMA)
-        await saver.conn.create_function("cronledger_late", 0, lambda: lease.ended)
+        await saver.conn.create_function("cronledger_token", 1, saver._token)
         await saver.conn.executescript(FENCE)
         await saver.conn.commit()
         return saver
@@ -110,7 +114,7 @@ class Saver(AsyncSqliteSaver):
     async def aput(
         self, config: Any, checkpoint: Any, metadata: CheckpointMetadata, new_versions: Any
     ) -> Any:
-        """Save a checkpoint, as one of the current run's. Raises LeaseEnded."""
+        """Save a checkpoint, as one of the current run's. Raises Fenced."""
         run_id = RUN.get()
         if run_id:
             # Set here: LangGraph loses the config's metadata on some paths, and a client's may say otherwise.
@@ -131,6 +135,12 @@ class Saver(AsyncSqliteSaver):
         await self._written(super().aput_writes(config, writes, task_id, task_path))
 
     # --- what the worker asks ---------------------------------------------------------------------
+
+    async def claim(self, thread_id: str, token: int) -> None:
+        """Take the thread for an attempt, before it reads anything of it. Raises Fenced."""
+        async with self._changes() as conn:
+            await self._claim(conn, thread_id, token)
+        CLAIM.set((thread_id, token))
 
     async def begin(self, thread_id: str, run_id: str) -> None:
         """Forget what was kept for earlier runs of the thread: this one builds on what they left."""
@@ -156,16 +166,23 @@ class Saver(AsyncSqliteSaver):
             row = await cursor.fetchone()
             return None if row is None else row[0]
 
+    async def settled(self, run_id: str) -> None:
+        """Wait for the writes of a run that are under way: its end must not be told before."""
+        while pending := self._pending.get(run_id):
+            await asyncio.wait(pending)
+
     def ended(self, run_id: str) -> None:
         """Drop what this process remembers of a run."""
+        self._pending.pop(run_id, None)
         self._known.pop(run_id, None)
         self._first.discard(run_id)
 
-    async def rollback(self, thread_id: str, run_id: str) -> None:
-        """Bring the thread's checkpoints to what they were before the run; twice is harmless."""
+    async def rollback(self, thread_id: str, run_id: str, token: int) -> None:
+        """Bring the thread's checkpoints to what they were before the run; twice is harmless. Raises Fenced."""
         self.ended(run_id)
         ids = (thread_id, run_id)
         async with self._changes() as conn:
+            await self._claim(conn, thread_id, token)
             await conn.execute(
                 """DELETE FROM writes WHERE thread_id = ?1 AND (
                     (checkpoint_ns, checkpoint_id) IN (
@@ -190,9 +207,10 @@ class Saver(AsyncSqliteSaver):
                 await conn.execute(f"DELETE FROM {table} WHERE thread_id = ?1 AND run_id = ?2", ids)
 
     async def forget(self, thread_id: str) -> None:
-        """Remove everything of a thread; twice is harmless."""
+        """Remove everything of a thread, its claim too: who comes late has none. Twice is harmless."""
+        tables = ("checkpoints", "writes", "cronledger_touched", "cronledger_kept", "cronledger_claims")
         async with self._changes() as conn:
-            for table in ("checkpoints", "writes", "cronledger_touched", "cronledger_kept"):
+            for table in tables:
                 await conn.execute(f"DELETE FROM {table} WHERE thread_id = ?", (thread_id,))
 
     async def copy(self, thread_id: str, to_thread_id: str) -> None:
@@ -215,10 +233,27 @@ class Saver(AsyncSqliteSaver):
 
     # --- how ----------------------------------------------------------------------------------------
 
+    def _token(self, thread_id: str) -> int:
+        """The token that the write under way has for the thread; ANYBODY's when it has claimed another or none."""
+        return self._writer[1] if self._writer is not None and self._writer[0] == thread_id else ANYBODY
+
+    async def _claim(self, conn: aiosqlite.Connection, thread_id: str, token: int) -> None:
+        if (await conn.execute(CLAIM_IT, (thread_id, token))).rowcount == 0:
+            raise Fenced(LATE)
+
+    async def _still_ours(self, conn: aiosqlite.Connection, thread_id: str) -> None:
+        claim = CLAIM.get()
+        if claim is None or claim[0] != thread_id:
+            return
+        query = "SELECT 1 FROM cronledger_claims WHERE thread_id = ? AND token = ?"
+        async with conn.execute(query, claim) as cursor:
+            if await cursor.fetchone() is None:
+                raise Fenced(LATE)
+
     async def _keep_before_first(self, run_id: str, conf: dict[str, Any]) -> None:
         at = (str(conf["thread_id"]), str(conf["checkpoint_ns"]), str(conf["checkpoint_id"]))
         if at not in self._known.setdefault(run_id, set()):
-            await self._written(self._keep(run_id, at))
+            await self._shielded(self._keep(run_id, at))
             self._known[run_id].add(at)
 
     async def _keep(self, run_id: str, at: tuple[str, str, str]) -> None:
@@ -230,6 +265,7 @@ class Saver(AsyncSqliteSaver):
         if row is None or row[0] == run_id:
             return  # LangGraph may save a task's writes before the checkpoint that they belong to
         async with self._changes() as conn:
+            await self._still_ours(conn, at[0])
             await self._keep_once(conn, run_id, at)
 
     async def _keep_once(self, conn: aiosqlite.Connection, run_id: str, at: tuple[str, str, str]) -> None:
@@ -248,10 +284,12 @@ class Saver(AsyncSqliteSaver):
 
     @contextlib.asynccontextmanager
     async def _changes(self) -> AsyncIterator[aiosqlite.Connection]:
-        """A transaction of several statements."""
-        async with self.lock:
-            await self.conn.execute("BEGIN IMMEDIATE")
+        """A transaction of several statements, as nobody's: one that must have the thread claims it first."""
+        async with self._writing, self.lock:
+            self._writer = None
             try:
+                # In here: one that is cancelled meanwhile still begins, and would hold the database for ever.
+                await self.conn.execute("BEGIN IMMEDIATE")
                 yield self.conn
                 await self.conn.commit()
             except BaseException:
@@ -259,21 +297,30 @@ class Saver(AsyncSqliteSaver):
                 raise
 
     async def _written(self, writing: Awaitable[T]) -> T:
-        """The write's result. It goes on when the run is cancelled: half done, it would hold the database."""
-        task = asyncio.ensure_future(self._undone_if_failed(writing))
+        """The write's result. Raises Fenced."""
+        return await self._shielded(self._undone_if_failed(writing, CLAIM.get()))
+
+    async def _shielded(self, writing: Coroutine[Any, Any, T]) -> T:
+        """It goes on when the run is cancelled: half done, it would hold the database."""
+        task, run_id = asyncio.ensure_future(writing), RUN.get()
+        pending = self._pending.setdefault(run_id, set())
+        pending.add(task)
+        task.add_done_callback(pending.discard)
         task.add_done_callback(_look)
         return await asyncio.shield(task)
 
-    async def _undone_if_failed(self, writing: Awaitable[T]) -> T:
-        try:
-            return await writing
-        except sqlite3.Error as exc:
-            # Whoever waits for it or not: an open transaction would keep every other child from writing.
-            async with self.lock:
-                await self.conn.rollback()
-            if LATE in str(exc):
-                raise LeaseEnded(LATE) from None
-            raise
+    async def _undone_if_failed(self, writing: Awaitable[T], writer: tuple[str, int] | None) -> T:
+        async with self._writing:
+            self._writer = writer
+            try:
+                return await writing
+            except sqlite3.Error as exc:
+                # Whoever waits for it or not: an open transaction would keep every other child from writing.
+                async with self.lock:
+                    await self.conn.rollback()
+                if LATE in str(exc):
+                    raise Fenced(LATE) from None
+                raise
 
 
 def _look(task: "asyncio.Future[Any]") -> None:

@@ -27,6 +27,10 @@ SHOWN = (
     "RuntimeError",
     "RecursionError",
     "TimeoutError",
+    "MemoryError",
+    "SystemExit",
+    "KeyboardInterrupt",
+    "GeneratorExit",
 )
 """Exceptions (and their subclasses) whose text a client may read; others can hold secrets."""
 

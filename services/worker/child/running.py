@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from .checkpoints import RUN, LeaseEnded, Saver
+from .checkpoints import RUN, Fenced, Saver
 from .emitting import Emitter
 from .loading import RUNS, UPDATES, Access, Entry
 from .plain import encode, shown_failure
@@ -24,7 +24,7 @@ class CountingExecutor(ThreadPoolExecutor):
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         run_id = RUN.get()
-        future = super().submit(fn, *args, **kwargs)
+        future = super().submit(lambda: ordinary(fn, *args, **kwargs))
         if run_id:
             self.busy[run_id] = self.busy.get(run_id, 0) + 1
             future.add_done_callback(lambda _: self._done(run_id))
@@ -38,6 +38,17 @@ class CountingExecutor(ThreadPoolExecutor):
         while self.busy.get(run_id, 0) > 0:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
         self.busy.pop(run_id, None)
+
+
+def ordinary(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call it; what means something to a coroutine that awaits the call becomes an error.
+
+    No future can hold a StopIteration, so that the run would wait for ever; a GeneratorExit would close it.
+    """
+    try:
+        return fn(*args, **kwargs)
+    except (StopIteration, GeneratorExit) as exc:
+        raise RuntimeError(f"a node raised {type(exc).__name__}") from exc
 
 
 class Outlet:
@@ -89,7 +100,9 @@ class Run:
             async with self._entry.open(self._access()) as graph:
                 await self._outcome(self._work(graph))
                 state = await graph.aget_state(self._thread)
-        except (Exception, asyncio.CancelledError) as exc:
+        except (
+            BaseException
+        ) as exc:  # whatever a graph raises: sys.exit is an error of its run, of nobody else
             self._note(exc)
         await self._quiet()
         self._saver.ended(self.run_id)
@@ -102,13 +115,13 @@ class Run:
         """Do the work, and note what came of it."""
         try:
             await work
-        except (Exception, asyncio.CancelledError) as exc:
+        except BaseException as exc:
             self._note(exc)
             await self._quiet()  # before the state is read: a node in a thread may still write
 
     def _note(self, exc: BaseException) -> None:
         task = asyncio.current_task()
-        self.fenced = self.fenced or isinstance(exc, LeaseEnded)
+        self.fenced = self.fenced or isinstance(exc, Fenced)
         if self._status != "success":
             return
         # A graph may raise it by itself; then nobody asked for it.
@@ -122,6 +135,7 @@ class Run:
             await self._executor.quiet(self.run_id)
         else:
             self._executor.busy.pop(self.run_id, None)
+        await self._saver.settled(self.run_id)
 
     def _tell(self, state: Any, graph: Any) -> None:
         status = "fenced" if self.fenced else self._status
@@ -173,7 +187,8 @@ class Run:
 
     async def _prepare(self) -> bool:
         """Make the thread ready for this attempt; True if it goes on from what an earlier one left."""
-        thread_id = self._start["thread_id"]
+        thread_id, token = self._start["thread_id"], self._start.get("token", 0)
+        await self._saver.claim(thread_id, token)
         if self._start.get("attempt", 1) == 1:
             await self._saver.begin(thread_id, self.run_id)
             return False
@@ -181,7 +196,7 @@ class Run:
             return True
         # It starts again, so nothing may be left of the first start: an answer to an interrupt that is
         # stored already would otherwise answer the next interrupt as well.
-        await self._saver.rollback(thread_id, self.run_id)
+        await self._saver.rollback(thread_id, self.run_id, token)
         return False
 
     async def _stream(self, graph: Any, given: Any, config: dict[str, Any]) -> None:

@@ -3,15 +3,15 @@
 import asyncio
 import contextlib
 import json
+import resource
 import socket
 import sys
-import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from . import drawing, states, storing
 from .asking import NotFound, failed
-from .checkpoints import Lease, Saver
+from .checkpoints import Saver, alone
 from .loading import LOOKS, READS, Access, CannotLoad, Entry, last_lines, load
 from .names import ProjectNamesFirst
 from .plain import encode
@@ -29,15 +29,15 @@ class Child:
     def __init__(self, reader: asyncio.StreamReader, outlet: Outlet) -> None:
         self._reader, self._outlet = reader, outlet
         self._entries: dict[str, Entry] = {}
-        self._runs: dict[str, tuple[Run, asyncio.Task[None]]] = {}
-        self._answering: set[asyncio.Task[None]] = set()
-        self._lease, self._renewed = Lease(0.0), asyncio.Event()
+        self._runs: dict[str, asyncio.Task[None]] = {}
+        self._answering: dict[int, asyncio.Task[None]] = {}
         self._verbs: dict[str, Callable[[dict[str, Any]], Awaitable[Any]]] = {
             "state": lambda ask: self._with_graph(READS, ask, states.state),
             "history": lambda ask: self._with_graph(READS, ask, states.history),
             "forget": lambda ask: self.saver.forget(ask["thread_id"]),
-            "rollback": lambda ask: self.saver.rollback(ask["thread_id"], ask["run_id"]),
+            "rollback": lambda ask: self.saver.rollback(ask["thread_id"], ask["run_id"], ask.get("token", 0)),
             "copy": lambda ask: self.saver.copy(ask["thread_id"], ask["to_thread_id"]),
+            "ping": _pong,
             "drawing": lambda ask: self._with_graph(LOOKS, ask, drawing.drawing),
             "schemas": lambda ask: self._with_graph(LOOKS, ask, drawing.schemas),
             "subgraphs": lambda ask: self._with_graph(LOOKS, ask, drawing.subgraphs),
@@ -55,20 +55,25 @@ class Child:
         sys.meta_path.insert(0, ProjectNamesFirst(hello["roots"]))
         self._executor = CountingExecutor(hello["threads"])
         asyncio.get_running_loop().set_default_executor(self._executor)
-        self._lease.until_s = hello["until_s"]
+        if hello.get("memory_mb"):
+            limit = hello["memory_mb"] << 20
+            resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
         if not await self._load(hello):
             return
-        watching = asyncio.create_task(self._watch_lease())
-        try:
-            while True:
-                self._handle(await self._receive())
-        finally:
-            watching.cancel()
+        while True:
+            self._handle(await self._receive())
+
+    async def close(self) -> None:
+        """Leave the databases in good order: whoever closes one last leaves one file."""
+        for opened in (getattr(self, "saver", None), getattr(self, "store", None)):
+            if opened is not None:
+                with alone(opened.path):  # of two that close at the same time none would be the last
+                    await opened.conn.close()
 
     async def _load(self, hello: dict[str, Any]) -> bool:
         loading = ""
         try:
-            self.saver = await Saver.opened(hello["checkpoints"], self._lease)
+            self.saver = await Saver.opened(hello["checkpoints"])
             self.store = await storing.Store.opened(hello["store"])
             for loading, source in hello["graphs"].items():
                 self._entries[loading] = load(loading, source)
@@ -93,14 +98,14 @@ class Child:
             case "cancel":
                 if (running := self._runs.get(frame["run_id"])) is not None:
                     # Not before its first step: a task that never began would tell nobody of its end.
-                    asyncio.get_running_loop().call_soon(running[1].cancel)
+                    asyncio.get_running_loop().call_soon(running.cancel)
             case "ask":
                 task = asyncio.create_task(self._answer(frame))
-                self._answering.add(task)
-                task.add_done_callback(self._answering.discard)
-            case "lease":
-                self._lease.until_s = frame["until_s"]
-                self._renewed.set()
+                self._answering[frame["id"]] = task
+                task.add_done_callback(lambda _: self._answering.pop(frame["id"], None))
+            case "drop":
+                if (asked := self._answering.get(frame["id"])) is not None:
+                    asked.cancel()
 
     # --- runs -----------------------------------------------------------------------------------------
 
@@ -112,25 +117,8 @@ class Child:
             return
         run = Run(start, entry, self.saver, self.store, self._executor, self._outlet)
         task = asyncio.create_task(run.execute())
-        self._runs[run_id] = (run, task)
+        self._runs[run_id] = task
         task.add_done_callback(lambda _: self._runs.pop(run_id, None))
-
-    async def _watch_lease(self) -> None:
-        """Stop every run when the worker's lease has ended; the saver refuses their writes by then."""
-        while True:
-            self._renewed.clear()
-            left_s = self._lease.until_s - time.monotonic()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(left_s + 0.001 if left_s > 0 else 1.0):
-                    await self._renewed.wait()
-            if self._lease.ended:
-                self._fence_all()
-
-    def _fence_all(self) -> None:
-        for run, task in list(self._runs.values()):
-            if not run.fenced:
-                run.fenced = True
-                task.cancel()
 
     # --- questions --------------------------------------------------------------------------------------
 
@@ -138,7 +126,7 @@ class Child:
         told: dict[str, Any] = {"type": "told", "id": frame["id"]}
         try:
             body = encode(await self._verbs[frame["verb"]](frame["body"]))
-        except Exception as exc:
+        except BaseException as exc:  # a factory may call sys.exit, and everybody else's answer goes on
             self._outlet.send({**told, "failed": failed(exc)})
         else:
             self._outlet.send(told, body=body)
@@ -155,16 +143,30 @@ class Child:
             return await answer(graph, ask)
 
 
+async def _pong(_: dict[str, Any]) -> None:
+    """The loop goes round."""
+
+
 async def serve(fd: int) -> None:
     """Serve the worker at the other end of the socket."""
     connection = socket.socket(fileno=fd)
     reader, writer = await asyncio.open_connection(sock=connection, limit=1 << 20)
+    child = Child(reader, Outlet(writer))
     try:
-        await Child(reader, Outlet(writer)).serve()
+        await child.serve()
     except (asyncio.IncompleteReadError, ConnectionError):
         pass  # the worker is gone, so nobody waits for us
+    await child.close()
 
 
 def run(fd: int) -> None:
-    """Serve until the worker is gone."""
-    asyncio.run(serve(fd))
+    """Serve until the worker is gone.
+
+    asyncio lets SystemExit and KeyboardInterrupt of any task out of the loop, having told them to whoever waits
+    for that task: the run that raised it ends, and the loop goes on with the others where it was.
+    """
+    loop = asyncio.new_event_loop()
+    serving = loop.create_task(serve(fd))
+    while not serving.done():
+        with contextlib.suppress(SystemExit, KeyboardInterrupt):
+            loop.run_until_complete(serving)

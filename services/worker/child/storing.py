@@ -51,12 +51,15 @@ CONNECTION = sqlite3.Connection if hasattr(sqlite3.Connection, "enable_load_exte
 class Store(AsyncSqliteStore):
     """The store of all children of a host, in one file."""
 
+    path = ""
+
     @classmethod
     async def opened(cls, settings: dict[str, Any]) -> "Store":
         """The store of that file. Raises CannotLoad."""
         path = settings["path"]
         connection = await aiosqlite.connect(path, isolation_level=None, timeout=BUSY_S, factory=CONNECTION)
         store = cls(connection, index=index_of(settings.get("index")), ttl=ttl_of(settings.get("ttl")))
+        store.path = path
         with alone(path):
             await connection.execute("PRAGMA journal_mode=WAL")
             await store.setup()

@@ -1,0 +1,98 @@
+-- What the gateway asks of the read models. Searches are put together from the first blocks (`{table}` and
+-- the like are ours, never a client's): either an index finds the few rows that one of the conditions has,
+-- or an index is walked in the order asked for until the page is full. tests/conformance/test_query_plans.py
+-- has the plan of each.
+
+-- name: few
+-- How many rows a condition has, as far as it matters: counted in its index, up to a bound.
+SELECT count(*) AS n FROM (SELECT 1 FROM {source} LIMIT ?);
+
+-- name: gather
+-- The few rows that {driver} finds by its index, whose other conditions are tested on each. The pluses keep
+-- other indexes, and the sort order's, out of it.
+SELECT {key} AS id FROM {table} WHERE {driver} AND {tests} ORDER BY {order};
+
+-- name: walk
+-- An index in the order asked for, row by row, until the page is full.
+SELECT {key} AS id FROM {table} WHERE {tests} ORDER BY {order} LIMIT ? OFFSET ?;
+
+-- name: count_all
+-- Without a condition, even `true`: then pages are counted, not rows.
+SELECT count(*) AS n FROM {table};
+
+-- name: count
+SELECT count(*) AS n FROM {table} WHERE {tests};
+
+-- name: up_to
+-- The same up to a bound.
+SELECT count(*) AS n FROM (SELECT 1 FROM {table} WHERE {tests} LIMIT ?);
+
+-- name: of_facet
+-- A condition: the owners of a facet, and of those that have too many facets to be told by them.
+{key} IN (SELECT substr(facet, 17) FROM {facets} WHERE facet >= ? AND facet < ?
+UNION ALL SELECT substr(facet, 17) FROM {facets} WHERE facet >= ? AND facet < ?);
+
+-- name: has_facet
+-- A condition: the row has that facet. By the key of the facets' table.
+EXISTS (SELECT 1 FROM {facets} AS own WHERE own.facet = CAST(? || {owner} AS BLOB));
+
+-- name: count_facets
+-- How many have a facet and others: all of it in the facets' table.
+SELECT count(*) AS n FROM {facets} WHERE facet >= ? AND facet < ? AND {tests};
+
+-- name: row
+-- One row by the key of its table.
+SELECT * FROM {table} WHERE {key} = ?;
+
+-- name: thread_without_values
+-- A row as a search shows it when it was not asked for what may be large.
+SELECT thread_id, user_id, metadata, status, interrupts, error, created_at, updated_at, state_updated_at,
+NULL AS "values" FROM threads WHERE thread_id = ?;
+
+-- name: cron_without_payload
+SELECT cron_id, assistant_id, thread_id, user_id, schedule, timezone, end_at, next_at, enabled,
+on_run_completed, metadata, NULL AS payload, created_at, updated_at FROM crons WHERE cron_id = ?;
+
+-- name: run_without_values
+SELECT run_id, thread_id, assistant_id, user_id, status, metadata, NULL AS kwargs, multitask_strategy, error,
+message, NULL AS output, cancel_reason, created_at, updated_at FROM runs WHERE run_id = ?;
+
+-- name: runs_of_thread
+-- In the order of the index (thread_id, hidden, created_at, run_id).
+SELECT run_id AS id FROM runs WHERE thread_id = ? AND hidden = 0
+ORDER BY created_at DESC, run_id DESC LIMIT ? OFFSET ?;
+
+-- name: runs_of_thread_by_status
+-- The same with the status in front: a status that few runs have is not looked for among all.
+SELECT run_id AS id FROM runs WHERE thread_id = ? AND hidden = 0 AND status = ?
+ORDER BY created_at DESC, run_id DESC LIMIT ? OFFSET ?;
+
+-- name: active_runs
+-- Those that may be stopped: the partial index holds the runs that are not over, and no others.
+SELECT run_id, thread_id, status FROM runs WHERE phase != 'ended' AND hidden = 0 AND cancel_requested = '';
+
+-- name: active_runs_of_assistant
+-- By the partial index on assistants of runs that are not over.
+SELECT run_id, thread_id FROM runs WHERE assistant_id = ? AND phase != 'ended';
+
+-- name: not_ended
+-- Whether a run is there and not over.
+SELECT thread_id FROM runs WHERE run_id = ? AND phase != 'ended';
+
+-- name: happened
+-- What has happened since a position: a range of the audit's key. It ends where the read models do.
+SELECT position, topic, run_id, thread_id FROM audit WHERE position > ? ORDER BY position;
+
+-- name: happened_until
+-- The last entry of that key.
+SELECT coalesce(max(position), 0) AS position FROM audit;
+
+-- name: crons_of_thread
+SELECT cron_id FROM crons WHERE thread_id = ?;
+
+-- name: crons_of_assistant
+SELECT cron_id FROM crons WHERE assistant_id = ?;
+
+-- name: crons_of_user
+-- How many there are, no further than the cap that is asked about.
+SELECT count(*) AS n FROM (SELECT 1 FROM crons WHERE user_id = ? LIMIT ?);

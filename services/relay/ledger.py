@@ -1,0 +1,39 @@
+"""The ledger for subscribers: every event of the log on the stream LEDGER, in order."""
+
+from contracts.subjects import LEDGER
+from services.kit.bus.nats import NatsBus
+from services.kit.bus.ordered import OrderedPublisher
+from services.kit.clock import Clock
+from services.kit.eventlog import EventLog
+from services.relay.follower import Follower
+from services.relay.outgoing import outgoing
+
+PAGE = 500
+SOURCE = "/cronledger"
+
+
+class LedgerFeed:
+    """Publishes behind the stream's newest message; two of them on one stream are harmless.
+
+    How far it is, the log's cursor says: the stream forgets what is old, or everything with its folder. Only
+    what the cursor does not know yet, the last second before a crash, is told by the stream's newest message.
+    """
+
+    def __init__(self, log: EventLog, bus: NatsBus, clock: Clock) -> None:
+        self._log = log
+        self._stream = OrderedPublisher(bus, LEDGER.name, "ledger.>")
+        self._published = 0
+        self._is_known = False  # that the stream's newest message is the one that we rest on
+        self.part = Follower("relay.ledger", log, clock, self._publish)
+
+    async def _publish(self) -> None:
+        if not self._is_known:
+            newest, _ = await self._stream.resync()
+            self._published = max(newest, self.part.cursor, self._published)
+        await self.part.keep(self._published)
+        raws = self._log.read_raw(self._published, PAGE)
+        self._is_known = not raws  # until the stream has answered
+        if not raws:
+            await self.part.rest()
+        elif await self._stream.publish([outgoing(raw, SOURCE) for raw in raws]):
+            self._published, self._is_known = raws[-1].position, True

@@ -1,0 +1,216 @@
+"""Turns: which run may run now. Each is put on the queue when its turn has come, once."""
+
+import asyncio
+import heapq
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+from uuid import UUID
+
+import msgspec
+
+from contracts.events import LaneChanged, RunCancelRequested, RunRequested, ThreadDeleted
+from contracts.ledger import Body, Recorded
+from contracts.subjects import (
+    CHORES,
+    DEFAULT_POOL,
+    NORMAL,
+    RUNS,
+    run_cancel_subject,
+    run_queue_subject,
+)
+from contracts.work import Chore, RunDue
+from domain.lane import lane_id_of
+from services.kit.bus.nats import NatsBus
+from services.kit.bus.work import WorkQueue
+from services.kit.clock import Clock
+from services.kit.eventlog import EventLog
+from services.kit.queries import named
+from services.kit.views import Views
+from services.relay.follower import Follower
+
+T = TypeVar("T")
+PAGE = 500
+AT_ONCE = 64
+SURE_S = 0.001
+"""So much later, lest rounding makes an instant look as if it had come."""
+SQL = named(Path(__file__).with_name("queries.sql"))
+
+
+class Turn(msgspec.Struct, frozen=True, order=True):
+    """A run that may run from an instant on, as long as it is the head of its lane."""
+
+    due_s: float  # since the epoch, 0 = at once
+    run_id: UUID
+    lane_id: UUID | None = None  # None: it is in no lane
+
+
+class Delayed:
+    """Turns that are to come, each run once."""
+
+    def __init__(self) -> None:
+        self._heap: list[Turn] = []
+        self._runs: set[UUID] = set()
+
+    @property
+    def next_s(self) -> float:
+        """When the first of them is due, seconds since the epoch; infinity without any."""
+        return self._heap[0].due_s if self._heap else float("inf")
+
+    def add(self, turn: Turn) -> None:
+        """Remember it; twice is once: a run's instant never changes."""
+        if turn.run_id not in self._runs:
+            self._runs.add(turn.run_id)
+            heapq.heappush(self._heap, turn)
+
+    def pop(self) -> Turn:
+        """The first."""
+        turn = heapq.heappop(self._heap)
+        self._runs.discard(turn.run_id)
+        return turn
+
+
+class Turns:
+    """Follows the log for lanes whose head has changed and for runs without one. Two of them are harmless.
+
+    The queue holds one message for each run from its turn on until it is over, so a put is all that can be
+    forgotten: the cursor moves after it, and whenever NATS may have lost something, every head is put again.
+    """
+
+    def __init__(self, log: EventLog, views: Views, bus: NatsBus, clock: Clock) -> None:
+        self._log, self._views, self._bus, self._clock = log, views, bus, clock
+        self._queue = WorkQueue(bus, RUNS.name)
+        self._delayed = Delayed()
+        self._position: int | None = None
+        self._is_sure = False  # that every head up to the position is on the queue
+        self.part = Follower("relay.runs", log, clock, self._follow)
+        bus.on_reconnect(self._doubt)
+
+    def _doubt(self) -> None:
+        self._is_sure = False
+        self.part.wake()
+
+    async def _follow(self) -> None:
+        if not self._is_sure:
+            await self._put_all()
+        assert self._position is not None
+        await self._put_delayed()
+        events = self._log.read(self._position, PAGE)
+        await self._hint(events)
+        await self._offer(turns_of(events))
+        await self._put(chores_of(events))
+        if events:
+            self._position = events[-1].position
+        await self.part.keep(self._position)
+        if not events:
+            await self.part.rest(max(0.0, self._delayed.next_s - self._clock.wall_s()))
+
+    async def _put_all(self) -> None:
+        """Put every head that is due. What happens meanwhile is found by following from before the look."""
+        self._is_sure = True  # unless the connection is lost again meanwhile
+        try:
+            seen = self._views.position("runs")
+            self._position = min(seen, self.part.cursor if self._position is None else self._position)
+            rows = self._views.all(SQL["temporary"])
+            await self._offer(Turn(_seconds(row["not_before"]), UUID(bytes=row["run_id"])) for row in rows)
+            lane_ids = (lane_id_of(UUID(bytes=row["thread_id"])) for row in self._views.all(SQL["lanes"]))
+            for some in _parts(lane_ids, PAGE):
+                newest = self._log.newest(some).values()
+                await self._offer(turn for lane in newest if (turn := head_of(lane.stream_id, lane.body)))
+        except BaseException:
+            self._is_sure = False
+            raise
+
+    async def _offer(self, turns: Iterable[Turn]) -> None:
+        now_s = self._clock.wall_s()
+        due: list[UUID] = []
+        for turn in turns:
+            if turn.due_s <= now_s:
+                due.append(turn.run_id)
+            else:
+                self._delayed.add(turn)
+        await self._put(map(_due, due))
+
+    async def _put_delayed(self) -> None:
+        """Put the delayed runs whose time has come; one that lets another go first comes when it is the head."""
+        while self._delayed.next_s <= self._clock.wall_s():
+            turn = self._delayed.pop()
+            try:
+                if self._is_head(turn):
+                    await self._put([_due(turn.run_id)])
+            except BaseException:
+                self._delayed.add(turn)
+                raise
+
+    def _is_head(self, turn: Turn) -> bool:
+        if turn.lane_id is None:
+            return True
+        lane = self._log.newest([turn.lane_id])[turn.lane_id]
+        head = head_of(lane.stream_id, lane.body)
+        return head is not None and head.run_id == turn.run_id
+
+    async def _put(self, work: Iterable[tuple[str, bytes]]) -> None:
+        for some in _parts(work, AT_ONCE):
+            await asyncio.gather(*(self._queue.put(*item) for item in some))
+
+    async def _hint(self, events: Iterable[Recorded]) -> None:
+        for recorded in events:
+            if isinstance(recorded.body, RunCancelRequested):
+                # To whoever has the run; it looks at the log at each heartbeat too.
+                await self._bus.publish(run_cancel_subject(recorded.stream_id), b"")
+
+
+def turns_of(events: Iterable[Recorded]) -> list[Turn]:
+    """Whose turn the events tell of; of each lane only the newest head."""
+    found: dict[UUID, Turn | None] = {}
+    for recorded in events:
+        match recorded.body:
+            case RunRequested(temporary=True) as body:
+                found[recorded.stream_id] = Turn(_instant(body.not_before), recorded.stream_id)
+            case LaneChanged() as body if _moves_head(body):
+                found[recorded.stream_id] = head_of(recorded.stream_id, body)
+    return [turn for turn in found.values() if turn is not None]
+
+
+def head_of(lane_id: UUID, body: Body) -> Turn | None:
+    """The turn of whoever is the head after the change of the lane."""
+    assert isinstance(body, LaneChanged)
+    if not body.in_flight:
+        return None
+    head = body.in_flight[0]
+    return Turn(_instant(head.not_before), head.run_id, lane_id)
+
+
+def chores_of(events: Iterable[Recorded]) -> Iterator[tuple[str, bytes]]:
+    """(subject, message) of what is to be done besides."""
+    for recorded in events:
+        if isinstance(recorded.body, ThreadDeleted):
+            chore = msgspec.json.encode(Chore(forget_thread=recorded.stream_id))
+            yield run_queue_subject(DEFAULT_POOL, CHORES, recorded.stream_id), chore
+
+
+def _moves_head(body: LaneChanged) -> bool:
+    """False when the same run is the head as before, so that it is on the queue already."""
+    if body.change == "joined":
+        return body.in_flight[0].run_id == body.run_id
+    return body.change in ("left", "closed")
+
+
+def _due(run_id: UUID) -> tuple[str, bytes]:
+    return run_queue_subject(DEFAULT_POOL, NORMAL, run_id), msgspec.json.encode(RunDue(run_id))
+
+
+def _instant(not_before: datetime | None) -> float:
+    return 0.0 if not_before is None else not_before.timestamp() + SURE_S
+
+
+def _seconds(micros: int | None) -> float:
+    return 0.0 if micros is None else micros / 1_000_000 + SURE_S
+
+
+def _parts(values: Iterable[T], size: int) -> Iterator[list[T]]:
+    iterator = iter(values)
+    while part := list(islice(iterator, size)):
+        yield part

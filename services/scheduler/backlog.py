@@ -1,0 +1,212 @@
+"""Crons that are looked at one by one: what they missed is told, what is left fires, what is over ends."""
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from uuid import UUID
+
+import msgspec
+
+from contracts.events import CronEvent, CronExpired, CronRescheduled
+from contracts.ledger import Append, Expect, Meta, Transaction
+from domain.errors import InvalidSchedule, InvalidTimezone
+from domain.identity import run_id_of
+from domain.schedule import occurrences, parse_canonical, tzdata_version, zone
+from domain.timeline import Due, Fire, Miss, Timeline, missed, next_of, undecided
+from services.kit.clock import Clock
+from services.kit.eventlog import EventLog
+from services.kit.settings import Settings
+from services.kit.views import Views
+from services.scheduler.firing import Firing
+from services.scheduler.plans import SQL
+from services.scheduler.timer import NEVER, Timer
+
+BLOCK = 200
+"""Fewer than of due crons: each look is a dozen calls of the schedule kernel, and due work comes in between."""
+YIELD_EVERY = 50
+GUARD_S = 10
+"""Another scheduler may be storing a run of the last instants of a stretch, and of no older ones."""
+log_ = logging.getLogger("cronledger.scheduler")
+
+
+class ReadModelBehind(Exception):
+    """The read model of the crons has not come far enough yet."""
+
+
+class Look(msgspec.Struct, frozen=True):
+    """What a cron needs now: events of its own, the instant up to which these decide, and what fires then."""
+
+    cron_id: bytes
+    bodies: tuple[CronEvent, ...] = ()
+    until: int = 0
+    guards: tuple[Expect, ...] = ()
+    fire: Fire | None = None
+    coming: int | None = None  # the next instant of the rule in force
+
+
+class Backlog:
+    """Looks at those that stand apart in the timer, a block at a time."""
+
+    def __init__(
+        self, log: EventLog, views: Views, clock: Clock, settings: Settings, firing: Firing, timer: Timer
+    ) -> None:
+        self._log, self._views, self._clock, self._settings = log, views, clock, settings
+        self._firing, self._timer = firing, timer
+        self.moved: set[bytes] = set()  # the rules of their zone have changed since they were planned
+
+    async def look(self, now: float) -> None:
+        """Look at a block of those whose turn it is. Whatever raises, they are looked at again."""
+        cron_ids = self._timer.to_look_at(now, BLOCK)
+        self._catch_up_with_others(cron_ids)
+        looks: list[Look] = []
+        for n, cron_id in enumerate(cron_ids, 1):
+            if (look := self._look(cron_id, now)) is not None:
+                looks.append(look)
+            if n % YIELD_EVERY == 0:
+                await asyncio.sleep(0)
+        told = await self._tell([look for look in looks if look.bodies])
+        fires = [look for look in looks if look.fire and (not look.bodies or look.cron_id in told)]
+        await self._firing.fire([self._due(look) for look in fires])
+
+    def is_settled(self, cron_id: bytes, now: int) -> bool:
+        """Whether a cron that was just taken in has its place already, because it is not behind."""
+        try:
+            return self._timer.settle(cron_id, now)
+        except (InvalidSchedule, InvalidTimezone):
+            return False  # the look will tell
+
+    async def reschedule(self) -> None:
+        """Tell of a block of crons what the new rules of their zone mean for them."""
+        part = [cron_id for cron_id, _ in zip(self.moved, range(BLOCK), strict=False)]
+        looks = []
+        for cron_id in part:
+            at = next_of(self._timer.rule(cron_id), self._timer.cursor(cron_id))
+            body = CronRescheduled(next_at=_instant(at), tzdata=tzdata_version())
+            looks.append(Look(cron_id, (body,)))
+        self.moved -= await self._tell(looks)
+
+    def _catch_up_with_others(self, cron_ids: Sequence[bytes]) -> None:
+        """Another scheduler may have gone on while this one stood still: take over its cursors."""
+        doubted = [c for c in cron_ids if self._timer.apart(c).sure]
+        if not doubted:
+            return
+        position = self._views.position("crons")
+        if position < max(self._timer.apart(c).sure for c in doubted):
+            raise ReadModelBehind(f"at position {position}")
+        marks = ",".join("?" * len(doubted))
+        for row in self._views.all(SQL["cursors"].format(marks=marks), doubted):
+            self._timer.decided(row["cron_id"], row["cursor"])
+        for cron_id in doubted:
+            self._timer.apart(cron_id).sure = 0
+
+    def _look(self, cron_id: bytes, now: float) -> Look | None:
+        try:
+            return self._needs(cron_id, now) or self._rest(cron_id, int(now))
+        except (InvalidSchedule, InvalidTimezone) as exc:
+            # Never UTC by default: it would fire at a wrong hour and nobody would know.
+            log_.error("scheduler.blocked cron=%s error=%s", UUID(bytes=cron_id), exc)
+            self._timer.look(cron_id, NEVER)
+            return None
+
+    def _needs(self, cron_id: bytes, now: float) -> Look | None:
+        """What is undecided: stretches to be told, then the first one that fires; None when nothing is."""
+        timeline, cursor = self._timer.apart(cron_id).timeline, self._timer.cursor(cron_id)
+        misses: list[Miss] = []
+        fire: Fire | None = None
+        for decision in undecided(timeline, cursor, int(now), self._settings.catch_up_window_s):
+            if isinstance(decision, Fire):
+                fire = decision
+                break
+            misses.append(decision)
+        if not misses and fire is None:
+            return None
+        present = timeline.present.rule
+        coming = next_of(present, int(now))
+        if fire is not None and not self._is_ripe(cron_id, fire, now, coming):
+            fire = None
+        next_at = _instant(coming) if present.active else msgspec.UNSET
+        return Look(
+            cron_id,
+            tuple(missed(miss, next_at) for miss in misses),
+            misses[-1].last if misses else 0,
+            tuple(_guards(cron_id, timeline, misses)),
+            fire,
+            coming,
+        )
+
+    def _is_ripe(self, cron_id: bytes, fire: Fire, now: float, coming: int | None) -> bool:
+        """Catch-ups are spread, lest a restart begins every agent at once; before the next occurrence it is."""
+        if fire.kind != "catch_up":
+            return True
+        apart = self._timer.apart(cron_id)
+        if apart.ripe[0] != fire.due:
+            share = int.from_bytes(hashlib.blake2b(cron_id, digest_size=4).digest(), "big") / 2**32
+            ready = now + share * self._settings.catch_up_spread_s
+            apart.ripe = (fire.due, ready if coming is None else min(ready, coming - 1.0))
+        if apart.ripe[1] <= now:
+            return True
+        self._timer.look(cron_id, apart.ripe[1])
+        return False
+
+    def _rest(self, cron_id: bytes, now: int) -> Look | None:
+        """Nothing is undecided: it goes to its group, or rests, or is over."""
+        if self._timer.settle(cron_id, now):
+            return None
+        present = self._timer.apart(cron_id).timeline.present
+        if present.after > now or next_of(present.rule, self._timer.cursor(cron_id)) is not None:
+            self._timer.look(cron_id, now + 1.0)  # edited by a clock that is ahead of ours
+            return None
+        self._timer.look(cron_id, 0.0)
+        return Look(cron_id, (CronExpired(rule=msgspec.structs.replace(present.rule, active=False)),))
+
+    async def _tell(self, looks: Sequence[Look]) -> set[bytes]:
+        """Append to the crons' own streams, all in one commit; the crons of which it is stored."""
+        told: set[bytes] = set()
+        meta_at = self._clock.now()
+        txs = [self._transaction(look, meta_at) for look in looks]
+        outcomes = await self._log.append_many(txs) if txs else []
+        for look, outcome in zip(looks, outcomes, strict=True):
+            if isinstance(outcome, int):
+                told.add(look.cron_id)
+                self._told(look, meta_at)
+            elif outcome.stream_id != UUID(bytes=look.cron_id):
+                # Somebody else fired one of them.
+                self._timer.apart(look.cron_id).sure = self._log.head()
+        return told
+
+    def _told(self, look: Look, at: datetime) -> None:
+        self._timer.decided(look.cron_id, look.until)
+        self._timer.seen(look.cron_id, self._timer.version(look.cron_id) + len(look.bodies))
+        last = look.bodies[-1]
+        if isinstance(last, CronExpired) and last.rule is not None:
+            self._timer.edited(look.cron_id, int(at.timestamp()), last.rule)
+
+    def _transaction(self, look: Look, at: datetime) -> Transaction:
+        cron_id, version = UUID(bytes=look.cron_id), self._timer.version(look.cron_id)
+        cause = f"{cron_id}/{self._timer.revision(look.cron_id)}"
+        meta = Meta(at=at, actor="scheduler", cause=cause, corr=str(cron_id))
+        return Transaction(meta=meta, appends=(Append(cron_id, version, look.bodies),), expects=look.guards)
+
+    def _due(self, look: Look) -> Due:
+        assert look.fire is not None
+        timer, fire = self._timer, look.fire
+        version, revision = timer.version(look.cron_id), timer.revision(look.cron_id)
+        return Due(look.cron_id, fire.due, fire.local, fire.kind, look.coming, version, revision)
+
+
+def _guards(cron_id: bytes, timeline: Timeline, misses: Sequence[Miss]) -> Iterator[Expect]:
+    """That nobody has fired the last ones of a stretch."""
+    for miss in misses:
+        if miss.reason == "paused":
+            continue
+        rule = next(s.rule for s in timeline.stretches if s.after < miss.last <= s.until)
+        schedule, place = parse_canonical(rule.canonical), zone(rule.timezone)
+        after = max(miss.first - 1, miss.last - GUARD_S)
+        for due in occurrences(schedule, place, after, miss.last):
+            yield Expect(run_id_of(UUID(bytes=cron_id), due), 0)
+
+
+def _instant(epoch: int | None) -> datetime | None:
+    return None if epoch is None else datetime.fromtimestamp(epoch, UTC)

@@ -1,0 +1,88 @@
+"""Chores: what has to be done some time, and twice is harmless. Today: forgetting a thread's checkpoints."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+import msgspec
+
+from contracts.queries import Forget
+from contracts.subjects import CHORES, DEFAULT_POOL, RUNS, run_queue_subject
+from contracts.work import Chore
+from services.kit.bus.nats import NatsBus
+from services.kit.bus.work import Delivery, PullLoop
+from services.kit.lifecycle import Supervised
+from services.worker.graph_child import NoAnswer
+
+AT_ONCE = 4
+ACK_WAIT_S = 30.0
+MOST_BACK_OFF_S = 600.0
+STOP_S = 1.0
+Ask = Callable[[str, msgspec.Raw], Awaitable[msgspec.Raw]]
+log_ = logging.getLogger("cronledger.worker")
+
+
+class Chores:
+    """Does them, a few at a time; `ask` is a child's answer in bounded time. Raises NoAnswer: later, then."""
+
+    def __init__(self, bus: NatsBus, ask: Ask) -> None:
+        self._ask = ask
+        subject, name = run_queue_subject(DEFAULT_POOL, CHORES), f"w_{DEFAULT_POOL}_{CHORES}"
+        self._queue = PullLoop(bus, RUNS.name, name, subject, AT_ONCE, ACK_WAIT_S)
+        self._loop = Supervised("worker.chores", self._take)
+        self._doing: set[asyncio.Task[None]] = set()
+        self.name, self.parts = self._loop.name, [self._queue]
+
+    @property
+    def started(self) -> bool:
+        return self._loop.started
+
+    @property
+    def failing(self) -> str:
+        return self._loop.failing
+
+    async def start(self) -> None:
+        """Begin to take them; twice is harmless. Raises ConnectionError."""
+        await self._queue.start()
+        await self._loop.start()
+
+    async def stop(self) -> None:
+        """End, whatever is being done: it comes again. Safe unstarted."""
+        await self._loop.stop()
+        await self._queue.stop()
+        for task in self._doing:
+            task.cancel()
+        if self._doing:
+            await asyncio.wait(self._doing, timeout=STOP_S)
+
+    async def _take(self) -> None:
+        delivery = await self._queue.next()
+        task = asyncio.create_task(self._do(delivery))
+        self._doing.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._doing.discard(task)
+        if not task.cancelled() and (exc := task.exception()) is not None:
+            log_.error("chore.broke", exc_info=exc)  # it comes again after its wait
+
+    async def _do(self, delivery: Delivery) -> None:
+        try:
+            chore = msgspec.json.decode(delivery.data, type=Chore)
+        except msgspec.DecodeError:
+            await delivery.term("no chore")
+            return
+        try:
+            if chore.forget_thread is not None:
+                query = Forget(thread_id=str(chore.forget_thread))
+                await self._ask(query.VERB, msgspec.Raw(msgspec.json.encode(query)))
+            await delivery.ack()
+        except NoAnswer as exc:
+            pause_s = back_off_s(delivery.num_delivered)
+            log_.warning("chore.failed chore=%s again_in_s=%d error=%s", chore, pause_s, exc)
+            await delivery.nak(pause_s)
+
+
+def back_off_s(deliveries: int) -> float:
+    """How long to wait after so many deliveries, from one on."""
+    return min(MOST_BACK_OFF_S, 2.0 ** min(deliveries, 10))

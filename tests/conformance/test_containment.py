@@ -1,0 +1,97 @@
+"""Containment as PostgreSQL's `@>` has it: of the function, and of the facets that find the rows."""
+
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from projections.facets import LARGE, MOST, facets, needed
+from services.kit.views import json_contains
+
+CASES: list[tuple[Any, Any, bool]] = [
+    # has, wanted: what `SELECT has::jsonb @> wanted::jsonb` says
+    ({"a": 1, "b": 2}, {"a": 1}, True),
+    ({"a": 1}, {"a": 2}, False),
+    ({"a": 1}, {"b": 1}, False),
+    ({"a": 1}, {"a": 1.0}, True),
+    ({"a": 1.5}, {"a": 1.5}, True),
+    ({"a": 0}, {"a": -0.0}, True),
+    ({"a": 1}, {"a": True}, False),
+    ({"a": False}, {"a": 0}, False),
+    ({"a": True}, {"a": True}, True),
+    ({"a": None}, {"a": None}, True),
+    ({"a": 1}, {"a": None}, False),
+    ({}, {"a": None}, False),
+    ({"a": "1"}, {"a": 1}, False),
+    ({"a": {"b": 1, "c": 2}}, {"a": {"b": 1}}, True),
+    ({"a": {"b": 1}}, {"a": {"b": 1, "c": 2}}, False),
+    ({"a": {"b": 1}}, {"a": {}}, True),
+    ({"a": 1}, {"a": {}}, False),
+    ({"a": []}, {"a": {}}, False),
+    ({"t": [1, 2, 3]}, {"t": [1, 3]}, True),
+    ({"t": [1, 2]}, {"t": [3]}, False),
+    ({"t": [1]}, {"t": [1, 1]}, True),
+    ({"t": [1, 2]}, {"t": [2, 1]}, True),
+    ({"t": [1]}, {"t": []}, True),
+    ({"t": [1]}, {"t": [1.0]}, True),
+    ({"t": [1]}, {"t": [True]}, False),
+    ({"t": ["a", "b"]}, {"t": "a"}, False),
+    ({"t": [{"a": 1, "b": 2}]}, {"t": [{"a": 1}]}, True),
+    ({"t": [{"a": 1}, {"b": 2}]}, {"t": [{"a": 1, "b": 2}]}, False),
+    ({"t": [[1], [2]]}, {"t": [[1, 2]]}, False),
+    ({"t": [[1, 2], [3]]}, {"t": [[2]]}, True),
+    ({"a.b": 1}, {"a": {"b": 1}}, False),
+    ({"a": {"b": 1}}, {"a.b": 1}, False),
+    ({'a"b': 1}, {'a"b': 1}, True),
+]
+
+
+def text(value: Any) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+@pytest.mark.parametrize(("has", "wanted", "contains"), CASES, ids=str)
+def test_function(has: Any, wanted: Any, contains: bool) -> None:
+    assert json_contains(text(has), text(wanted)) is contains
+
+
+def test_nothing_contains_nothing() -> None:
+    assert not json_contains(None, "{}")
+
+
+def agree(has: Any, wanted: Any) -> None:
+    own, (those, exact) = facets(text(has)), needed(wanted)
+    contains = json_contains(text(has), text(wanted))
+    if contains:
+        assert those <= own
+    if exact and those <= own:
+        assert contains
+
+
+@pytest.mark.parametrize(("has", "wanted", "contains"), CASES, ids=str)
+def test_facets(has: Any, wanted: Any, contains: bool) -> None:
+    agree(has, wanted)
+
+
+names = st.sampled_from(["a", "b", "[{", '"'])
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(-1, 2) | st.sampled_from([0.0, 1.0, 1.5, "", "a", "1", "[{"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(names, values, max_size=3), st.dictionaries(names, values, max_size=2))
+def test_facets_find_whatever_the_function_does(has: Any, wanted: Any) -> None:
+    agree(has, wanted)
+
+
+def test_large_objects_have_one_facet() -> None:
+    assert len(facets(text({str(n): n for n in range(MOST)}))) == MOST
+    assert facets(text({str(n): n for n in range(MOST + 1)})) == {LARGE}
+    deep: dict[str, Any] = {}
+    for _ in range(900):  # a body may be nested so deeply; the projector must not end by it
+        deep = {"a": deep}
+    assert facets(text(deep)) == {LARGE}

@@ -1,0 +1,283 @@
+"""What becomes of occurrences that nobody has decided, beside an oracle that looks at each second."""
+
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from contracts.events import Rule
+from domain.schedule import count_between, occurrences, parse_canonical, zone
+from domain.timeline import (
+    FOREVER,
+    GRACE_S,
+    Fire,
+    Miss,
+    Stretch,
+    Timeline,
+    end_of,
+    missed,
+    newest_of,
+    next_of,
+    undecided,
+)
+
+NOW = int(datetime(2026, 11, 24, 12, 0, 30, tzinfo=UTC).timestamp())
+DAY = 86_400
+CREATED = NOW - 400 * DAY
+
+
+def rule(text: str, *, active: bool = True, zone_name: str | None = None, end: int | None = None) -> Rule:
+    end_time = None if end is None else datetime.fromtimestamp(end, UTC)
+    return Rule(canonical=text, timezone=zone_name, end_time=end_time, active=active)
+
+
+def of(first: Rule, *edits: tuple[int, Rule], since: int = CREATED) -> Timeline:
+    timeline = Timeline((Stretch(since, FOREVER, first),))
+    for at, edit in edits:
+        timeline = timeline.then(at, edit)
+    return timeline
+
+
+def told(timeline: Timeline, away_s: int, *, window_s: int = DAY, now: int = NOW) -> list[str]:
+    return [
+        f"{clock(d.due)} {d.kind}"
+        if isinstance(d, Fire)
+        else f"{clock(d.first)}-{clock(d.last)} {d.count} {d.reason}"
+        for d in undecided(timeline, NOW - away_s, now, window_s)
+    ]
+
+
+def clock(epoch: int) -> str:
+    return datetime.fromtimestamp(epoch, UTC).strftime("%H:%M:%S")
+
+
+HOURLY, HALVES, PAUSED = rule("0 * * * *"), rule("*/30 * * * *"), rule("*/30 * * * *", active=False)
+
+
+@pytest.mark.parametrize(
+    ("timeline", "away_s", "wanted"),
+    [
+        pytest.param(of(rule("0 9 * * *")), 3600, [], id="nothing was due"),
+        pytest.param(
+            of(rule("*/3 * * * * *")), 5, ["12:00:27 schedule", "12:00:30 schedule"], id="a hiccup is late"
+        ),
+        pytest.param(
+            of(rule("59 * * * *")),
+            7200,
+            ["10:59:00-10:59:00 1 coalesced", "11:59:00 catch_up"],
+            id="the newest one fires",
+        ),
+        pytest.param(
+            of(rule("* * * * *")),
+            600,
+            ["11:51:00-11:59:00 9 coalesced", "12:00:00 schedule"],
+            id="with a late one the older are missed",
+        ),
+        pytest.param(
+            of(rule("0 0 1 * *")), 40 * DAY, ["00:00:00-00:00:00 1 window"], id="older than the window"
+        ),
+        pytest.param(
+            of(HOURLY),
+            3 * DAY,
+            ["13:00:00-12:00:00 48 window", "13:00:00-11:00:00 23 coalesced", "12:00:00 schedule"],
+            id="the window splits the stretch",
+        ),
+        pytest.param(
+            of(HALVES, (NOW - 1500, rule("0 0 1 1 *"))),
+            3600,
+            ["11:30:00 catch_up"],
+            id="due before an edit",
+        ),
+        pytest.param(
+            of(HALVES, (NOW - 1500, PAUSED)),
+            3600,
+            ["11:30:00-11:30:00 1 paused"],
+            id="paused since: told, not fired",
+        ),
+        pytest.param(
+            of(HALVES, (NOW - 10, PAUSED)),
+            1700,
+            ["12:00:00 schedule"],
+            id="paused a moment after it was due",
+        ),
+        pytest.param(
+            of(HALVES, (NOW - 3000, PAUSED), (NOW - 900, HALVES)),
+            4000,
+            ["11:00:00-11:00:00 1 coalesced", "11:30:00-11:30:00 1 paused", "12:00:00 schedule"],
+            id="a pause that is over",
+        ),
+        pytest.param(of(PAUSED), 40 * DAY, [], id="a pause that lasts"),
+        pytest.param(
+            of(rule("*/20 * * * *", end=NOW - 1800)),
+            3600,
+            ["11:20:00 catch_up"],
+            id="it fires late, but not beyond its end",
+        ),
+        pytest.param(
+            of(rule("*/30 * * * *", zone_name="Atlantis/Capital"), (NOW - 1500, HALVES)),
+            3600,
+            ["12:00:00 schedule"],
+            id="a zone that nobody knows any more",
+        ),
+    ],
+)
+def test_told(timeline: Timeline, away_s: int, wanted: list[str]) -> None:
+    assert told(timeline, away_s) == wanted
+
+
+def test_an_edit_does_not_reach_back() -> None:
+    timeline = of(HALVES, (NOW, HOURLY), (NOW - 100, PAUSED))
+    assert [(s.after, s.until) for s in timeline.stretches] == [
+        (CREATED, NOW),
+        (NOW, NOW),
+        (NOW, FOREVER),
+    ]
+    assert timeline.behind(NOW).stretches == timeline.stretches[-1:]
+
+
+def test_what_is_stored_of_a_stretch() -> None:
+    [miss, _] = undecided(of(HOURLY), NOW - 7200, NOW, DAY)
+    assert isinstance(miss, Miss)
+    event = missed(miss, None)
+    assert (event.first, event.last) == (datetime(2026, 11, 24, 11, tzinfo=UTC),) * 2
+    assert (event.count, event.counted_all, event.reason, event.next_at) == (1, True, "coalesced", None)
+
+
+def test_the_next_and_the_newest() -> None:
+    short = rule("0 * * * *", end=NOW)
+    assert clock(next_of(short, NOW - 3600) or 0) == "12:00:00"
+    assert next_of(short, NOW) is None
+    assert clock(newest_of(short, NOW - 7200, NOW + 7200) or 0) == "12:00:00"
+    assert newest_of(rule("0 * * * *", zone_name="Atlantis/Capital"), 0, NOW) is None
+
+
+# --- beside the oracle --------------------------------------------------------------------------------
+
+TEXTS = ("*/7 * * * * *", "* * * * *", "*/3 * * * *", "0 * * * *", "30 11 * * *", "0 0 1 1 *")
+ZONES = (None, "Australia/Lord_Howe", "America/New_York")
+BEGIN = int(datetime(2026, 11, 1, 5, 30, tzinfo=UTC).timestamp())  # half an hour before New York's overlap
+SPAN = 3 * 3600
+rules = st.builds(
+    lambda text, active, zone_name, end: rule(text, active=active, zone_name=zone_name, end=end),
+    st.sampled_from(TEXTS),
+    st.sampled_from([True, True, False]),
+    st.sampled_from(ZONES),
+    st.none() | st.integers(BEGIN, BEGIN + SPAN),
+)
+instants = st.integers(BEGIN, BEGIN + SPAN)
+edits = st.lists(st.tuples(instants, rules), max_size=5)
+
+
+def in_force(first: Rule, changes: list[tuple[int, Rule]], at: int) -> tuple[Rule, bool]:
+    """The rule that decides about an instant, and whether it is over."""
+    found, last, edge = first, 0, BEGIN
+    for n, (when, new) in enumerate(changes, 1):
+        edge = max(edge, when)
+        if edge < at:
+            found, last = new, n
+    return found, last < len(changes)
+
+
+def oracle(
+    first: Rule, changes: list[tuple[int, Rule]], cursor: int, now: int, window_s: int
+) -> dict[int, str]:
+    """Each undecided instant and what becomes of it, second by second."""
+    due: dict[int, tuple[bool, bool]] = {}
+    every = {
+        r: frozenset(occurrences(parse_canonical(r.canonical), zone(r.timezone), BEGIN, now, 100_000))
+        for r in {first, *(r for _, r in changes)}
+    }
+    for at in range(max(cursor, BEGIN) + 1, now + 1):
+        found, over = in_force(first, changes, at)
+        if at in every[found] and at <= end_of(found) and (found.active or over):
+            due[at] = (found.active, over)
+    present = changes[-1][1] if changes else first
+    active = [at for at, (is_active, _) in due.items() if is_active]
+    late = [at for at in active if at >= now - GRACE_S]
+    catch_up = active[-1] if active and not late and present.active and active[-1] >= now - window_s else None
+
+    def fate(at: int) -> str:
+        if not due[at][0]:
+            return "paused"
+        if at in late:
+            return "schedule"
+        if at == catch_up:
+            return "catch_up"
+        return "window" if at < now - window_s else ("coalesced" if present.active else "paused")
+
+    return {at: fate(at) for at in due}
+
+
+def expanded(decisions: list[Fire | Miss], due: list[int]) -> dict[int, str]:
+    """Each instant that the decisions are about; fails when one is in two of them."""
+    found: dict[int, str] = {}
+    for decision in decisions:
+        if isinstance(decision, Fire):
+            its = {decision.due: str(decision.kind)}
+        else:
+            its = {at: str(decision.reason) for at in due if decision.first <= at <= decision.last}
+            assert decision.count == len(its)
+            assert {decision.first, decision.last} <= its.keys()
+        assert not found.keys() & its.keys()
+        assert not found or max(found) < min(its)
+        found |= its
+    return found
+
+
+@settings(max_examples=100, deadline=None)
+@given(first=rules, changes=edits, cursor=instants, now=instants, window_s=st.sampled_from([0, 600, DAY]))
+def test_every_instant_is_decided_once_as_the_oracle_says(
+    first: Rule, changes: list[tuple[int, Rule]], cursor: int, now: int, window_s: int
+) -> None:
+    # Clocks of several gateways may disagree, so the edits are in no order. One that lies ahead of the
+    # scheduler's clock is in the timeline already.
+    timeline = of(first, *changes, since=BEGIN)
+    wanted = oracle(first, changes, cursor, now, window_s)
+    assert expanded(list(undecided(timeline, cursor, now, window_s)), sorted(wanted)) == wanted
+    assert list(undecided(timeline.behind(cursor), cursor, now, window_s)) == list(
+        undecided(timeline, cursor, now, window_s)
+    )
+
+
+steps = st.lists(
+    st.tuples(st.integers(0, 1200), st.none() | rules, st.integers(0, 8)), min_size=1, max_size=8
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(first=rules, walk=steps)
+def test_looks_and_failures_in_any_order_lose_nothing(
+    first: Rule, walk: list[tuple[int, Rule | None, int]]
+) -> None:
+    """Time goes on; then the cron is edited while nobody looks, or a look stores so many decisions and dies."""
+    timeline, cursor, now = of(first, since=BEGIN), BEGIN, BEGIN
+    changes: list[tuple[int, Rule]] = []
+    decided: list[tuple[int, int]] = []
+    for after_s, edit, stored in [*walk, (0, None, 10_000)]:
+        now += after_s
+        if edit is not None:
+            at = max(now, cursor)
+            timeline = timeline.behind(cursor).then(at, edit)
+            changes.append((at, edit))
+            continue
+        for decision in list(undecided(timeline, cursor, now, 900))[:stored]:
+            if isinstance(decision, Fire):
+                decided.append((decision.due, decision.due))
+            else:
+                decided.append((decision.first, decision.last))
+            cursor = decided[-1][1]
+    due = sorted(oracle(first, changes, BEGIN, now, 900))
+    for at in due:
+        assert sum(first_at <= at <= last_at for first_at, last_at in decided) == 1
+    assert all(first_at in due and last_at in due for first_at, last_at in decided)
+
+
+@pytest.mark.parametrize("text", ["* * * * * *", "*/7 * * * *", "0 */3 * * *", "30 11 * * *", "0 0 * * 1"])
+@pytest.mark.parametrize("away_s", [10, 59, 61, 3600, 2 * DAY, 20 * DAY])
+def test_stretches_count_what_they_hold(text: str, away_s: int) -> None:
+    decisions = list(undecided(of(rule(text)), NOW - away_s, NOW, DAY))
+    misses = [d for d in decisions if isinstance(d, Miss)]
+    count, _ = count_between(parse_canonical(text), zone(None), NOW - away_s, NOW, 10**7)
+    if all(miss.counted_all for miss in misses):
+        assert sum(miss.count for miss in misses) + len(decisions) - len(misses) == count

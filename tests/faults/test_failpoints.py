@@ -1,0 +1,97 @@
+"""Each edge fails once, now and then, or for a while; afterwards nothing is lost, doubled or forgotten.
+
+A failure names its plans: give them to `lived` to see it again. SEED=n in the environment makes another choice.
+"""
+
+import asyncio
+import os
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.faults.day import Day, DayClock
+from tests.faults.failpoint import CHILD_EDGES, EDGES, Failpoints, Plan
+from tests.faults.house import House
+
+SEED = int(os.environ.get("SEED", "20261125"))
+CALLS = {
+    "log.append": 150,
+    "log.stored": 150,
+    "log.read": 1200,
+    "blob.read": 8,
+    "lease": 8,
+    "view.read": 50,
+    "view.write": 800,
+    "view.bug": 1800,
+    "bus.publish": 500,
+    "bus.answer": 120,
+    "bus.ack": 60,
+    "child.start": 1,
+    "child.frame": 200,
+}
+"""About how often a day uses each edge."""
+APART = 40
+"""Of the long form's days each has calls so far apart that fail, so that together they fail all calls once."""
+WHILE_S = 130.0
+"""On the day's clock: two instants of a cron of each minute come while the edge fails."""
+
+
+async def lived(plans: Sequence[Plan], folder: Path) -> tuple[Failpoints, Day]:
+    """A day on which these calls failed; all that must hold does."""
+    clock = DayClock()
+    points = Failpoints(plans, clock, folder / "points")
+    house = House(folder, points, clock)
+    day = Day(house, clock)
+    try:
+        async with asyncio.timeout(120):
+            await house.start()
+            await day.run()
+            wrong = await day.end()
+    finally:
+        await house.stop()
+    assert not wrong, f"SEED={SEED} {plans}\nraised {dict(points.raised)}\n" + "\n".join(day.named(wrong))
+    return points, day
+
+
+async def test_a_day_without_failures(tmp_path: Path) -> None:
+    points, _ = await lived([], tmp_path)
+    counts = points.counts + points.child_counts()
+    # Else some failpoints would prove nothing.
+    assert {edge: counts[edge] for edge in EDGES if counts[edge] < CALLS[edge] / 2} == {}
+
+
+def chosen(edge: str, salt: str = "") -> Plan:
+    """The plan of this seed: one call of the edge."""
+    return Plan(edge=edge, first=random.Random(f"{SEED} {edge} {salt}").randint(1, CALLS[edge]))
+
+
+@pytest.mark.parametrize("edge", EDGES)
+async def test_one_call_fails(tmp_path: Path, edge: str) -> None:
+    await lived([chosen(edge)], tmp_path)
+
+
+@pytest.mark.parametrize("edge", EDGES)
+async def test_an_edge_fails_for_a_while_and_health_tells(tmp_path: Path, edge: str) -> None:
+    first = random.Random(f"{SEED} {edge}").randint(1, max(1, CALLS[edge] // 2))
+    points, day = await lived([Plan(edge=edge, first=first, lasts_s=WHILE_S)], tmp_path)
+    if edge not in CHILD_EDGES and points.raised[edge] > 1:
+        assert day.ailing
+
+
+def apart(edge: str) -> int:
+    """How far apart the calls are that fail on one day of the long form."""
+    return max(2, min(APART, CALLS[edge]))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("edge", "first"), [(e, n + 1) for e in EDGES for n in range(apart(e))])
+async def test_each_call_fails_once(tmp_path: Path, edge: str, first: int) -> None:
+    await lived([Plan(edge=edge, first=first, every=apart(edge))], tmp_path)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("salt", range(20))
+async def test_several_edges_fail_on_one_day(tmp_path: Path, salt: int) -> None:
+    await lived([chosen(edge, str(salt)) for edge in EDGES], tmp_path)

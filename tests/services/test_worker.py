@@ -1,0 +1,161 @@
+"""A worker with a real log, bus and children: what it does with its runs when it loses its lease, or stops."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import msgspec
+import pytest
+
+from contracts.codec import EventCodec, pack
+from contracts.events import RunReleased, RunRequested, RunStarted
+from contracts.ledger import Append, Meta, Transaction
+from contracts.work import RunDue
+from services.kit.bus.nats import NatsBus
+from services.kit.clock import SystemClock
+from services.kit.eventlog import LeaseRow, LogUnavailable
+from services.kit.eventlog.sqlite import SqliteLog
+from services.worker.lease import lease_name
+from services.worker.worker import Worker
+from tests.services.graph_children import Bench, bench_of
+
+GRAPHS = """
+    import asyncio, os
+    from typing import Any, TypedDict
+    from langgraph.graph import START, StateGraph
+
+    class State(TypedDict, total=False):
+        value: Any
+
+    async def wait(state):
+        open(os.environ["TRAIL"], "a").write("begun ")
+        await asyncio.sleep(60)
+    builder = StateGraph(State)
+    builder.add_node("wait", wait)
+    builder.add_edge(START, "wait")
+    waiting = builder.compile()
+"""
+
+
+class Log(SqliteLog):
+    """A log that renews no lease while it is told so."""
+
+    broken = False
+
+    async def renew_lease(self, name: str, holder: str, ttl_s: float) -> LeaseRow | None:
+        if self.broken:
+            raise LogUnavailable("broken")
+        return await super().renew_lease(name, holder, ttl_s)
+
+
+class Delivery:
+    """A message of the run queue, and what was said to it."""
+
+    def __init__(self, run_id: UUID) -> None:
+        self.data = msgspec.json.encode(RunDue(run_id))
+        self.told: list[str] = []
+
+    async def ack(self) -> None:
+        self.told.append("ack")
+
+    async def nak(self, delay_s: float = 0.0) -> None:
+        self.told.append("nak")
+
+    async def in_progress(self) -> None:
+        return
+
+    async def term(self, reason: str) -> None:
+        self.told.append("term")
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
+    async with bench_of(tmp_path, GRAPHS, ["waiting"]) as bench:
+        yield bench
+
+
+@pytest.fixture
+async def log(tmp_path: Path) -> AsyncIterator[Log]:
+    log = Log(tmp_path / "ledger.db", EventCodec())
+    await log.start()
+    yield log
+    await log.close()
+
+
+async def requested(log: Log) -> UUID:
+    """A run on a thread of its own, in the log."""
+    run_id, thread_id = uuid4(), uuid4()
+    kwargs, _ = pack({"input": {}})
+    request = RunRequested(
+        thread_id=thread_id,
+        cron_id=None,
+        assistant_id=uuid4(),
+        graph_id="waiting",
+        user_id="u",
+        kwargs=kwargs,
+        temporary=True,
+    )
+    meta = Meta(at=datetime.now(UTC), actor="test")
+    await log.append(Transaction(meta=meta, appends=(Append(run_id, 0, (request,)),)))
+    return run_id
+
+
+async def begun(bench: Bench) -> None:
+    async with asyncio.timeout(30):
+        while not bench.trail.exists():  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
+
+async def worker_of(bench: Bench, log: Log, bus: NatsBus, lease_s: float = 1.0) -> Worker:
+    settings = msgspec.structs.replace(bench.settings, lease_s=lease_s, cancel_grace_s=1.0)
+    pool = await bench.pool()
+    worker = Worker(log, bus, pool, bench.project(), SystemClock(), settings, worker_id="w")
+    await worker.start()
+    return worker
+
+
+async def test_past_its_lease_a_worker_stops_its_runs(bench: Bench, log: Log, bus: NatsBus) -> None:
+    worker, delivery = await worker_of(bench, log, bus), Delivery(run_id := await requested(log))
+    handling = asyncio.create_task(worker.handle(delivery))
+    await begun(bench)
+    log.broken = True
+    async with asyncio.timeout(20):
+        await handling
+    assert delivery.told == ["nak"]
+    assert worker.failing == "its lease has ended"
+    log.broken = False
+    await worker.stop()
+    assert [type(e.body) for e in log.stream(run_id)] == [RunRequested, RunStarted]
+
+
+async def test_what_is_lost_here_is_not_taken_from_who_has_it_by_now(
+    bench: Bench, log: Log, bus: NatsBus
+) -> None:
+    worker, delivery = await worker_of(bench, log, bus, lease_s=60), Delivery(run_id := await requested(log))
+    handling = asyncio.create_task(worker.handle(delivery))
+    await begun(bench)
+    thread_id = log.stream(run_id)[0].body.thread_id  # type: ignore[attr-defined]
+    claimed = RunStarted(thread_id=thread_id, cron_id=None, attempt=2, worker="other", lost="as it was told")
+    meta = Meta(at=datetime.now(UTC), actor="test")
+    await log.append(Transaction(meta=meta, appends=(Append(run_id, 2, (claimed,)),)))
+    await log.renew_lease(lease_name("other"), "other", 60)
+    bench.pools[0].kill_run(str(run_id))
+    async with asyncio.timeout(20):
+        await handling
+    assert delivery.told == ["nak"]
+    assert log.stream(run_id)[-1].body == claimed
+    await worker.stop()
+
+
+async def test_a_stop_gives_its_runs_back(bench: Bench, log: Log, bus: NatsBus) -> None:
+    worker, delivery = await worker_of(bench, log, bus), Delivery(run_id := await requested(log))
+    handling = asyncio.create_task(worker.handle(delivery))
+    await begun(bench)
+    stopping = asyncio.create_task(worker.stop())
+    async with asyncio.timeout(20):
+        await handling
+        await stopping
+    assert delivery.told == ["nak"]
+    assert [type(e.body) for e in log.stream(run_id)] == [RunRequested, RunStarted, RunReleased]
