@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import logging
+import sqlite3
 import sys
 from collections.abc import Callable, Coroutine
 from functools import partial
@@ -39,6 +40,16 @@ from services.worker.lease import void_leases
 from services.worker.worker import Worker
 
 log_ = logging.getLogger("cronledger.up")
+REFUSALS = (
+    GraphLoadFailed,
+    NatsStartFailed,
+    StreamDiffers,
+    ForeignLedger,
+    FolderInUse,
+    sqlite3.Error,
+    OSError,  # ConnectionError and TimeoutError too
+)
+"""What a person can mend; anything else is a bug, and shows where."""
 Runner = Callable[[Coroutine[Any, Any, None]], None]
 
 
@@ -152,5 +163,5 @@ async def _serve(settings: Settings, project: Project) -> None:
     server = Embedded(settings, project)
     try:
         await run(server, lambda: f"cronledger is ready on http://{settings.host}:{server.gateway.port}")
-    except (GraphLoadFailed, NatsStartFailed, StreamDiffers, ForeignLedger, FolderInUse, OSError) as exc:
+    except REFUSALS as exc:
         raise StartFailed(str(exc)) from None

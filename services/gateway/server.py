@@ -67,6 +67,8 @@ class GatewayServer:
         self._task = asyncio.create_task(self._server.serve(sockets=[listening]))
         while not self._server.started and self._is_serving:  # noqa: ASYNC110 - it has no event for it
             await asyncio.sleep(0.005)
+        if not self.started:
+            raise OSError(f"no server came up on port {self.port}")
 
     async def stop(self) -> None:
         """Answer what is under way, for a few seconds, and end; safe twice and unstarted."""

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from services.projector.catalog import ALL
 from services.projector.store import OtherLayout, ViewStore, mark_of_raw
 
 POLL_S = 0.25
+STUCK_S = 10.0
+"""A step takes half a second at most, on a slow machine two."""
 BATCH = 2000
 BESIDE = 500
 """Events that are projected beside the live read models before it is the live ones' turn again."""
@@ -43,7 +46,7 @@ class Projector:
         self._thread = SupervisedThread("projector.thread", self._step, self._wake.set, self._close)
         self.parts: Sequence[Part] = (self._thread,)
         self._store: ViewStore | None = None
-        self._many = BATCH
+        self._many, self._began = BATCH, 0.0
         self._is_damaged = self._to_sweep = self._given_up = False
         self._told = RebuildTold(0, ended=True)
 
@@ -57,7 +60,10 @@ class Projector:
         """Where the read models stand still, while they do."""
         if self._is_damaged:
             return f"{self._path} is damaged: it is built again at the next start"
-        return f"nothing is shown after position {self.signal.current}" if self._thread.failing else ""
+        is_stuck = self.started and time.monotonic() - self._began > STUCK_S
+        if self._thread.failing or is_stuck:
+            return f"nothing is shown after position {self.signal.current}"
+        return ""
 
     async def start(self) -> None:
         """Begin to follow; read models of a new version are built before this returns."""
@@ -70,6 +76,7 @@ class Projector:
             self._given_up = True  # the thread must not build for hours what nobody waits for
             raise
         self._unsubscribe = self._log.on_commit(lambda _: self._wake.set())
+        self._began = time.monotonic()
         await self._thread.start()
 
     async def stop(self) -> None:
@@ -107,6 +114,7 @@ class Projector:
     # --- in the thread ------------------------------------------------------------------------------------
 
     def _step(self) -> None:
+        self._began = time.monotonic()
         self._wake.clear()
         try:
             if self._store is None:

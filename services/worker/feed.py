@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from uuid import UUID
 
 import msgspec
@@ -133,15 +133,18 @@ class Feeds:
         self._again: asyncio.Task[None] | None = None
         self.name, self.failing, self.started = "worker.feeds", "", False
         self.parts: Sequence[Part] = ()
+        self._leave: Callable[[], None] = lambda: None
 
     async def start(self) -> None:
         """Send again after each reconnect; twice is harmless."""
         if not self.started:
             self.started = True
-            self._bus.on_reconnect(self._reconnected)
+            self._leave = self._bus.on_reconnect(self._reconnected)
 
     async def stop(self) -> None:
         """Send no more. Safe unstarted."""
+        self.started = False
+        self._leave()
         if self._again is not None:
             await ended(self._again)
 

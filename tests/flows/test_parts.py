@@ -1,6 +1,7 @@
 """A whole server whose parts are hurt: health names them, and a part that can't be kept ends the process."""
 
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -86,3 +87,20 @@ def test_stream_that_never_ends_does_not_keep_the_server(make_server: Make) -> N
             process.send_signal(signal.SIGTERM)
             assert process.wait(timeout=30) == 0
             assert time.monotonic() - began < 20
+
+
+def test_server_goes_on_when_nats_has_lost_its_folder(make_server: Make) -> None:
+    server = make_server()
+    with httpx.Client(base_url=server.url, timeout=60) as client:
+        thread_id = client.post("/threads", json={}).json()["thread_id"]
+        body = {"assistant_id": "counter", "input": {}}
+        for count in (1, 2):
+            answer = client.post(f"/threads/{thread_id}/runs/wait", json=body)
+            assert answer.json()["count"] == count, answer.text
+            [pid] = nats_of(server)
+            os.kill(pid, signal.SIGSTOP)  # so that it writes nothing meanwhile
+            shutil.rmtree(server.data / "nats" / "js")
+            os.kill(pid, signal.SIGKILL)
+            until(lambda pid=pid: nats_of(server) not in ([], [pid]))  # type: ignore[misc]
+        until(lambda: client.get("/health").status_code == 200)
+        assert client.post(f"/threads/{thread_id}/runs/wait", json=body).json()["count"] == 3

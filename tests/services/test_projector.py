@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import closing
 from datetime import UTC, datetime
@@ -118,6 +119,21 @@ async def test_projection_that_raises_for_ever_is_told_and_all_before_it_is_show
     bench.models[0].before = lambda _: None  # mended
     assert await bench.projector.reached(6, 20)
     await until(lambda: not any(health([bench.projector]).values()))
+
+
+async def test_projection_that_hangs_is_told(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.projector.projector.STUCK_S", 0.5)
+    on = threading.Event()
+
+    def hang(_: Recorded) -> None:
+        on.wait(30)
+
+    bench.models[0].before = hang
+    last = await bench.append()
+    await until(lambda: bench.projector.failing == "nothing is shown after position 0")
+    on.set()
+    assert await bench.projector.reached(last, 20)
+    await until(lambda: not bench.projector.failing)
 
 
 async def test_rebuild_beside_goes_on_while_the_log_grows(

@@ -206,8 +206,10 @@ class PullLoop(Supervised):
 
     async def _new_inbox(self) -> None:
         # The server drops requests whose inbox nobody listens to, so the old ones end with the old inbox.
-        if self._subscription is not None:
-            await self._subscription.unsubscribe()
+        # Let go of first: what fails below is tried again, and to unsubscribe twice is an error for ever.
+        former, self._subscription = self._subscription, None
+        if former is not None:
+            await former.unsubscribe()
         if not self.bus.connected:
             raise ConnectionError("not connected")
         await self._ensure_consumer()

@@ -1,0 +1,48 @@
+"""Which web pages may call the server."""
+
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from httpx import ASGITransport
+
+from contracts.codec import EventCodec
+from services.gateway.app import GatewayParts, build_app
+from services.kit.clock import SystemClock
+from services.kit.eventlog.sqlite import SqliteLog
+from services.kit.settings import Settings
+from services.kit.views import Views
+from services.projector.projector import Projector
+
+
+@pytest.mark.parametrize(
+    ("allowed", "origin", "answered"),
+    [
+        ("*", "https://any.example", "*"),
+        ("https://a.example,https://b.example", "https://b.example", "https://b.example"),
+        ("https://a.example", "https://evil.example", None),
+    ],
+)
+async def test_origins(tmp_path: Path, allowed: str, origin: str, answered: str | None) -> None:
+    log = SqliteLog(tmp_path / "ledger.db", EventCodec())
+    projector = Projector(log, tmp_path / "views.db")
+    parts = GatewayParts(
+        log=log,
+        views=Views(tmp_path / "views.db"),
+        reached=projector.reached,
+        changed=projector.changed,
+        clock=SystemClock(),
+        settings=Settings(cors_origins=allowed),
+        bus=None,
+        health=dict,
+        version="0",
+        graphs=(),
+    )
+    app: Any = build_app(parts)
+    async with httpx.AsyncClient(transport=ASGITransport(app), base_url="http://test") as client:
+        answer = await client.get("/ok", headers={"Origin": origin})
+        assert answer.headers.get("access-control-allow-origin") == answered
+        asked = {"Origin": origin, "Access-Control-Request-Method": "POST"}
+        before = await client.options("/threads", headers=asked)
+        assert before.headers.get("access-control-allow-origin") == answered
