@@ -88,7 +88,9 @@ class LeaveLane(msgspec.Struct, frozen=True, kw_only=True, tag="lane.leave"):
 
 
 class CloseLane(msgspec.Struct, frozen=True, kw_only=True, tag="lane.close"):
-    """The thread is deleted: empty the line and let nobody in again."""
+    """The thread is deleted: let nobody in again. `started`, which a worker has, keep their place until they stop."""
+
+    started: frozenset[UUID] = frozenset()
 
 
 LaneCommand = JoinLane | StartInLane | StopInLane | LeaveLane | CloseLane
@@ -128,7 +130,7 @@ def decide(lane: Lane, command: LaneCommand) -> list[LaneChanged]:
         case LeaveLane():
             return _leave(lane, command)
         case CloseLane():
-            return _close(lane)
+            return _close(lane, command)
         case _:
             assert_never(command)
 
@@ -234,7 +236,12 @@ def _changed(
     )
 
 
-def _close(lane: Lane) -> list[LaneChanged]:
+def _close(lane: Lane, command: CloseLane) -> list[LaneChanged]:
     if lane.closed:
         return []
-    return [LaneChanged(thread_id=lane.thread_id, change="closed", closed=True)]
+    line = tuple(
+        replace(entry, stopping=entry.stopping or "interrupt")
+        for entry in lane.in_flight
+        if entry.run_id in command.started
+    )
+    return [LaneChanged(thread_id=lane.thread_id, change="closed", in_flight=line, closed=True)]

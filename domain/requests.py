@@ -267,13 +267,13 @@ def delete_thread(
     thread: Thread, lane: Lane, in_flight: Iterable[Run], cron_appends: tuple[Append, ...]
 ) -> Changes:
     """The end of a thread: its lane closes, what waits ends, what runs is asked to stop, its crons end."""
-    reason = "thread deleted"
+    reason, line = "thread deleted", Line(lane=lane, runs={run.run_id: run for run in in_flight})
     stopped: tuple[Append, ...] = ()
-    for run in in_flight:
+    for run in line.runs.values():
         is_to_stop = run.is_active and not run.cancel
         events = runs.decide(run, runs.CancelRun(reason=reason)) if is_to_stop else []
         stopped += runs.appends(run, events)
-    closed = lanes.appends(lane, lanes.decide(lane, lanes.CloseLane()))
+    closed = lanes.appends(lane, lanes.decide(lane, lanes.CloseLane(started=line.started)))
     deleted = threads.appends(thread.thread_id, thread, threads.decide(thread, threads.DeleteThread()))
     return Changes(appends=(*stopped, *closed, *deleted, *cron_appends))
 

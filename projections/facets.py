@@ -6,6 +6,7 @@ facets, so a search looks at the rows behind one facet and checks those.
 """
 
 from collections.abc import Iterator
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Any
 
@@ -38,8 +39,12 @@ def keep(rows: Rows, table: str, owner: bytes, before: str | None, after: str | 
         rows.put(table, {"facet": facet + owner})
 
 
+@lru_cache(maxsize=4096)
 def facets(stored: str | None) -> frozenset[bytes]:
-    """The digests of a JSON object's facets; of one that has too many only LARGE."""
+    """The digests of a JSON object's facets; of one that has too many only LARGE.
+
+    Kept for a while: what a row had is asked for when it changes, and many rows have the same.
+    """
     found = set() if stored is None else _few(_decode(stored))
     return frozenset((LARGE,)) if found is None else frozenset(map(_digest, found))
 

@@ -1,6 +1,7 @@
 """Runs as they are now. The ledger keeps those that were deleted or undone."""
 
 from contracts.events import (
+    LaneChanged,
     RunCancelRequested,
     RunDeleted,
     RunFailed,
@@ -11,7 +12,6 @@ from contracts.events import (
     RunSucceeded,
     RunTimedOut,
     Settled,
-    ThreadDeleted,
 )
 from contracts.ledger import Recorded
 from projections.rows import Row, Rows, Table, blob, maybe_micros, maybe_text, micros, seconds, text
@@ -32,7 +32,7 @@ TABLES = (
             "kind": "TEXT NOT NULL",
             "status": "TEXT NOT NULL",  # as clients see it: interrupted from the moment it was asked to stop
             "phase": "TEXT NOT NULL",  # as it is: pending, running, ended
-            "hidden": "INTEGER NOT NULL",  # not for clients: it is being undone, or only writes a state
+            "hidden": "INTEGER NOT NULL",  # not for clients: it is being undone, or only writes a state; GONE
             "not_before": "INTEGER",
             "attempt": "INTEGER NOT NULL",
             "worker": "TEXT NOT NULL",
@@ -59,11 +59,13 @@ TABLES = (
         (
             "(thread_id, hidden, created_at, run_id)",
             "(thread_id, hidden, status, created_at, run_id)",
-            "(phase, updated_at) WHERE phase != 'ended'",
+            "(temporary, thread_id) WHERE phase != 'ended'",
             "(assistant_id) WHERE phase != 'ended'",
         ),
     ),
 )
+GONE = 2
+"""Hidden because its thread is deleted; a worker has it still, and the row goes when it is over."""
 STATUSES: dict[type[Settled], str] = {
     RunSucceeded: "success",
     RunFailed: "error",
@@ -77,12 +79,21 @@ def apply(rows: Rows, recorded: Recorded) -> None:
     body = recorded.body
     if isinstance(body, RunRequested):
         _requested(rows, recorded, body)
-    elif isinstance(body, ThreadDeleted):
-        rows.delete_where("runs", "thread_id", recorded.stream_id.bytes)
+    elif isinstance(body, LaneChanged):
+        _lane(rows, body)
     elif isinstance(body, RunDeleted | RunRolledBack):
         rows.delete("runs", recorded.stream_id.bytes)
     elif recorded.topic.startswith("run."):
         _moved(rows, recorded)
+
+
+def _lane(rows: Rows, body: LaneChanged) -> None:
+    if body.change != "closed":
+        return
+    at_work = [row for entry in body.in_flight if (row := rows.get("runs", entry.run_id.bytes)) is not None]
+    rows.delete_where("runs", "thread_id", body.thread_id.bytes)
+    for row in at_work:
+        rows.put("runs", row | {"hidden": GONE})
 
 
 def _requested(rows: Rows, recorded: Recorded, body: RunRequested) -> None:
@@ -132,6 +143,9 @@ def row_as_requested(recorded: Recorded, body: RunRequested) -> Row:
 def _moved(rows: Rows, recorded: Recorded) -> None:
     row = rows.get("runs", recorded.stream_id.bytes)
     if row is None or row["position"] >= recorded.position:
+        return
+    if row["hidden"] == GONE and isinstance(recorded.body, Settled):
+        rows.delete("runs", recorded.stream_id.bytes)
         return
     at = micros(recorded.meta.at)
     row |= {"version": recorded.version, "position": recorded.position, "updated_at": at}

@@ -42,7 +42,7 @@ def build_app(parts: GatewayParts) -> Litestar:
         route_handlers=[handler(parts, route) for route in all_routes()],
         exception_handlers={Exception: problem},
         cors_config=CORSConfig(allow_origins=["*"], expose_headers=EXPOSED, max_age=600),
-        request_max_body_size=parts.settings.max_body_mib << 20,
+        request_max_body_size=parts.settings.max_body_mb << 20,
         openapi_config=None,
         # Errors are answered by `problem`, which logs what must be looked at.
         logging_config=None,

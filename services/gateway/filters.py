@@ -67,7 +67,7 @@ AUDIT = Kind(
 )
 
 
-class Test(msgspec.Struct, frozen=True):
+class Condition(msgspec.Struct, frozen=True):
     """A condition as it is tested on a row that is looked at; no index may be chosen because of it."""
 
     clause: str
@@ -91,49 +91,49 @@ class Filter:
 
     def __init__(self, kind: Kind) -> None:
         self.kind = kind
-        self.tests: list[Test] = []
+        self.tests: list[Condition] = []
         self.drivers: list[Driver] = []
         self.facets: list[bytes] = []
         self.is_plain = True  # no JSON or text is looked into
-        self.bounds: list[Test] = []  # of the key itself
+        self.bounds: list[Condition] = []  # of the key itself
 
     def equal(self, column: str, value: Any) -> None:
         """The column has that value, unless none is asked for."""
         if value is None:
             return
         clause = f'"{column}" = ?'
-        self.tests.append(Test(clause, (value,)))
+        self.tests.append(Condition(clause, (value,)))
         if column in self.kind.indexed:
             self._found(clause, (value,), column)
 
     def narrowed(self, column: str, value: Any) -> None:
         """The column too has that value; it stands behind the one asked for last, in the same index."""
         clause = f'"{column}" = ?'
-        self.tests.append(Test(clause, (value,)))
+        self.tests.append(Condition(clause, (value,)))
         last = self.drivers.pop()
         self._found(f"{last.clause} AND {clause}", (*last.params, value), last.column)
 
     def between(self, column: str, low: Any, below: Any) -> None:
         """The column is at least that, and below that; an index on it serves when few rows are."""
         clauses = (f'"{column}" >= ?', f'"{column}" < ?')
-        self.tests += [Test(clauses[0], (low,)), Test(clauses[1], (below,))]
+        self.tests += [Condition(clauses[0], (low,)), Condition(clauses[1], (below,))]
         self._found(" AND ".join(clauses), (low, below), "")
 
     def beyond(self, comparison: str, key: int) -> None:
         """The key is on that side of a value: a walk in its order begins there."""
-        self.bounds.append(Test(f'"{self.kind.key}" {comparison} ?', (key,)))
+        self.bounds.append(Condition(f'"{self.kind.key}" {comparison} ?', (key,)))
 
     def one_of(self, ids: Sequence[bytes]) -> None:
         """The key is one of these."""
         clause = f'"{self.kind.key}" IN ({",".join("?" * len(ids))})'
-        self.tests.append(Test(clause, tuple(ids)))
+        self.tests.append(Condition(clause, tuple(ids)))
         self.drivers.append(Driver(clause, tuple(ids)))
 
     def named(self, text: str | None) -> None:
         """The name has that text in it, whatever its case. Every row is looked at."""
         if text is not None:
             self.is_plain = False
-            self.tests.append(Test("instr(lower(name), lower(?)) > 0", (text,)))
+            self.tests.append(Condition("instr(lower(name), lower(?)) > 0", (text,)))
 
     def holds(self, column: str, value: Mapping[str, Any] | None) -> None:
         """The JSON of the column contains that. Every row that the other conditions leave is looked at."""
@@ -149,7 +149,7 @@ class Filter:
         has = has_facet(self.kind, self.kind.key)
         hint = f"({' AND '.join([has] * len(facets))} OR {has})"
         self.is_plain = False
-        self.tests.append(Test(test.clause, test.params, hint, (*facets, LARGE)))
+        self.tests.append(Condition(test.clause, test.params, hint, (*facets, LARGE)))
         self.facets = sorted(facets) if exact else []
         clause = SQL["of_facet"].format(key=self.kind.key, facets=self.kind.facets)
         source = f"{self.kind.facets} WHERE facet >= ? AND facet < ?"
@@ -179,10 +179,10 @@ def has_facet(kind: Kind, owner: str) -> str:
     return SQL["has_facet"].format(facets=kind.facets, owner=owner)
 
 
-def _json_test(column: str, value: Mapping[str, Any]) -> Test:
+def _json_test(column: str, value: Mapping[str, Any]) -> Condition:
     if _depth(value) > DEEPEST:
         raise InvalidField(f"{column}: nested too deeply to be searched for")
-    return Test(f'json_contains("{column}", ?)', (msgspec.json.encode(value).decode(),))
+    return Condition(f'json_contains("{column}", ?)', (msgspec.json.encode(value).decode(),))
 
 
 def _depth(value: Any) -> int:

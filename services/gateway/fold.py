@@ -3,6 +3,7 @@
 from uuid import UUID
 
 from projections.rows import Projection
+from services.gateway.filters import SQL
 from services.gateway.parts import GatewayParts
 from services.kit.views import Row
 
@@ -17,7 +18,7 @@ class _Shown:
 
     def get(self, table: str, key: bytes | int) -> Row | None:
         if (table, key) not in self._rows:
-            query = f'SELECT * FROM "{table}" WHERE "{self._keys[table]}" = ?'
+            query = SQL["row"].format(table=table, key=self._keys[table])
             self._rows[table, key] = self._views.one(query, (key,))
         return self._rows[table, key]
 
@@ -33,9 +34,9 @@ class _Shown:
 
 def row(parts: GatewayParts, projection: Projection, table: str, stream_id: UUID) -> Row | None:
     """The row of that id, also when the read models have not come to it yet; None when there is none."""
-    events = parts.log.stream(stream_id)
-    if events and events[-1].position <= parts.views.position(projection.NAME):
-        events = []
+    newest = parts.log.newest([stream_id]).get(stream_id)
+    is_shown = newest is None or newest.position <= parts.views.position(projection.NAME)
+    events = [] if is_shown else parts.log.stream(stream_id)
     shown = _Shown(parts, projection)
     for recorded in events:
         projection.apply(shown, recorded)

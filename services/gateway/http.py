@@ -139,14 +139,14 @@ async def as_list(
     parts: GatewayParts, objects: Iterable[Any], headers: Mapping[str, str] | None = None
 ) -> Answer:
     """An answer of many objects, made one by one. Raises AnswerTooLarge as soon as it is."""
-    most_mib = parts.settings.max_answer_mib
+    most_mb = parts.settings.max_answer_mb
     pieces, size, rested = list[bytes](), 0, 0
     for shown in objects:
         pieces.append(_encode(shown))
         size += len(pieces[-1]) + 1
-        if size > most_mib << 20:
+        if size > most_mb << 20:
             raise AnswerTooLarge(
-                f"limit: the answer is over {most_mib} MiB; ask for fewer with `limit`, or for less with `select`"
+                f"limit: the answer is over {most_mb} MiB; ask for fewer with `limit`, or for less with `select`"
             )
         if size - rested > AT_ONCE:
             rested = size

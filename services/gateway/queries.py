@@ -9,11 +9,11 @@ import msgspec
 
 from domain.errors import ThreadNotFound
 from projections.facets import LARGE
-from services.gateway.filters import END, SQL, Driver, Filter, Kind, Test, has_facet
+from services.gateway.filters import END, SQL, Condition, Driver, Filter, Kind, has_facet
 from services.gateway.parts import GatewayParts
 from services.kit.views import Views
 
-FEW = 1000
+FEW = 500
 """Rows that are fetched and sorted at once; of a condition that more rows have, a walk soon fills a page."""
 COUNTED = 10_000
 """Further rows that the total of a page counts; beyond, it is the least that there are."""
@@ -114,7 +114,9 @@ def counting(wanted: Filter, driver: Driver | None) -> tuple[str, list[Any]]:
     """The query for how many match, by way of the driver if there is one."""
     clauses = [driver.clause] if driver else []
     clauses += [f"+{test.clause}" for test in wanted.tests]
-    query = SQL["count"].format(table=wanted.kind.table, tests=" AND ".join(clauses) or "true")
+    if not clauses:
+        return SQL["count_all"].format(table=wanted.kind.table), []
+    query = SQL["count"].format(table=wanted.kind.table, tests=" AND ".join(clauses))
     return query, [*(driver.params if driver else ()), *_params(wanted.tests)]
 
 
@@ -166,7 +168,7 @@ async def _rows(views: Views, query: str, params: list[Any], *, apart: bool) -> 
     return await asyncio.to_thread(views.all, query, params) if apart else views.all(query, params)
 
 
-def _params(tests: Iterable[Test]) -> list[Any]:
+def _params(tests: Iterable[Condition]) -> list[Any]:
     return [value for test in tests for value in test.params]
 
 

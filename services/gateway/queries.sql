@@ -16,6 +16,10 @@ SELECT {key} AS id FROM {table} WHERE {driver} AND {tests} ORDER BY {order};
 -- An index in the order asked for, row by row, until the page is full.
 SELECT {key} AS id FROM {table} WHERE {tests} ORDER BY {order} LIMIT ? OFFSET ?;
 
+-- name: count_all
+-- Without a condition, even `true`: then pages are counted, not rows.
+SELECT count(*) AS n FROM {table};
+
 -- name: count
 SELECT count(*) AS n FROM {table} WHERE {tests};
 

@@ -32,8 +32,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     run_timeout_s: Seconds = 3600.0
     cancel_grace_s: Seconds = 5.0
     lease_s: Seconds = 10.0
-    max_body_mib: Positive = 32
-    max_answer_mib: Positive = 64
+    max_body_mb: Positive = 32
+    max_answer_mb: Positive = 64
     catch_up_spread_s: Annotated[float, msgspec.Meta(ge=0)] = 60.0
     catch_up_window_s: Annotated[int, msgspec.Meta(ge=0)] = 86_400
     graph_python: str = ""

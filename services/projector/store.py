@@ -211,11 +211,13 @@ class ViewStore:
     def sweep(self) -> bool:
         """Remove a portion of the tables that nobody shows or builds any more; False when there are none."""
         kept = {table for which in ("tracking", "building") for table in self._physical(which).values()}
-        ours = {table.name for projection in self._projections.values() for table in projection.TABLES}
+        keys = {
+            table.name: table.key for projection in self._projections.values() for table in projection.TABLES
+        }
         for (name,) in self.db.execute(ORPHANS).fetchall():
-            if name not in kept and name.rpartition("__v")[0] in ours:
-                some = f'SELECT rowid FROM "{name}" LIMIT {SWEPT_AT_ONCE}'
-                if self.db.execute(f'DELETE FROM "{name}" WHERE rowid IN ({some})').rowcount < SWEPT_AT_ONCE:
+            if name not in kept and (key := keys.get(name.rpartition("__v")[0])):
+                some = f'SELECT {key} FROM "{name}" LIMIT {SWEPT_AT_ONCE}'
+                if self.db.execute(f'DELETE FROM "{name}" WHERE {key} IN ({some})').rowcount < SWEPT_AT_ONCE:
                     self.db.execute(f'DROP TABLE "{name}"')
                 return True
         return False

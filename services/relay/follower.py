@@ -1,11 +1,11 @@
 """Whoever follows the log: woken by each commit, with a cursor that the log keeps."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 
 from services.kit.clock import Clock
 from services.kit.eventlog import EventLog
-from services.kit.lifecycle import Part, Supervised
+from services.kit.lifecycle import Supervised
 
 POLL_S = 0.25
 """Another process may have appended, or a hint was lost."""
@@ -13,45 +13,33 @@ KEEP_S = 1.0
 """The cursor is written no more often: it is so much behind what was done, after a crash."""
 
 
-class Follower:
-    """A supervised loop over the log. `work` does what there is to do and, when there is nothing, rests."""
+class Follower(Supervised):
+    """A loop over the log. `work` does what there is to do and, when there is nothing, rests."""
 
     def __init__(self, name: str, log: EventLog, clock: Clock, work: Callable[[], Awaitable[None]]) -> None:
-        self.name = name
-        self.parts: Sequence[Part] = ()
-        self._log, self._clock, self._work = log, clock, work
+        super().__init__(name, self._awake)
+        self._ledger, self._clock, self._work = log, clock, work
         self._news = asyncio.Event()
-        self._loop = Supervised(name, self._step)
         self._kept, self._kept_at_s = 0, float("-inf")
         self._unsubscribe: Callable[[], None] | None = None
 
     @property
-    def started(self) -> bool:
-        """True while it follows."""
-        return self._loop.started
-
-    @property
-    def failing(self) -> str:
-        """Why it does not come on, '' when all is well."""
-        return self._loop.failing
-
-    @property
     def cursor(self) -> int:
         """How far the follower of this name has come at least, in this process or in one before."""
-        return self._log.cursor(self.name)
+        return self._ledger.cursor(self.name)
 
     async def start(self) -> None:
         """Begin to follow; twice is harmless."""
         if self._unsubscribe is None:
-            self._unsubscribe = self._log.on_commit(lambda _: self.wake())
-            await self._loop.start()
+            self._unsubscribe = self._ledger.on_commit(lambda _: self.wake())
+            await super().start()
 
     async def stop(self) -> None:
         """End; safe twice and unstarted."""
         if self._unsubscribe is not None:
             self._unsubscribe()
             self._unsubscribe = None
-            await self._loop.stop()
+            await super().stop()
 
     def wake(self) -> None:
         """There is something to do."""
@@ -65,9 +53,9 @@ class Follower:
         """Let the log keep how far we are, once a second at most. Raises LogUnavailable."""
         now_s = self._clock.monotonic_s()
         if position > self._kept and now_s - self._kept_at_s >= KEEP_S:
-            await self._log.move_cursor(self.name, position)
+            await self._ledger.move_cursor(self.name, position)
             self._kept, self._kept_at_s = position, now_s
 
-    async def _step(self) -> None:
+    async def _awake(self) -> None:
         self._news.clear()
         await self._work()

@@ -5,6 +5,7 @@ import heapq
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from itertools import islice
+from pathlib import Path
 from typing import TypeVar
 from uuid import UUID
 
@@ -17,16 +18,16 @@ from contracts.subjects import (
     DEFAULT_POOL,
     NORMAL,
     RUNS,
-    STREAMS,
     run_cancel_subject,
     run_queue_subject,
 )
 from contracts.work import Chore, RunDue
 from domain.lane import lane_id_of
-from services.kit.bus.nats import NatsBus, ensure_streams
+from services.kit.bus.nats import NatsBus
 from services.kit.bus.work import WorkQueue
 from services.kit.clock import Clock
 from services.kit.eventlog import EventLog
+from services.kit.queries import named
 from services.kit.views import Views
 from services.relay.follower import Follower
 
@@ -35,10 +36,7 @@ PAGE = 500
 AT_ONCE = 64
 SURE_S = 0.001
 """So much later, lest rounding makes an instant look as if it had come."""
-# Runs that are not over, by the partial index `WHERE phase != 'ended'`: the text must be the same. A lane is
-# asked for its head afterwards; a temporary run is in no lane.
-IN_LANES = "SELECT DISTINCT thread_id FROM runs WHERE phase != 'ended' AND temporary = 0"
-TEMPORARY = "SELECT run_id, not_before FROM runs WHERE phase != 'ended' AND temporary = 1"
+SQL = named(Path(__file__).with_name("queries.sql"))
 
 
 class Turn(msgspec.Struct, frozen=True, order=True):
@@ -113,12 +111,11 @@ class Turns:
         """Put every head that is due. What happens meanwhile is found by following from before the look."""
         self._is_sure = True  # unless the connection is lost again meanwhile
         try:
-            await ensure_streams(self._bus, STREAMS)
             seen = self._views.position("runs")
             self._position = min(seen, self.part.cursor if self._position is None else self._position)
-            rows = self._views.all(TEMPORARY)
+            rows = self._views.all(SQL["temporary"])
             await self._offer(Turn(_seconds(row["not_before"]), UUID(bytes=row["run_id"])) for row in rows)
-            lane_ids = (lane_id_of(UUID(bytes=row["thread_id"])) for row in self._views.all(IN_LANES))
+            lane_ids = (lane_id_of(UUID(bytes=row["thread_id"])) for row in self._views.all(SQL["lanes"]))
             for some in _parts(lane_ids, PAGE):
                 newest = self._log.newest(some).values()
                 await self._offer(turn for lane in newest if (turn := head_of(lane.stream_id, lane.body)))

@@ -20,6 +20,7 @@ from services.kit.eventlog import EventLog
 from services.kit.settings import Settings
 from services.kit.views import Views
 from services.scheduler.firing import Firing
+from services.scheduler.plans import SQL
 from services.scheduler.timer import NEVER, Timer
 
 BLOCK = 200
@@ -27,8 +28,6 @@ BLOCK = 200
 YIELD_EVERY = 50
 GUARD_S = 10
 """Another scheduler may be storing a run of the last instants of a stretch, and of no older ones."""
-# By key, BLOCK of them at most: how far another scheduler has come.
-CURSORS = "SELECT cron_id, cursor FROM crons WHERE cron_id IN"
 log_ = logging.getLogger("cronledger.scheduler")
 
 
@@ -97,7 +96,7 @@ class Backlog:
         if position < max(self._timer.apart(c).sure for c in doubted):
             raise ReadModelBehind(f"at position {position}")
         marks = ",".join("?" * len(doubted))
-        for row in self._views.all(f"{CURSORS} ({marks})", doubted):
+        for row in self._views.all(SQL["cursors"].format(marks=marks), doubted):
             self._timer.decided(row["cron_id"], row["cursor"])
         for cron_id in doubted:
             self._timer.apart(cron_id).sure = 0

@@ -148,7 +148,9 @@ class Firing:
             changes = skip(plan, occurrence, "refused", "its thread is gone")
             ended = Append(UUID(bytes=due.cron_id), due.version, (CronDeleted(reason="thread_deleted"),))
             return _by(changes + Changes(appends=(ended,)), due, occurrence, now)
-        changes = fire_on_thread(plan, occurrence, self._plans.line(thread_id), thread.metadata, now)
+        changes = fire_on_thread(
+            plan, occurrence, self._plans.line(thread_id, plan.strategy), thread.metadata, now
+        )
         return _by(changes, due, occurrence, now)
 
     def _given_up(self, dues: Iterable[Due]) -> Built:

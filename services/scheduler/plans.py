@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -10,16 +11,16 @@ import msgspec
 from contracts.ledger import Payload
 from domain.assistant import Assistant, assistant_of
 from domain.cron import cron_of
-from domain.lane import Lane, lane_id_of, lane_of
+from domain.lane import TAKES_PLACES, Lane, MultitaskStrategy, lane_id_of, lane_of
 from domain.requests import Line, RunPlan, plan_of
 from domain.run import run_of
 from domain.timeline import Due
 from services.kit.eventlog import EventLog
+from services.kit.queries import named
 from services.kit.views import Views
 
 MOST_PLANS = 20_000
-# By key, BLOCK of them at most: what the plans of these crons are made from.
-CRONS = "SELECT cron_id, assistant_id, thread_id, user_id, on_run_completed, metadata, payload, revision"
+SQL = named(Path(__file__).with_name("queries.sql"))
 _payload = msgspec.json.Decoder(Payload)
 
 
@@ -52,7 +53,7 @@ class Plans:
         missing = [cron_id for cron_id in wanted if cron_id not in known]
         if missing:
             marks = ",".join("?" * len(missing))
-            rows = self._views.all(f"{CRONS} FROM crons WHERE cron_id IN ({marks})", missing)
+            rows = self._views.all(SQL["plans"].format(marks=marks), missing)
             known |= {r["cron_id"]: self._kept(r) for r in rows if r["revision"] == wanted[r["cron_id"]]}
         return known
 
@@ -80,18 +81,17 @@ class Plans:
         newest = self._log.newest([lane_id_of(thread_id) for thread_id in thread_ids])
         return {thread_id: lane_of(thread_id, newest.get(lane_id_of(thread_id))) for thread_id in thread_ids}
 
-    def line(self, thread_id: UUID) -> Line:
-        """A thread's lane with the runs that stand in it."""
+    def line(self, thread_id: UUID, strategy: MultitaskStrategy) -> Line:
+        """A thread's lane, with the runs that stand in it when the strategy takes their places."""
         lane = self.lanes([thread_id])[thread_id]
-        found = {
-            entry.run_id: run_of(entry.run_id, self._log.stream(entry.run_id)) for entry in lane.in_flight
-        }
+        entries = lane.in_flight if strategy in TAKES_PLACES else ()
+        found = {entry.run_id: run_of(entry.run_id, self._log.stream(entry.run_id)) for entry in entries}
         return Line(lane=lane, runs={run_id: run for run_id, run in found.items() if run is not None})
 
     def thread_metadata(self, thread_ids: Sequence[UUID]) -> dict[UUID, dict[str, Any]]:
         """Metadata of these threads, those that are gone left out."""
         marks = ",".join("?" * len(thread_ids))
-        query = f"SELECT thread_id, metadata FROM threads WHERE thread_id IN ({marks})"
+        query = SQL["thread_metadata"].format(marks=marks)
         rows = self._views.all(query, [thread_id.bytes for thread_id in thread_ids])
         return {UUID(bytes=row["thread_id"]): msgspec.json.decode(row["metadata"]) for row in rows}
 

@@ -28,7 +28,7 @@ from services.kit.settings import Settings
 from services.kit.views import Views
 from services.scheduler.backlog import Backlog, ReadModelBehind
 from services.scheduler.firing import BLOCK, YIELD_EVERY, Counts, Firing
-from services.scheduler.plans import Plans
+from services.scheduler.plans import SQL, Plans
 from services.scheduler.timer import Timer
 
 POLL_S = 0.25
@@ -36,11 +36,6 @@ PAGE = 500
 LOAD_S = 120.0
 STALLED_S = 10.0
 AGAIN_S = 1.0
-# By key, PAGE of them at most: every cron, for nobody has to ask the log again when a paused one is resumed.
-CRONS = """
-SELECT cron_id, canonical, timezone, end_at, state, cursor, since, undecided, version, revision, tzdata
-FROM crons WHERE cron_id > ? ORDER BY cron_id LIMIT ?
-"""
 _undecided = msgspec.json.Decoder(list[tuple[int, int, Rule]])
 log_ = logging.getLogger("cronledger.scheduler")
 
@@ -151,7 +146,7 @@ class Scheduler:
         if self._views.position("crons") < self._position:
             raise ReadModelBehind(f"waiting for position {self._position}")
         last, now = b"", self._now()
-        while rows := self._views.all(CRONS, (last, PAGE)):
+        while rows := self._views.all(SQL["crons"], (last, PAGE)):
             for n, row in enumerate(rows):
                 self._take(row, now)
                 if n % YIELD_EVERY == 0:

@@ -12,7 +12,7 @@ from contracts.subjects import DEFAULT_POOL, NORMAL, RUNS, run_cancel_subject, r
 from contracts.work import RunDue
 from domain.assistant import RegisterGraph
 from domain.errors import MustRollBack
-from services.kit.bus import Msg
+from services.kit.bus import Msg, Subscription
 from services.kit.bus.nats import NatsBus
 from services.kit.bus.work import PullLoop
 from services.kit.clock import Clock
@@ -76,8 +76,9 @@ class Worker:
             settings.lease_s,  # whoever gets the runs of a dead worker finds that its lease has ended
         )
         self._chores = Chores(bus, children.ask)
-        self._heart = Supervised("worker.heartbeat", self._heartbeat)
+        self._heart = Supervised("worker.heartbeat", self._heartbeat, settings.lease_s / 3)
         self._taking = Supervised("worker.runs", self._take_run)
+        self._cancels: Subscription | None = None
         self.name, self.started = "worker", False
         beside: list[Part] = [self._feeds, self._answering, self._chores, self._heart]
         self.parts: Sequence[Part] = [*beside, self._runs, self._taking]
@@ -96,7 +97,7 @@ class Worker:
             description = self._project.graphs[graph_id].description
             command = RegisterGraph(graph_id=graph_id, name=name, description=description)
             await register(self._log, self._clock, command, self.id)
-        await self._bus.subscribe(run_cancel_subject(), self._on_cancel)
+        self._cancels = await self._bus.subscribe(run_cancel_subject(), self._on_cancel)
         for part in self.parts:
             await part.start()
         self.started = True
@@ -104,6 +105,9 @@ class Worker:
     async def stop(self) -> None:
         """Give up what runs (others continue it from its checkpoint) and end, within seconds. Safe unstarted."""
         self.started = False
+        cancels, self._cancels = self._cancels, None
+        if cancels is not None:
+            await cancels.unsubscribe()
         await self._taking.stop()
         await self._runs.stop()
         for job in self._jobs.values():

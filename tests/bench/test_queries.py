@@ -34,6 +34,7 @@ Say = Callable[[str, str, str], None]
 THREADS = int(os.environ.get("BENCH_THREADS", "200000"))
 CRONS = int(os.environ.get("BENCH_CRONS", "100000"))
 IDLE_S = float(os.environ.get("BENCH_IDLE_S", "30"))
+SETTLES_S = float(os.environ.get("BENCH_SETTLES_S", "20"))  # until the crons are loaded
 TIMES = 21
 BAR = "p50 10 ms"
 FREE = "free filter"
@@ -173,10 +174,16 @@ async def test_idle(folder: Path, make_server: Any, say: Say) -> None:
         server = make_server(CRONLEDGER_LOG_LEVEL="warning")
         if copied is not None:
             server.stop()
-            for name in ("ledger.db", "views.db"):
-                shutil.copy(folder / name, server.data / name)
+            for old in server.data.glob("*.db*"):
+                old.unlink()
+            for name in ("ledger.db", "ledger.db-wal", "views.db", "views.db-wal"):
+                if (folder / name).exists():
+                    shutil.copy(folder / name, server.data / name)
             server.start()
-        await asyncio.sleep(8)
+        async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
+            there = (await client.post("/threads/count", json={})).json()
+            assert there > 0.9 * THREADS if copied else there == 0
+        await asyncio.sleep(SETTLES_S)
         before = cpu_s(server.process.pid)
         await asyncio.sleep(IDLE_S)
         used.append(cpu_s(server.process.pid) - before)

@@ -29,12 +29,14 @@ from services.gateway.filters import (
     has_facet,
 )
 from services.gateway.filters import SQL as GATEWAY_SQL
-from services.gateway.queries import gathering, page, row_query, walking
+from services.gateway.queries import counting, gathering, page, row_query, walking
 from services.kit.eventlog.reading import SQL as LOG_SQL
 from services.kit.eventlog.sqlite import SqliteLog
 from services.kit.ids import uuid7
 from services.kit.queries import named
 from services.kit.views import connected
+from services.relay.turns import SQL as RELAY_SQL
+from services.scheduler.plans import SQL as SCHEDULER_SQL
 from tests.populated import ASSISTANT, populate
 
 META = Meta(at=datetime(2026, 11, 24, tzinfo=UTC), actor="test")
@@ -183,6 +185,14 @@ FILTERS: dict[Kind, dict[str, Condition]] = {
         "since": lambda wanted: wanted.between("at", 1, 2),
     },
 }
+
+
+def wanted_of(kind: Kind, condition: Condition) -> Filter:
+    wanted = Filter(kind)
+    condition(wanted)
+    return wanted
+
+
 OF_ONE = {OCCURRENCES, VERSIONS}  # of a cron, of an assistant: never all of them
 SEARCHES = [(kind, sort, way) for kind, sorts in SORTS.items() for sort in sorts for way in ("asc", "desc")]
 
@@ -206,8 +216,7 @@ def test_page_is_a_walk_in_its_order(views: sqlite3.Connection, kind: Kind, sort
     """Whatever is filtered: the index has the order, nothing is sorted, the walk ends with the page."""
     all_of_it: dict[str, Condition] = {"": both()}
     for name, condition in (FILTERS[kind] if kind in OF_ONE else all_of_it | FILTERS[kind]).items():
-        wanted = Filter(kind)
-        condition(wanted)
+        wanted = wanted_of(kind, condition)
         query, _ = walking(wanted, page(10, 0, sort, way))
         told = steps(views, query)
         assert "TEMP B-TREE" not in told, (name, told)
@@ -218,8 +227,7 @@ def test_page_is_a_walk_in_its_order(views: sqlite3.Connection, kind: Kind, sort
 def test_few_are_found_by_their_index(views: sqlite3.Connection, kind: Kind, sort: str, way: str) -> None:
     """Each condition that an index serves is served by it, whichever order is asked for."""
     for name, condition in FILTERS[kind].items():
-        wanted = Filter(kind)
-        condition(wanted)
+        wanted = wanted_of(kind, condition)
         assert wanted.drivers or name in ("values", "name")
         for driver in wanted.drivers:
             query, _ = gathering(wanted, page(10, 0, sort, way), driver)
@@ -248,7 +256,7 @@ GATEWAY_PLANS = {
     "runs_of_thread": "SEARCH runs USING COVERING INDEX thread_id,hidden,created_at,run_id (thread_id=? AND hidden=?)",
     "runs_of_thread_by_status": "SEARCH runs USING COVERING INDEX thread_id,hidden,status,created_at,run_id"
     " (thread_id=? AND hidden=? AND status=?)",
-    "active_runs": "SCAN runs USING INDEX phase,updated_at",  # which holds only these
+    "active_runs": "SCAN runs USING INDEX assistant_id",  # which holds only these
     "active_runs_of_assistant": "SEARCH runs USING INDEX assistant_id (assistant_id=?)",
     "not_ended": RUNS_KEY,
     "happened": "SEARCH audit USING INTEGER PRIMARY KEY (rowid>?)",
@@ -258,7 +266,7 @@ GATEWAY_PLANS = {
     "crons_of_user": "CO-ROUTINE (subquery-1); SEARCH crons USING COVERING INDEX user_id (user_id=?); SCAN (subquery-1)",
 }
 PUT_TOGETHER = {
-    "few", "gather", "walk", "count", "up_to", "of_facet", "has_facet", "count_facets", "row",
+    "few", "gather", "walk", "count", "count_all", "up_to", "of_facet", "has_facet", "count_facets", "row",
 }  # fmt: skip
 """Made for each search: the tests above and below have their plans."""
 
@@ -277,12 +285,40 @@ def test_rows_by_their_key(views: sqlite3.Connection) -> None:
 def test_totals_and_counts(views: sqlite3.Connection) -> None:
     total = GATEWAY_SQL["up_to"].format(table="threads", tests="true")
     assert "SCAN threads USING COVERING INDEX" in steps(views, total)
+    for kind in (THREADS, CRONS, ASSISTANTS):
+        for name, condition in FILTERS[kind].items():
+            wanted = wanted_of(kind, condition)
+            for driver in wanted.drivers:
+                assert "SCAN" not in steps(views, counting(wanted, driver)[0]), name
     of_facet = GATEWAY_SQL["count_facets"].format(
         facets="thread_facets", tests=has_facet(THREADS, "substr(thread_facets.facet, 17)")
     )
     told = steps(views, of_facet)
     assert told.startswith("SEARCH thread_facets USING PRIMARY KEY (facet>? AND facet<?)")
     assert told.endswith("SEARCH thread_facets USING PRIMARY KEY (facet=?)")
+
+
+# --- scheduler and relay ------------------------------------------------------------------------------
+
+
+def test_scheduler(views: sqlite3.Connection) -> None:
+    plans = {name: steps(views, query.format(marks="?,?")) for name, query in SCHEDULER_SQL.items()}
+    by_key = "SEARCH crons USING INDEX cron_id"
+    assert plans == {
+        "crons": f"{by_key} (cron_id>?)",
+        "cursors": f"{by_key} (cron_id=?)",
+        "plans": f"{by_key} (cron_id=?)",
+        "thread_metadata": "SEARCH threads USING INDEX thread_id (thread_id=?)",
+    }
+
+
+def test_relay(views: sqlite3.Connection) -> None:
+    """Only the index that holds the runs which are not over."""
+    plans = {name: steps(views, query) for name, query in RELAY_SQL.items()}
+    assert plans == {
+        "lanes": "SEARCH runs USING INDEX temporary,thread_id (temporary=?)",
+        "temporary": "SEARCH runs USING INDEX temporary,thread_id (temporary=?)",
+    }
 
 
 # --- commands -----------------------------------------------------------------------------------------
@@ -326,12 +362,6 @@ def machine_steps(path: Path, query: str, params: Sequence[object]) -> int:
     return len(steps)
 
 
-def wanted_of(kind: Kind, condition: Condition) -> Filter:
-    wanted = Filter(kind)
-    condition(wanted)
-    return wanted
-
-
 RARE = wanted_of(THREADS, meta({"n": 7}))
 COSTS = {
     "newest threads": walking(Filter(THREADS), page(10, 0, "created_at", "desc")),
@@ -341,6 +371,7 @@ COSTS = {
     ),
     "crons by end": walking(Filter(CRONS), page(10, 0, "end_at", "desc")),
     "runs that are not over": (GATEWAY_SQL["active_runs"], []),
+    "runs in lanes": (RELAY_SQL["lanes"], []),
     "runs of an assistant that are not over": (GATEWAY_SQL["active_runs_of_assistant"], [ASSISTANT.bytes]),
 }
 

@@ -273,6 +273,14 @@ def test_closed_lane_lets_nobody_in() -> None:
         decide(lane, join(B))
 
 
+def test_whoever_is_at_work_keeps_its_place_in_a_closed_lane() -> None:
+    lane = given(join(A), join(B), CloseLane(started=frozenset({A})))
+    assert lane.in_flight == (LaneRun(A, stopping="interrupt"),)
+    assert lane.closed
+    lane = joined(lane, LeaveLane(run_id=A))
+    assert (lane.in_flight, lane.closed) == ((), True)
+
+
 def test_append_rests_on_the_version_that_was_read() -> None:
     lane = given(join(A))
     events = decide(lane, join(B))

@@ -278,7 +278,9 @@ def test_deleted_thread_takes_runs_and_crons_with_it() -> None:
     stored = bodies(changes)
     assert [type(body) for body in stored[RUN]] == [RunCancelRequested]
     assert [type(body) for body in stored[OTHER]] == [RunCancelRequested, RunInterrupted]
-    assert stored[lane_id_of(THREAD)] == [LaneChanged(thread_id=THREAD, change="closed", closed=True)]
+    at_work = (LaneRun(RUN, stopping="interrupt"),)
+    closed = LaneChanged(thread_id=THREAD, change="closed", in_flight=at_work, closed=True)
+    assert stored[lane_id_of(THREAD)] == [closed]
     assert stored[THREAD] == [ThreadDeleted()]
     assert stored[CRON] == [CronDeleted(reason="thread_deleted")]
 

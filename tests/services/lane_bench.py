@@ -33,6 +33,7 @@ from services.worker.outcomes import Ending
 from services.worker.settling import Settlements
 
 START = datetime(2026, 11, 24, 12, tzinfo=UTC)
+INPUT = {"done": False}
 ASSISTANT = Assistant(assistant_id=UUID(int=7), version=1, graph_id="agent", name="agent")
 
 
@@ -111,7 +112,7 @@ class Bench:
         run_id = uuid7()
         now = self.clock.now()
         not_before = now + timedelta(seconds=after_s) if after_s else None
-        plan = plan_of({"multitask_strategy": strategy}, ASSISTANT, "alice")
+        plan = plan_of({"multitask_strategy": strategy, "input": INPUT}, ASSISTANT, "alice")
         occurrence = Occurrence(run_id=run_id, thread_id=thread_id, kind="", not_before=not_before)
         lane = self.lane(thread_id)
         runs = {entry.run_id: self.run(entry.run_id) for entry in lane.in_flight}
@@ -122,7 +123,7 @@ class Bench:
         """A temporary run; its id."""
         run_id, now = uuid7(), self.clock.now()
         not_before = now + timedelta(seconds=after_s) if after_s else None
-        plan = plan_of({}, ASSISTANT, "alice", temporary=True)
+        plan = plan_of({"input": INPUT}, ASSISTANT, "alice", temporary=True)
         occurrence = Occurrence(run_id=run_id, thread_id=uuid7(), kind="", not_before=not_before)
         await self.store(requests.request_stateless(plan, occurrence, now))
         return run_id
@@ -151,7 +152,7 @@ class Bench:
     async def queued(self) -> int:
         """How many messages are on RUNS, those that somebody has too."""
         info = await self.bus.api(f"STREAM.INFO.{RUNS.name}")
-        return int(info["state"]["messages"])
+        return int(info["state"]["messages"]) if "state" in info else -1  # there is no such stream
 
     async def until(self, holds: Callable[[], Any], within_s: float = 20) -> None:
         """Wait until it holds."""
@@ -192,9 +193,9 @@ class Bench:
     def claims(self, worker: str, *running: UUID) -> Claims:
         return Claims(self.log, self.store_clock, worker, running)
 
-    async def claim(self, run_id: UUID, worker: str = "w1", delivery: Any = None) -> Job:
+    async def claim(self, run_id: UUID, worker: str = "w1", delivery: Any = None, lease_s: float = 30) -> Job:
         """A worker's claim; the verdict is in the job."""
-        await self.log.renew_lease(f"worker.{worker}", worker, 30)
+        await self.log.renew_lease(f"worker.{worker}", worker, lease_s)
         job = Job(delivery, run_id)
         await self.claims(worker).claim(job)
         return job

@@ -72,7 +72,7 @@ async def server(populated: Path) -> AsyncIterator[Server]:
         reached=projector.reached,
         changed=projector.changed,
         clock=SystemClock(),
-        settings=Settings(max_body_mib=1, max_answer_mib=1),
+        settings=Settings(max_body_mb=1, max_answer_mb=1),
         bus=None,
         health=dict,
         version="0",

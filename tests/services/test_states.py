@@ -194,8 +194,11 @@ async def test_write_that_comes_to_nothing_says_why(
 ) -> None:
     async def meanwhile() -> None:
         [row] = bench.views.all("SELECT run_id FROM runs")
-        at = THREAD if isinstance(outcome, ThreadDeleted) else UUID(bytes=row["run_id"])
-        await bench.store(Append(at, 1, (outcome,)))
+        if not isinstance(outcome, ThreadDeleted):
+            await bench.store(Append(UUID(bytes=row["run_id"]), 1, (outcome,)))
+            return
+        closed = LaneChanged(thread_id=THREAD, change="closed", closed=True)
+        await bench.store(Append(lane_id_of(THREAD), 1, (closed,)), Append(THREAD, 1, (outcome,)))
 
     await http.post("/threads", json={"thread_id": str(THREAD), "metadata": {"graph_id": "agent"}})
     bench.clock.meanwhile = meanwhile

@@ -18,6 +18,7 @@ from domain.errors import Refused
 from domain.lane import Lane, MultitaskStrategy, lane_id_of, lane_of
 from domain.requests import Line, Occurrence, plan_of
 from domain.run import CancelRun, ClaimRun, Outcome, Run, SettleRun, run_of
+from domain.thread import Thread
 from services.relay.turns import turns_of
 
 THREAD = UUID(int=1)
@@ -30,7 +31,7 @@ steps = st.one_of(
     st.tuples(st.sampled_from(["claim", "settle"]), st.just(-1)),  # the head
     st.tuples(st.sampled_from(["claim", "settle", "cancel", "undo"]), st.integers(0, 5)),
     st.tuples(st.just("tick"), st.sampled_from([1, 3])),
-    st.tuples(st.just("follow"), st.just(0)),
+    st.tuples(st.sampled_from(["follow", "follow", "follow", "delete"]), st.just(0)),
 )
 
 
@@ -94,6 +95,12 @@ class World:
                 outcome = RunRolledBack(thread_id=THREAD)
             self.store(requests.settle(run, SettleRun(attempt=run.attempt, outcome=outcome), self.lane))
 
+    def delete(self) -> None:
+        thread = Thread(thread_id=THREAD, version=0, user_id="u")
+        runs = [self.run(entry.run_id) for entry in self.lane.in_flight]
+        changes = requests.delete_thread(thread, self.lane, runs, ())
+        self.store(Changes(appends=tuple(a for a in changes.appends if a.stream_id != THREAD)))
+
     def follow(self) -> None:
         """What the relay does, with a clock of its own."""
         now_s = (self.now - timedelta(seconds=self.skew_s)).timestamp()
@@ -117,6 +124,8 @@ class World:
                 self.now += timedelta(seconds=seconds)
             case ("follow", _):
                 self.follow()
+            case ("delete", _):
+                self.delete()
             case (what, -1) if self.lane.head:
                 self.touch(what, self.lane.head)
             case (what, number) if self.asked:

@@ -4,12 +4,14 @@ import sqlite3
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pytest
 
 from contracts.events import ThreadCreated
 from contracts.ledger import Meta, Recorded
+from projections import threads
 from projections.rows import Row, Rows, Table
 from services.kit.views import Views
 from services.projector.store import OtherLayout, PositionMoved, ViewStore, mark_of
@@ -32,12 +34,11 @@ class Letters:
         rows.put(self.NAME, row)
 
 
-def events(first: int, last: int, at: datetime = AT) -> list[Recorded]:
-    meta = Meta(at=at, actor="test")
-    return [
-        Recorded(n, UUID(int=n), 1, "thread.created.v1", meta, ThreadCreated(user_id="u"))
-        for n in range(first, last + 1)
-    ]
+def events(
+    first: int, last: int, at: datetime = AT, metadata: dict[str, Any] | None = None
+) -> list[Recorded]:
+    meta, body = Meta(at=at, actor="test"), ThreadCreated(user_id="u", metadata=metadata or {})
+    return [Recorded(n, UUID(int=n), 1, "thread.created.v1", meta, body) for n in range(first, last + 1)]
 
 
 @pytest.fixture
@@ -112,6 +113,24 @@ def test_former_tables_are_removed_in_portions(store: ViewStore, monkeypatch: py
     assert [store.sweep() for _ in range(3)] == [True, True, False]
     assert len(tables(store)) == 1
     assert store.db.execute("SELECT count(*) FROM letters").fetchone() == (3,)
+
+
+def test_tables_without_rows_numbers_are_removed_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Facets stand in the tree of their key: there is no rowid to remove them by."""
+    monkeypatch.setattr("services.projector.store.SWEPT_AT_ONCE", 2)
+    store = ViewStore(tmp_path / "threads.db", [threads])
+    store.prepare(0)
+    for step in (store.apply, store.fill):
+        if step == store.fill:
+            store.begin(["threads"])
+        step(["threads"], events(1, 3, metadata={"a": 1}), 0)
+    store.swap(["threads"])
+    while store.sweep():
+        pass
+    left = store.db.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name LIKE 'thread%'")
+    assert len(left.fetchall()) == 2
+    assert store.db.execute("SELECT count(*) FROM thread_facets").fetchone() == (3,)
+    store.close()
 
 
 def test_new_version_is_built_beside_the_old_one(store: ViewStore, tmp_path: Path) -> None:

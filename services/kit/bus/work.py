@@ -3,14 +3,14 @@
 import asyncio
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import nats.errors
 from nats.aio.msg import Msg as NatsMsg
 
 from services.kit.bus.nats import NatsBus
-from services.kit.lifecycle import Part, Supervised
+from services.kit.lifecycle import Supervised
 
 HEARTBEAT_S = 2.0
 EXPIRES_S = 30.0
@@ -100,7 +100,7 @@ class Delivery:
             await self._loop.bus.publish(self._msg.reply, word)
 
 
-class PullLoop:
+class PullLoop(Supervised):
     """Messages of a durable consumer, as many at a time as there are slots; survives restarts of the server.
 
     Own, because the client library's fetch stalls after a reconnect and after an empty answer.
@@ -109,9 +109,8 @@ class PullLoop:
     def __init__(
         self, bus: NatsBus, stream: str, durable: str, subject: str, slots: int, ack_wait_s: float = 30.0
     ) -> None:
+        super().__init__(f"bus.pull.{durable}", self._pull, AGAIN_S)
         self.bus = bus
-        self.name = f"bus.pull.{durable}"
-        self.parts: Sequence[Part] = ()
         self._stream, self._durable, self._subject = stream, durable, subject
         self._slots = slots
         self._ack_wait_s = ack_wait_s
@@ -123,28 +122,19 @@ class PullLoop:
         self._inbox = ""
         self._subscription: Any = None
         self._fresh = True
-        self._loop = Supervised(self.name, self._step, AGAIN_S)
-
-    @property
-    def started(self) -> bool:
-        """True while it pulls."""
-        return self._loop.started
-
-    @property
-    def failing(self) -> str:
-        """Why nothing comes, '' when all is well."""
-        return self._loop.failing
+        self._leave: Callable[[], None] = lambda: None
 
     async def start(self) -> None:
         """Make the consumer if it is missing, and begin to pull; twice is harmless. Raises ConnectionError."""
         if not self.started:
             await self._ensure_consumer()
-            self.bus.on_reconnect(self._reconnected)
-            await self._loop.start()
+            self._leave = self.bus.on_reconnect(self._reconnected)
+            await super().start()
 
     async def stop(self) -> None:
         """End it; what was delivered and not taken goes back at once."""
-        await self._loop.stop()
+        self._leave()
+        await super().stop()
         subscription, self._subscription = self._subscription, None
         try:
             if subscription is not None:
@@ -184,7 +174,7 @@ class PullLoop:
         if "error" in answer:
             raise ConnectionError(f"consumer {self._durable}: {answer['error'].get('description')}")
 
-    async def _step(self) -> None:
+    async def _pull(self) -> None:
         try:
             await self._ask()
         except BaseException:

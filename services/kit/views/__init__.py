@@ -3,6 +3,7 @@
 import sqlite3
 import threading
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,13 @@ def json_contains(haystack: str | None, needle: str) -> bool:
     """
     if haystack is None:
         return False
-    return _contains(msgspec.json.decode(haystack), msgspec.json.decode(needle))
+    return _contains(msgspec.json.decode(haystack), _needle(needle))
+
+
+@lru_cache(maxsize=16)
+def _needle(text: str) -> Any:
+    """What is looked for: the same for each row of a query."""
+    return msgspec.json.decode(text)
 
 
 def _contains(has: Any, wanted: Any) -> bool:
