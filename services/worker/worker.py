@@ -60,6 +60,7 @@ class Worker:
         self._clock, self._settings, self.id = clock, settings, worker_id
         self._jobs: dict[UUID, Job] = {}
         self._executing: set[UUID] = set()
+        self._trouble = ""
         self._tasks: set[asyncio.Task[None]] = set()
         self._lease = WorkerLease(log, clock, worker_id, settings.lease_s)
         self._claims = Claims(log, clock, worker_id, self._executing)
@@ -85,8 +86,8 @@ class Worker:
 
     @property
     def failing(self) -> str:
-        """Why it takes no runs, whatever its parts do."""
-        return "" if self._lease.held or not self.started else "its lease has ended"
+        """Why it takes no runs, or what the newest of them failed of, whatever its parts do."""
+        return self._trouble if self._lease.held or not self.started else "its lease has ended"
 
     async def start(self) -> None:
         """Make the graphs known, then begin to take runs; twice is harmless."""
@@ -141,6 +142,7 @@ class Worker:
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (exc := task.exception()) is not None:
+            self._trouble = f"a run could not be seen to: {type(exc).__name__}: {exc}"
             log_.error("worker.job_failed", exc_info=exc)
 
     async def handle(self, delivery: Delivery) -> None:
@@ -216,8 +218,12 @@ class Worker:
                     await job.delivery.nak(delay_s)
                 case None:
                     await job.delivery.nak(FAILED_DELAY_S)
-        except ConnectionError:
-            pass  # it comes again after its wait, and then finds the run settled
+        except ConnectionError as exc:
+            # It comes again after its wait, and then finds the run settled.
+            self._trouble = f"a message of the queue was not answered: {exc}"
+        else:
+            if isinstance(job.verdict, Done | Hopeless):
+                self._trouble = ""
 
     async def _settle(self, job: Job, ending: Ending) -> bool:
         """True when the outcome is in the log; False when the run is not ours any more."""

@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from tests.faults.client import Client
+from tests.faults.failpoint import Failpoints
 from tests.faults.house import House
 from tests.faults.verdict import ledger, unsettled, untrue
 
@@ -57,15 +58,15 @@ class DayClock:
 class Day:
     """The script. It goes on whether or not things get done in time; `end` then waits until all is."""
 
-    def __init__(self, house: House, clock: DayClock) -> None:
-        self._house, self._clock = house, clock
+    def __init__(self, house: House, clock: DayClock, points: Failpoints) -> None:
+        self._house, self._clock, self._points = house, clock, points
         self.ailing: set[str] = set()  # parts that said that they are not well while the edge failed
 
     async def run(self) -> None:
         """From noon to two o'clock."""
         watching = asyncio.create_task(self._watch())
         try:
-            with self._house.points.spared():
+            with self._points.spared():
                 self._client = Client(self._house.log, self._clock)
                 await self._noon()
                 await self._edits()
@@ -76,8 +77,8 @@ class Day:
 
     async def end(self, most_s: float = 20.0) -> list[str]:
         """Let nothing fail any more, pause every cron, and wait; what is still wrong then."""
-        self._house.points.disarm()
-        with self._house.points.spared():
+        self._points.disarm()
+        with self._points.spared():
             for cron_id in self._crons.values():
                 await self._client.change(cron_id, enabled=False)
         deadline = time.monotonic() + most_s
@@ -178,6 +179,6 @@ class Day:
 
     async def _watch(self) -> None:
         while True:
-            if self._house.points.failing:
+            if self._points.failing:
                 self.ailing |= {name for name, why in self._house.health().items() if why}
             await asyncio.sleep(0.02)

@@ -30,6 +30,7 @@ ERRORS: Mapping[str, Callable[[str], Exception]] = {
     "log.stored": LogUnavailable,  # it is stored, and whoever appended does not hear of it
     "log.read": sqlite3.OperationalError,
     "blob.read": sqlite3.OperationalError,
+    "log.cursor": LogUnavailable,  # of a follower
     "lease": LogUnavailable,
     "view.read": sqlite3.OperationalError,
     "view.write": sqlite3.OperationalError,
@@ -152,6 +153,18 @@ class FailingLog(SqliteLog):
         self._points.hit("lease")
         return await super().renew_lease(name, holder, ttl_s)
 
+    async def move_cursor(self, name: str, position: int) -> None:
+        self._points.hit("log.cursor")
+        await super().move_cursor(name, position)
+
+    def cursor(self, name: str) -> int:
+        self._points.hit("log.read")
+        return super().cursor(name)
+
+    def head(self) -> int:
+        self._points.hit("log.read")
+        return super().head()
+
     def stream(self, stream_id: UUID, after_version: int = 0) -> list[Recorded]:
         self._points.hit("log.read")
         return super().stream(stream_id, after_version)
@@ -226,28 +239,22 @@ class _FailingRows:
 class FailingBus(NatsBus):
     """A connection that does not always take what is sent."""
 
-    points: Failpoints
-
-    @classmethod
-    async def failing(cls, endpoint: Endpoint, points: Failpoints) -> "FailingBus":
-        """Connected. Raises ConnectionError."""
-        bus = await cls.connect(endpoint, "day")
-        assert isinstance(bus, cls)
-        bus.points = points
-        return bus
+    def __init__(self, endpoint: Callable[[], Endpoint], points: Failpoints) -> None:
+        super().__init__(endpoint, "day")
+        self._points = points
 
     async def publish(
         self, subject: str, data: bytes, headers: Mapping[str, str] | None = None, reply: str = ""
     ) -> None:
-        self.points.hit(_edge_of(subject))
+        self._points.hit(_edge_of(subject))
         await super().publish(subject, data, headers, reply)
 
     async def request_msg(
         self, subject: str, data: bytes, timeout_s: float, headers: Mapping[str, str] | None = None
     ) -> NatsMsg:
-        self.points.hit(_edge_of(subject))
+        self._points.hit(_edge_of(subject))
         answer = await super().request_msg(subject, data, timeout_s, headers)
-        self.points.hit("bus.answer")
+        self._points.hit("bus.answer")
         return answer
 
 

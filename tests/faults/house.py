@@ -5,15 +5,19 @@ The one place that knows how the services are put together.
 
 import asyncio
 import logging
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from textwrap import dedent
-from typing import Protocol
 
-from contracts.subjects import STREAMS
+import msgspec
+
+from contracts.subjects import RUNS, STREAMS
 from services.kit.bus.embedded import EmbeddedNats
-from services.kit.bus.nats import ensure_streams
+from services.kit.bus.nats import Streams
+from services.kit.bus.work import void_deliveries
 from services.kit.clock import Clock
-from services.kit.lifecycle import Part, health
+from services.kit.lifecycle import Part, Step, Whole, health
 from services.kit.project import GraphSpec, Project
 from services.kit.settings import Settings
 from services.projector.catalog import ALL
@@ -21,7 +25,7 @@ from services.projector.projector import Projector
 from services.projector.replay import verify
 from services.relay.relay import Relay
 from services.scheduler.scheduler import Scheduler
-from services.worker.children import ChildPool, store_settings
+from services.worker.children import ChildPool
 from services.worker.lease import PREFIX, void_leases
 from services.worker.worker import Worker
 from tests.faults.failpoint import FailingBus, FailingLog, FailingProjection, FailingViews, Failpoints
@@ -74,126 +78,84 @@ STARTS = 20
 log_ = logging.getLogger("cronledger.house")
 
 
-class Stops(Protocol):
-    """What can be stopped."""
-
-    async def stop(self) -> None: ...
-
-
 class House:
-    """A server whose edges fail. What can't be started is started again, as a service manager would."""
+    """A server whose edges fail. What can't be started is made anew and started again, as a service manager would."""
 
     def __init__(self, folder: Path, points: Failpoints, clock: Clock) -> None:
-        self.folder, self.points, self.clock = folder, points, clock
-        self.parts: list[Part] = []
-        self._begun: list[Stops] = []
+        self.folder, self._points, self._clock = folder, points, clock
         self._project = _project(folder / "project")
+        self._parts: list[Part] = []
 
     async def start(self) -> None:
         """Return when everything is up."""
-        for attempt in range(STARTS):
-            try:
-                await self._start()
-                return
-            except Exception as exc:
-                log_.warning("house.not_started attempt=%d error=%r", attempt, exc)
-                await self.stop()
-                await asyncio.sleep(0.05)
-        raise AssertionError("it can't be started")
+        await self._again(self._whole)
+        await self.resume_scheduler()
 
     async def stop(self) -> None:
         """Stop everything, newest first."""
-        while self._begun:
-            await self._begun.pop().stop()
+        while self._parts:
+            await self._parts.pop().stop()
 
     async def halt_scheduler(self) -> None:
         """Stop the scheduler alone; `resume_scheduler` starts another one."""
-        self._begun.remove(self.scheduler)
-        await self.scheduler.stop()
+        await self._parts.pop().stop()
 
     async def resume_scheduler(self) -> None:
         """Start a scheduler, as often as it takes."""
-        for _ in range(STARTS):
-            self.scheduler = Scheduler(self.log, self._views, self.clock, SETTINGS)
-            try:
-                await self.scheduler.start()
-                self._begun.append(self.scheduler)
-                return
-            except Exception as exc:
-                log_.warning("house.scheduler_not_started error=%r", exc)
-                await self.scheduler.stop()
-        raise AssertionError("the scheduler can't be started")
+        await self._again(lambda: Scheduler(self.log, self._views, self._clock, SETTINGS))
 
     def health(self) -> dict[str, str]:
         """Why each part is not well, '' for those that are."""
-        return health(self.parts)
+        return health(self._parts)
 
     async def differences(self) -> list[str]:
         """Where the read models are not what the ledger says."""
-        with self.points.spared():
-            assert await self.projector.reached(self.log.head(), 20.0)
+        with self._points.spared():
+            assert await self._projector.reached(self.log.head(), 20.0)
             return [
                 str(found) for found in await asyncio.to_thread(verify, self.log, self.folder / "views.db")
             ]
 
-    async def _start(self) -> None:
+    async def _again(self, make: Callable[[], Part]) -> None:
+        for attempt in range(STARTS):
+            part = make()
+            try:
+                await part.start()
+            except Exception as exc:
+                log_.warning("house.not_started part=%s attempt=%d error=%r", part.name, attempt, exc)
+                await part.stop()
+                await asyncio.sleep(0.05)
+                continue
+            self._parts.append(part)
+            return
+        raise AssertionError("it can't be started")
+
+    def _whole(self) -> Whole:
         nats = EmbeddedNats(self.folder / "nats")
-        await self._begin(nats)
-        bus = await FailingBus.failing(nats.endpoint, self.points)
-        self._begun.append(_Closing(bus.close))
-        await ensure_streams(bus, STREAMS)
-        self.log = FailingLog(self.folder / "ledger.db", self.points, self.clock)
-        self._begun.append(_Closing(self.log.close))
-        await self.log.start()
-        await void_leases(self.log, PREFIX)
-        projections = [FailingProjection(real, self.points) for real in ALL]
-        self.projector = Projector(self.log, self.folder / "views.db", projections)
-        await self._begin(self.projector)
-        self._views = FailingViews(self.folder / "views.db", self.points)
-        self._begun.append(_Closing(self._close_views))
-        children = ChildPool(
-            self._project,
-            self.folder / "checkpoints.db",
-            store_settings(self.folder / "store.db", self._project),
-            1,
-            10,
-            self.points.python(),
-        )
-        await self._begin(children)
-        await self._begin(Relay(self.log, self._views, bus, self.clock))
-        worker = Worker(self.log, bus, children, self._project, self.clock, SETTINGS, worker_id="w-day")
-        await self._begin(worker)
-        self.scheduler = Scheduler(self.log, self._views, self.clock, SETTINGS)
-        await self._begin(self.scheduler)
+        bus = FailingBus(lambda: nats.endpoint, self._points)
+        self.log = log = FailingLog(self.folder / "ledger.db", self._points, self._clock)
+        projections = [FailingProjection(real, self._points) for real in ALL]
+        self._projector = Projector(log, self.folder / "views.db", projections)
+        self._views = FailingViews(self.folder / "views.db", self._points)
+        settings = msgspec.structs.replace(SETTINGS, graph_python=str(self._points.python()))
+        children = ChildPool(settings, self._project, self.folder)
+        parts: list[Part] = [
+            nats,
+            bus,
+            Streams(bus, STREAMS),
+            log,
+            Step("log.leases", partial(void_leases, log, PREFIX)),
+            Step("bus.deliveries", partial(void_deliveries, bus, RUNS.name)),
+            self._projector,
+            Step("views", self._shown, self._views.close),
+            children,
+            Relay(log, self._views, bus, self._clock),
+            Worker(log, bus, children, self._project, self._clock, SETTINGS, worker_id="w-day"),
+        ]
+        return Whole("house", parts)
 
-    async def _begin(self, part: "Starts") -> None:
-        self._begun.append(part)
-        await part.start()
-
-    async def _close_views(self) -> None:
-        self._views.close()
-
-
-class Starts(Stops, Protocol):
-    """What can be started and stopped."""
-
-    async def start(self) -> object: ...
-
-
-class _Closing:
-    """Something that only has to be closed."""
-
-    def __init__(self, close: "Close") -> None:
-        self._close = close
-
-    async def stop(self) -> None:
-        await self._close()
-
-
-class Close(Protocol):
-    """How it is closed."""
-
-    async def __call__(self) -> None: ...
+    async def _shown(self) -> None:
+        await self._projector.reached(self.log.head(), 20.0)
 
 
 def _project(folder: Path) -> Project:

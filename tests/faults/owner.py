@@ -4,55 +4,29 @@
 """
 
 import asyncio
-import signal
 import sys
 from pathlib import Path
 
 from contracts.codec import EventCodec
-from contracts.subjects import STREAMS, log_append_subject, log_nudge_subject
-from services.kit.bus import Msg
+from contracts.subjects import STREAMS
 from services.kit.bus.embedded import EmbeddedNats
-from services.kit.bus.nats import NatsBus, ensure_streams
-from services.kit.eventlog.remote import serve_remote
+from services.kit.bus.nats import NatsBus, Streams
+from services.kit.eventlog.owner import LogOwner
 from services.kit.eventlog.sqlite import SqliteLog
+from services.kit.lifecycle import Part, Whole
+from services.kit.process import run
 from services.projector.projector import Projector
 
 
-async def run(folder: Path) -> None:
+async def main(folder: Path) -> None:
     """Own the ledger of that folder until a signal comes."""
-    stopping = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
     nats = EmbeddedNats(folder / "nats")
-    await nats.start()
-    bus = await NatsBus.connect(nats.endpoint, "owner")
-    await ensure_streams(bus, STREAMS)
+    bus = NatsBus(lambda: nats.endpoint, "owner")
     log = SqliteLog(folder / "ledger.db", EventCodec())
-    await log.start()
     projector = Projector(log, folder / "views.db")
-    await projector.start()
-    serve, news = serve_remote(log), asyncio.Event()
-
-    async def append(msg: Msg) -> None:
-        await msg.respond(await serve(msg.data))
-
-    async def announce() -> None:
-        while True:
-            await news.wait()
-            news.clear()
-            await bus.publish(log_nudge_subject(), str(log.head()).encode())
-
-    log.on_commit(lambda _: news.set())
-    await bus.subscribe(log_append_subject(), append)
-    announcing = asyncio.create_task(announce())
-    sys.stdout.write("owner is ready\n")
-    sys.stdout.flush()
-    await stopping.wait()
-    announcing.cancel()
-    await projector.stop()
-    await bus.close()
-    await log.close()
-    await nats.stop()
+    parts: list[Part] = [nats, bus, Streams(bus, STREAMS), log, LogOwner(log, bus), projector]
+    await run(Whole("owner", parts), lambda: "owner is ready")
 
 
 if __name__ == "__main__":
-    asyncio.run(run(Path(sys.argv[1])))
+    asyncio.run(main(Path(sys.argv[1])))

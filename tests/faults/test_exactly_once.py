@@ -23,7 +23,7 @@ from contracts.ledger import Append
 from domain.assistant import default_assistant_id
 from domain.changes import Changes
 from services.kit.clock import SystemClock
-from services.kit.eventlog.beside import beside_owner
+from services.kit.eventlog.beside import Beside
 from services.kit.eventlog.sqlite import SqliteLog
 from services.projector.replay import verify
 from tests.faults.client import Client
@@ -35,7 +35,7 @@ SEED = 20261124
 TERMINAL = {"success", "error", "timeout", "interrupted"}
 
 
-class Beside:
+class Sibling:
     """A process on a data folder: `python -m MODULE DIR`. It says so when it is ready."""
 
     def __init__(self, module: str, data: Path) -> None:
@@ -69,9 +69,9 @@ class Beside:
         return self._process.communicate(timeout=30)[0]
 
 
-def scheduler(data: Path) -> Beside:
+def scheduler(data: Path) -> Sibling:
     """Another scheduler on the same ledger."""
-    return Beside("services.scheduler", data)
+    return Sibling("services.scheduler", data)
 
 
 # --- where it is decided: a ledger, two schedulers, no graphs ----------------------------------------
@@ -79,8 +79,9 @@ def scheduler(data: Path) -> Beside:
 
 async def make_crons(data: Path) -> None:
     """One half without threads, a quarter that wait in lanes, a quarter that are skipped while it is busy."""
-    bus, log = await beside_owner(data, "test")
-    client = Client(log, SystemClock())
+    beside = Beside(data, "test")
+    await beside.start()
+    client, log = Client(beside.log, SystemClock()), beside.log
     assistant = AssistantCreated(graph_id="counter", name="counter", system=True)
     append = Append(default_assistant_id("counter"), 0, (assistant,))
     await client.do(lambda: Changes(appends=() if log.stream(append.stream_id) else (append,)))
@@ -88,17 +89,16 @@ async def make_crons(data: Path) -> None:
         thread_id = await client.thread() if n % 2 == 0 else None
         strategy = "reject" if n % 4 else "enqueue"
         await client.cron("* * * * * *", "counter", {"multitask_strategy": strategy}, thread_id=thread_id)
-    await bus.close()
-    await log.close()
+    await beside.stop()
 
 
 async def pause_each(data: Path) -> None:
-    bus, log = await beside_owner(data, "test")
-    client = Client(log, SystemClock())
+    beside = Beside(data, "test")
+    await beside.start()
+    client, log = Client(beside.log, SystemClock()), beside.log
     for event in log.read_topics("cron.created", 0, log.head(), CRONS):
         await client.change(event.stream_id, enabled=False)
-    await bus.close()
-    await log.close()
+    await beside.stop()
 
 
 def await_told(data: Path, most_s: float = 60) -> None:
@@ -114,16 +114,16 @@ async def differences(data: Path) -> list[Any]:
     try:
         return list(verify(log, data / "views.db"))
     finally:
-        await log.close()
+        await log.stop()
 
 
 def test_twenty_kills(tmp_path: Path) -> None:
-    owner = Beside("tests.faults.owner", tmp_path)
+    owner = Sibling("tests.faults.owner", tmp_path)
     pair = [scheduler(tmp_path), scheduler(tmp_path)]
     all_three = [owner, *pair]
     chance = random.Random(SEED)
 
-    def begin(processes: list[Beside]) -> None:
+    def begin(processes: list[Sibling]) -> None:
         for process in processes:
             process.start()
             process.await_ready()

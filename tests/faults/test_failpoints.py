@@ -20,16 +20,17 @@ CALLS = {
     "log.append": 150,
     "log.stored": 150,
     "log.read": 1200,
+    "log.cursor": 10,
     "blob.read": 8,
-    "lease": 8,
-    "view.read": 50,
-    "view.write": 800,
-    "view.bug": 1800,
-    "bus.publish": 500,
-    "bus.answer": 120,
-    "bus.ack": 60,
-    "child.start": 1,
-    "child.frame": 200,
+    "lease": 10,
+    "view.read": 24,
+    "view.write": 1000,
+    "view.bug": 2000,
+    "bus.publish": 650,
+    "bus.answer": 180,
+    "bus.ack": 80,
+    "child.start": 2,
+    "child.frame": 250,
 }
 """About how often a day uses each edge."""
 APART = 40
@@ -43,7 +44,7 @@ async def lived(plans: Sequence[Plan], folder: Path) -> tuple[Failpoints, Day]:
     clock = DayClock()
     points = Failpoints(plans, clock, folder / "points")
     house = House(folder, points, clock)
-    day = Day(house, clock)
+    day = Day(house, clock, points)
     try:
         async with asyncio.timeout(120):
             await house.start()
