@@ -16,12 +16,20 @@ KEEP_S = 1.0
 class Follower(Supervised):
     """A loop over the log. `work` does what there is to do and, when there is nothing, rests."""
 
-    def __init__(self, name: str, log: EventLog, clock: Clock, work: Callable[[], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        name: str,
+        log: EventLog,
+        clock: Clock,
+        work: Callable[[], Awaitable[None]],
+        listen: Callable[[], Callable[[], None]] | None = None,
+    ) -> None:
+        """`listen` begins to listen for whatever else wakes it; what it gives ends that."""
         super().__init__(name, self._awake)
-        self._ledger, self._clock, self._work = log, clock, work
+        self._ledger, self._clock, self._work, self._listen = log, clock, work, listen
         self._news = asyncio.Event()
         self._kept, self._kept_at_s = 0, float("-inf")
-        self._unsubscribe: Callable[[], None] | None = None
+        self._ends: list[Callable[[], None]] = []
 
     @property
     def cursor(self) -> int:
@@ -30,16 +38,16 @@ class Follower(Supervised):
 
     async def start(self) -> None:
         """Begin to follow; twice is harmless."""
-        if self._unsubscribe is None:
-            self._unsubscribe = self._ledger.on_commit(lambda _: self.wake())
+        if not self._ends:
+            self._ends = [self._ledger.on_commit(lambda _: self.wake())]
+            self._ends += [self._listen()] if self._listen is not None else []
             await super().start()
 
     async def stop(self) -> None:
         """End; safe twice and unstarted."""
-        if self._unsubscribe is not None:
-            self._unsubscribe()
-            self._unsubscribe = None
-            await super().stop()
+        while self._ends:
+            self._ends.pop()()
+        await super().stop()
 
     def wake(self) -> None:
         """There is something to do."""

@@ -4,6 +4,7 @@ import asyncio
 import heapq
 from collections.abc import Iterable, Iterator
 from datetime import datetime
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
@@ -85,8 +86,8 @@ class Turns:
         self._delayed = Delayed()
         self._position: int | None = None
         self._is_sure = False  # that every head up to the position is on the queue
-        self.part = Follower("relay.runs", log, clock, self._follow)
-        bus.on_reconnect(self._doubt)
+        listen = partial(bus.on_reconnect, self._doubt)
+        self.part = Follower("relay.runs", log, clock, self._follow, listen)
 
     def _doubt(self) -> None:
         self._is_sure = False

@@ -26,11 +26,12 @@ class OrderedPublisher:
     async def resync(self) -> tuple[int, int]:
         """Position and sequence of the stream's newest message, zeros when it is empty. Raises ConnectionError."""
         # The sequence first: whoever publishes between the two questions makes our next batch a refused one.
-        self._sequence = await self._last_sequence()
+        self._sequence, messages = await self._newest()
         answer = await self._bus.api(f"STREAM.MSG.GET.{self._stream}", {"last_by_subj": self._subjects})
         error = answer.get("error")
         if error is not None:
-            if error.get("err_code") == NO_MESSAGE:
+            # A server that has just come back may not find yet what its stream has.
+            if error.get("err_code") == NO_MESSAGE and not messages:
                 return 0, self._sequence
             raise ConnectionError(f"{self._stream}: {error.get('description')}")
         message = answer["message"]
@@ -76,11 +77,12 @@ class OrderedPublisher:
         self._sequence = int(str(answer["seq"]))
         return True
 
-    async def _last_sequence(self) -> int:
+    async def _newest(self) -> tuple[int, int]:
+        """The last sequence, and how many messages there are."""
         info = await self._bus.api(f"STREAM.INFO.{self._stream}")
         if "error" in info:
             raise ConnectionError(f"{self._stream}: {info['error'].get('description')}")
-        return int(info["state"]["last_seq"])
+        return int(info["state"]["last_seq"]), int(info["state"]["messages"])
 
 
 def _headers(encoded: str) -> dict[str, str]:
