@@ -24,7 +24,7 @@ from services.kit.eventlog.owner import LogOwner
 from services.kit.eventlog.recorder import ForeignLedger
 from services.kit.eventlog.sqlite import SqliteLog
 from services.kit.folder import DataFolder, FolderInUse
-from services.kit.lifecycle import Part, Step, Whole, health
+from services.kit.lifecycle import Part, Step, Whole, health, notices
 from services.kit.process import run
 from services.kit.project import Project, load_project
 from services.kit.settings import Settings
@@ -124,6 +124,7 @@ class Embedded(Whole):
             settings=self._settings,
             bus=self._bus,
             health=lambda: health([self]),
+            notices=lambda: notices([self]),
             version=version("cronledger"),
             graphs=tuple(self._project.graphs),
         )

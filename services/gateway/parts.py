@@ -19,7 +19,8 @@ class GatewayParts:
     """The edges of the gateway, and what it shares between requests: a part with a life.
 
     `reached(position, timeout_s)` waits until the read models have passed a position; `changed(timeout_s)`
-    waits until they move at all; `health()` gives the name of each part with '' or why it is not well.
+    waits until they move at all; `health()` gives the name of each part with '' or why it is not well,
+    `notices()` what else an operator should know of one.
     """
 
     log: EventLog
@@ -30,6 +31,7 @@ class GatewayParts:
     settings: Settings
     bus: NatsBus | None
     health: Callable[[], dict[str, str]]
+    notices: Callable[[], dict[str, str]] = dict
     version: str
     graphs: tuple[str, ...]
     locks: KeyedLocks = field(default_factory=KeyedLocks)

@@ -6,7 +6,7 @@ import random
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 STOP_S = 6.0
 """How long one part may take to stop."""
@@ -59,6 +59,24 @@ def health(parts: Sequence[Part]) -> dict[str, str]:
     for part in parts:
         told[part.name] = part.failing or ("" if part.started else "not started")
         told |= health(part.parts)
+    return told
+
+
+@runtime_checkable
+class Noting(Protocol):
+    """A part that can be well and have something to say all the same: what users' code does is no fault of ours."""
+
+    @property
+    def notice(self) -> str:
+        """What an operator should know, '' without anything."""
+        ...
+
+
+def notices(parts: Sequence[Part]) -> dict[str, str]:
+    """Name -> notice, of the parts that have one."""
+    told = {part.name: part.notice for part in parts if isinstance(part, Noting) and part.notice}
+    for part in parts:
+        told |= notices(part.parts)
     return told
 
 

@@ -84,7 +84,17 @@ class Place:
 
     @property
     def failing(self) -> str:
-        return self._loop.failing or (self.child.failing if self.child is not None else "")
+        """Why there is no child, or, where none may be silent for long, that it is."""
+        return self._loop.failing or ("" if math.isinf(self._patience_s) else self._silence)
+
+    @property
+    def notice(self) -> str:
+        """That a node blocks the child: legal, and worth knowing."""
+        return self._silence
+
+    @property
+    def _silence(self) -> str:
+        return self.child.notice if self.child is not None else ""
 
     async def start(self) -> None:
         """Keep a child there; returns before it is loaded."""
@@ -243,7 +253,7 @@ class ChildPool:
                     await self._news.come()
             return min(able, key=lambda child: child.in_flight)
         except TimeoutError:
-            reasons = "; ".join(place.failing for place in places if place.failing)
+            reasons = "; ".join(why for place in places if (why := place.failing or place.notice))
             raise NoPlace(f"no graph process took it in {PLACE_S:g} s: {reasons}") from None
         finally:
             self._waiting -= 1

@@ -136,6 +136,11 @@ class GraphChild:
 
     @property
     def failing(self) -> str:
+        """'' : when it dies, another one takes its place."""
+        return ""
+
+    @property
+    def notice(self) -> str:
         """That it does not answer: a node blocks it."""
         if self.silent_s < TOLD_S:
             return ""

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from contracts.queries import Schemas, State
-from services.kit.lifecycle import health
+from services.kit.lifecycle import health, notices
 from services.worker.children import ChildPool, NoPlace
 from services.worker.graph_child import ChildDied, GraphLoadFailed, NoAnswer, ending
 from tests.services.graph_children import Bench, ask, bench_of, values
@@ -165,12 +165,12 @@ async def test_beside_a_blocked_child_another_takes_the_runs(
     assert place(pool, "spare1") not in (0, pid)
     assert not blocked.done()
     monkeypatch.setattr("services.worker.graph_child.TOLD_S", 3.0)
-    assert f"{pid} has not answered" in health(pool.parts)["worker.child1"]
+    assert f"{pid} has not answered" in notices(pool.parts)["worker.child1"]
     bench.go.touch()
     assert values(await blocked)["trail"] == ["blocked"]  # type: ignore[arg-type]
     await run
     await until(lambda: not place(pool, "spare1"))
-    assert (pool.pids, set(health([pool]).values())) == ([pid], {""})
+    assert (pool.pids, set(health([pool]).values()), notices([pool])) == ([pid], {""}, {})
 
 
 async def test_questions_are_answered_while_every_run_child_is_blocked(bench: Bench) -> None:

@@ -2,7 +2,6 @@
 
 from html import escape
 from importlib.metadata import version
-from typing import Any
 
 from contracts.asyncapi import asyncapi_document
 from services.gateway.http import Answer, Call, Route, as_json
@@ -72,9 +71,10 @@ async def live(_: GatewayParts, __: Call) -> Answer:
 
 
 async def health(parts: GatewayParts, _: Call) -> Answer:
-    """GET /health and GET /ready."""
-    told: dict[str, Any] = {name: why or "ok" for name, why in parts.health().items()}
-    well = all(state == "ok" for state in told.values())
+    """GET /health and GET /ready. A notice, that a node blocks its process say, makes nobody unhealthy."""
+    failing = parts.health()
+    well = not any(failing.values())
+    told = {name: why or parts.notices().get(name, "ok") for name, why in failing.items()}
     return as_json({"status": "healthy" if well else "unhealthy", "services": told}, 200 if well else 503)
 
 
