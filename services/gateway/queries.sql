@@ -76,8 +76,8 @@ SELECT run_id, thread_id, status FROM runs WHERE phase != 'ended' AND hidden = 0
 SELECT run_id, thread_id FROM runs WHERE assistant_id = ? AND phase != 'ended';
 
 -- name: not_ended
--- Whether a run is there and not over.
-SELECT thread_id FROM runs WHERE run_id = ? AND phase != 'ended';
+-- Whether a run is there and not over. One whose thread is deleted (hidden = 2) is not there for anybody.
+SELECT thread_id FROM runs WHERE run_id = ? AND phase != 'ended' AND hidden < 2;
 
 -- name: happened
 -- What has happened since a position: a range of the audit's key. It ends where the read models do.

@@ -9,6 +9,7 @@ import msgspec
 from contracts.work import LiveBatch
 from domain.run import run_of
 from domain.thread import thread_of
+from projections.runs import GONE
 from services.gateway import shapes, sse
 from services.gateway.live import Listener
 from services.gateway.parts import GatewayParts
@@ -188,7 +189,7 @@ def has_ended(parts: GatewayParts, run_id: UUID) -> bool:
     """Whether nothing more becomes of the run: it has its outcome, is gone, or its thread is."""
     row = by_id(parts.views, "runs", "run_id", run_id)
     if row is not None:
-        return bool(row["phase"] == "ended")
+        return row["phase"] == "ended" or row["hidden"] == GONE
     run = run_of(run_id, parts.log.stream(run_id))
     if run is None or not run.is_active:
         return True

@@ -11,6 +11,8 @@ import pytest_asyncio
 
 from contracts.codec import EventCodec
 from contracts.events import (
+    LaneChanged,
+    LaneRun,
     RunDeleted,
     RunFailed,
     RunRolledBack,
@@ -20,6 +22,7 @@ from contracts.events import (
     ThreadUpdated,
 )
 from contracts.ledger import Append, Body, Meta, Transaction
+from domain.lane import lane_id_of
 from services.gateway.watching import Ends
 from services.kit.clock import SystemClock
 from services.kit.eventlog.sqlite import SqliteLog
@@ -110,11 +113,16 @@ async def test_told_of_each_end(watch: Watch, body: Body) -> None:
     assert told == [0]
 
 
-async def test_told_when_the_thread_is_deleted(watch: Watch) -> None:
+@pytest.mark.parametrize("at_work", [True, False])
+async def test_told_when_the_thread_is_deleted(watch: Watch, at_work: bool) -> None:
+    """At once, whether a worker has the run still or not."""
     told: list[int] = []
     watch.ends.watch(run_id(0), lambda: told.append(0))
     watch.ends.watch(run_id(1), lambda: told.append(1))
     await watch.looked()
+    line = (LaneRun(run_id(0)),) if at_work else ()
+    closed = LaneChanged(thread_id=thread_id(0), change="closed", in_flight=line, closed=True)
+    await watch.tell(lane_id_of(thread_id(0)), 1, closed)
     await watch.tell(thread_id(0), 1, ThreadDeleted())
     await watch.looked()
     assert told == [0]
