@@ -23,9 +23,8 @@ from contracts.events import (
 )
 from contracts.ledger import Append, Blob, Payload, Recorded
 from domain.changes import Changes
-from domain.errors import CronNotFound, EmptyUpdate, InvalidField
+from domain.errors import CronNotFound, InvalidField
 from domain.schedule import (
-    InvalidSchedule,
     Schedule,
     Zone,
     next_after,
@@ -377,20 +376,3 @@ def _updated(cron: Cron, event: CronUpdated, recorded: Recorded) -> Cron:
     if event.tzdata:
         fields["tzdata"] = event.tzdata
     return msgspec.structs.replace(cron, **fields)
-
-
-__all__ = [
-    "CreateCron",
-    "Cron",
-    "CronCommand",
-    "DeleteCron",
-    "EmptyUpdate",
-    "InvalidSchedule",
-    "UpdateCron",
-    "aware",
-    "changes",
-    "cron_of",
-    "decide",
-    "evolve",
-    "next_occurrence",
-]
