@@ -38,7 +38,7 @@ def event(topic: str) -> Callable[[BodyClass], BodyClass]:
 OnRunCompleted = Literal["delete", "keep"]
 FiringKind = Literal["", "first", "schedule", "catch_up", "state"]
 """Why a run exists: asked for, by its cron, or (`state`) only to write a thread's state, which no client sees."""
-MissedReason = Literal["coalesced", "window", "paused", "grace", "error"]
+MissedReason = Literal["coalesced", "window", "paused", "error"]
 SkippedReason = Literal["overlap", "buffer_full", "refused"]
 
 

@@ -23,9 +23,8 @@ from contracts.events import (
 )
 from contracts.ledger import Append, Blob, Payload, Recorded
 from domain.changes import Changes
-from domain.errors import CronNotFound, EmptyUpdate, InvalidField
+from domain.errors import CronNotFound, InvalidField
 from domain.schedule import (
-    InvalidSchedule,
     Schedule,
     Zone,
     next_after,
@@ -193,7 +192,7 @@ def aware(instant: datetime) -> datetime:
     try:
         return instant.astimezone(UTC)
     except OverflowError:
-        raise InvalidField(f"{instant.isoformat()} is not in the years 1 to 9999, UTC") from None
+        raise InvalidField(f"end_time: {instant.isoformat()} is not in the years 1 to 9999, UTC") from None
 
 
 def _present(cron: Cron | None) -> Cron:
@@ -377,20 +376,3 @@ def _updated(cron: Cron, event: CronUpdated, recorded: Recorded) -> Cron:
     if event.tzdata:
         fields["tzdata"] = event.tzdata
     return msgspec.structs.replace(cron, **fields)
-
-
-__all__ = [
-    "CreateCron",
-    "Cron",
-    "CronCommand",
-    "DeleteCron",
-    "EmptyUpdate",
-    "InvalidSchedule",
-    "UpdateCron",
-    "aware",
-    "changes",
-    "cron_of",
-    "decide",
-    "evolve",
-    "next_occurrence",
-]

@@ -45,7 +45,7 @@ def show(args: argparse.Namespace) -> None:
     """Print one cron as JSON."""
     row = _cron(args)
     instants = {"end_at", "next_at", "created_at", "updated_at"}
-    seconds = {"cursor", "last_scheduled_for"}
+    seconds = {"cursor", "since", "last_scheduled_for"}
     parsed = {"metadata", "payload"}
     shown: dict[str, Any] = {}
     for name, value in row.items():

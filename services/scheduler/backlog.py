@@ -5,6 +5,7 @@ import hashlib
 import logging
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from itertools import islice
 from uuid import UUID
 
 import msgspec
@@ -79,10 +80,13 @@ class Backlog:
 
     async def reschedule(self) -> None:
         """Tell of a block of crons what the new rules of their zone mean for them."""
-        part = [cron_id for cron_id, _ in zip(self.moved, range(BLOCK), strict=False)]
-        looks = []
-        for cron_id in part:
-            at = next_of(self._timer.rule(cron_id), self._timer.cursor(cron_id))
+        looks: list[Look] = []
+        for cron_id in list(islice(self.moved, BLOCK)):
+            try:
+                at = next_of(self._timer.rule(cron_id), self._timer.cursor(cron_id))
+            except (InvalidSchedule, InvalidTimezone):
+                self.moved.discard(cron_id)  # its zone has no rules any more: blocked
+                continue
             body = CronRescheduled(next_at=_instant(at), tzdata=tzdata_version())
             looks.append(Look(cron_id, (body,)))
         self.moved -= await self._tell(looks)

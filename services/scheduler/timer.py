@@ -173,8 +173,8 @@ class Timer:
         due = self.next_due()
         return None if due is None or due > now else self._heap[0][2]
 
-    def dues(self, group: Group) -> list[Due]:
-        """The group's instant, for each member that has not decided it."""
+    def dues(self, group: Group, start: int, stop: int) -> list[Due]:
+        """The group's instant, for each of these members that has not decided it."""
         at = group.next
         assert at is not None
         coming = next_after(group.schedule, group.place, at)
@@ -191,7 +191,7 @@ class Timer:
                 version[slot],
                 revision[slot],
             )
-            for slot in group.members
+            for slot in group.members[start:stop]
             if cursor[slot] < at
         ]
 

@@ -8,24 +8,28 @@ from pathlib import Path
 from typing import Any, cast
 from uuid import UUID
 
+import msgspec
 import pytest
 
 from contracts.events import (
+    CronCreated,
     CronExpired,
+    CronRescheduled,
     OccurrenceMissed,
     OccurrenceSkipped,
     OccurrencesMissed,
     RunRequested,
     ThreadDeleted,
 )
-from contracts.ledger import Append, Meta, Transaction
+from contracts.ledger import Append, Meta, Payload, Transaction
 from domain.cron import DeleteCron, UpdateCron, cron_of
 from domain.schedule import occurrences, parse_canonical, zone
 from services.kit.eventlog import LogUnavailable
+from services.kit.ids import uuid7
 from services.kit.settings import Settings
 from services.projector.projector import Projector
 from services.scheduler.scheduler import Scheduler
-from tests.services.schedulers import START, Bench, Edge, MovedClock
+from tests.services.schedulers import ASSISTANT, START, Bench, Edge, MovedClock
 
 
 @pytest.fixture
@@ -308,3 +312,53 @@ async def test_the_read_model_must_have_come_as_far_as_the_log(bench: Bench) -> 
     await starting
     bench.clock.move(minutes=1)
     await bench.until(partial(bench.has_fired, 1))
+
+
+async def test_a_cron_whose_zone_is_gone_is_blocked_until_it_has_another(bench: Bench) -> None:
+    cron_id = uuid7()
+    created = CronCreated(
+        assistant_id=ASSISTANT,
+        graph_id="agent",
+        user_id="u",
+        schedule="* * * * *",
+        canonical="* * * * *",
+        timezone="Atlantis/Capital",
+        payload=Payload(inline=msgspec.Raw(b"{}")),
+        tzdata="2001a",
+    )
+    await bench.store(Append(cron_id, 0, (created,)))
+    sound = await bench.cron("* * * * *")
+    await bench.schedule()
+    bench.clock.move(minutes=1)
+    await bench.until(partial(bench.has_fired, 1))
+    await bench.quiet()
+    assert bench.fired(cron_id) == []
+    assert bench.schedulers[0].failing == ""
+    await bench.command(cron_id, UpdateCron(timezone="Europe/Berlin"))
+    bench.clock.move(minutes=1)
+    await bench.until(partial(bench.has_fired, 3))
+    assert (bench.fired(cron_id), len(bench.fired(sound))) == (["12:02:00"], 2)
+
+
+async def test_new_rules_of_a_zone_are_told_in_one_commit(bench: Bench) -> None:
+    for n in range(20):
+        cron_id = uuid7()
+        created = CronCreated(
+            assistant_id=ASSISTANT,
+            graph_id="agent",
+            user_id="u",
+            schedule="0 9 * * *",
+            canonical="0 9 * * *",
+            timezone="America/Vancouver",
+            enabled=n > 0,
+            payload=Payload(inline=msgspec.Raw(b"{}")),
+            tzdata="2001a",
+        )
+        await bench.store(Append(cron_id, 0, (created,)))
+    bench.edge_log.fail("append_many")
+    await bench.schedule()
+    await bench.until(lambda: bench.events(CronRescheduled))
+    told_of = bench.events(CronRescheduled)
+    assert (len(told_of), {e.next_at.hour for e in told_of}) == (19, {16})
+    await bench.quiet()
+    assert len(bench.events(CronRescheduled)) == 19
