@@ -18,6 +18,7 @@ from domain.schedule import occurrences, parse_canonical, tzdata_version, zone
 from domain.timeline import Due, Fire, Miss, Timeline, missed, next_of, undecided
 from services.kit.clock import Clock
 from services.kit.eventlog import EventLog
+from services.kit.lifecycle import FAULTS
 from services.kit.settings import Settings
 from services.kit.views import Views
 from services.scheduler.firing import Firing
@@ -75,7 +76,7 @@ class Backlog:
         """Whether a cron that was just taken in has its place already, because it is not behind."""
         try:
             return self._timer.settle(cron_id, now)
-        except (InvalidSchedule, InvalidTimezone):
+        except (InvalidSchedule, InvalidTimezone, *FAULTS):
             return False  # the look will tell
 
     async def reschedule(self) -> None:
@@ -84,8 +85,8 @@ class Backlog:
         for cron_id in list(islice(self.moved, BLOCK)):
             try:
                 at = next_of(self._timer.rule(cron_id), self._timer.cursor(cron_id))
-            except (InvalidSchedule, InvalidTimezone):
-                self.moved.discard(cron_id)  # its zone has no rules any more: blocked
+            except (InvalidSchedule, InvalidTimezone, *FAULTS):
+                self.moved.discard(cron_id)  # its zone has no rules any more: blocked, as the look will tell
                 continue
             body = CronRescheduled(next_at=_instant(at), tzdata=tzdata_version())
             looks.append(Look(cron_id, (body,)))
@@ -112,7 +113,9 @@ class Backlog:
             # Never UTC by default: it would fire at a wrong hour and nobody would know.
             log_.error("scheduler.blocked cron=%s error=%s", UUID(bytes=cron_id), exc)
             self._timer.look(cron_id, NEVER)
-            return None
+        except FAULTS as exc:
+            self._firing.set_aside(cron_id, exc)
+        return None
 
     def _needs(self, cron_id: bytes, now: float) -> Look | None:
         """What is undecided: stretches to be told, then the first one that fires; None when nothing is."""

@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -16,6 +17,7 @@ from domain.requests import Line, RunPlan, plan_of
 from domain.run import run_of
 from domain.timeline import Due
 from services.kit.eventlog import EventLog
+from services.kit.lifecycle import FAULTS
 from services.kit.queries import named
 from services.kit.views import Views
 
@@ -54,7 +56,10 @@ class Plans:
         if missing:
             marks = ",".join("?" * len(missing))
             rows = self._views.all(SQL["plans"].format(marks=marks), missing)
-            known |= {r["cron_id"]: self._kept(r) for r in rows if r["revision"] == wanted[r["cron_id"]]}
+            for row in rows:
+                if row["revision"] == wanted[row["cron_id"]]:
+                    with suppress(*FAULTS):  # raised again by `of_stream`, for whoever asks for it alone
+                        known[row["cron_id"]] = self._kept(row)
         return known
 
     def of_stream(self, due: Due) -> Planned | None:
