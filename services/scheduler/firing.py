@@ -160,7 +160,7 @@ class Firing:
     def _alone(self, planned: Planned, due: Due, now: datetime) -> Transaction:
         occurrence = _occurrence(planned, due)
         if planned.plan is None:
-            return _by(skip(_nobodys(planned, due), occurrence, "refused", GONE), due, occurrence, now)
+            return _by(skip(_nobodys(due), occurrence, "refused", GONE), due, occurrence, now)
         plan, thread_id = _plan(planned.plan, due), planned.thread_id
         if thread_id is None:
             return _by(request_stateless(plan, occurrence, now), due, occurrence, now)
@@ -179,7 +179,7 @@ class Firing:
         for due in dues:
             if (planned := self._plans.of_stream(due)) is not None:
                 occurrence = _occurrence(planned, due)
-                changes = miss(_nobodys(planned, due), occurrence, "others changed the thread all the time")
+                changes = miss(_nobodys(due), occurrence, "others changed the thread all the time")
                 built.append((due, _by(changes, due, occurrence, self._clock.now())))
         return built
 
@@ -219,15 +219,11 @@ def _plan(plan: RunPlan, due: Due) -> RunPlan:
     return msgspec.structs.replace(plan, cron_version=due.version)
 
 
-def _nobodys(planned: Planned, due: Due) -> RunPlan:
-    """A plan for what is not run."""
-    return RunPlan(
-        assistant=Assistant(assistant_id=planned.assistant_id, version=0, graph_id="", name=""),
-        user_id=planned.user_id,
-        kwargs=Payload(),
-        cron_id=UUID(bytes=due.cron_id),
-        cron_version=due.version,
-    )
+def _nobodys(due: Due) -> RunPlan:
+    """A plan for what is not run: only whose it is counts."""
+    cron_id = UUID(bytes=due.cron_id)
+    nobody = Assistant(assistant_id=cron_id, version=0, graph_id="", name="")
+    return RunPlan(assistant=nobody, user_id="", kwargs=Payload(), cron_id=cron_id, cron_version=due.version)
 
 
 def _occurrence(planned: Planned, due: Due) -> Occurrence:

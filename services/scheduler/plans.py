@@ -26,13 +26,11 @@ SQL = named(Path(__file__).with_name("queries.sql"))
 _payload = msgspec.json.Decoder(Payload)
 
 
-class Planned(msgspec.Struct, frozen=True):
-    """A revision of a cron as a firing sees it."""
+class Planned(msgspec.Struct, frozen=True, gc=False):
+    """A revision of a cron as a firing sees it. Very many are kept: out of the garbage collector's way."""
 
     plan: RunPlan | None  # None: its assistant is gone
     thread_id: UUID | None
-    user_id: str
-    assistant_id: UUID
 
 
 class Plans:
@@ -109,10 +107,9 @@ class Plans:
 
     def _made(self, row: dict[str, Any]) -> Planned:
         thread_id = UUID(bytes=row["thread_id"]) if row["thread_id"] else None
-        assistant_id = UUID(bytes=row["assistant_id"])
-        assistant = self._assistant(assistant_id)
+        assistant = self._assistant(UUID(bytes=row["assistant_id"]))
         if assistant is None:
-            return Planned(None, thread_id, row["user_id"], assistant_id)
+            return Planned(None, thread_id)
         plan = plan_of(
             self._spec(row["payload"]),
             assistant,
@@ -122,7 +119,7 @@ class Plans:
             cron_metadata=msgspec.json.decode(row["metadata"]),
             temporary=thread_id is None and row["on_run_completed"] != "keep",
         )
-        return Planned(plan, thread_id, row["user_id"], assistant_id)
+        return Planned(plan, thread_id)
 
     def _assistant(self, assistant_id: UUID) -> Assistant | None:
         if assistant_id not in self._assistants:
