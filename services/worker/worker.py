@@ -166,6 +166,9 @@ class Worker:
                 await self._attempt(job)
         except LogUnavailable:
             job.verdict = Later(1.0)
+        except Exception as exc:
+            self._claims.broke(due.run_id, exc)
+            raise
         finally:
             self._jobs.pop(due.run_id, None)
             self._executing.discard(due.run_id)
