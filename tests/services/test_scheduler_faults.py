@@ -316,6 +316,35 @@ async def test_the_read_model_must_have_come_as_far_as_the_log(bench: Bench) -> 
     await bench.until(partial(bench.has_fired, 1))
 
 
+async def test_read_models_that_lag_put_off_only_those_that_need_them(bench: Bench) -> None:
+    """After a halt it can't be known whether another scheduler went on; a new cron is no affair of any other."""
+    old = await bench.cron("0 * * * * *")
+    await bench.schedule()
+    await bench.projector.stop()
+    bench.projector.reached = _at_once  # type: ignore[method-assign, assignment]
+    await bench.store(Append(uuid7(), 0, (ThreadDeleted(),)))
+    bench.clock.move(minutes=30)
+    await bench.quiet()
+    fresh = await bench.cron("0 * * * * *")
+    bench.clock.move(minutes=1)
+    await bench.until(lambda: bench.fired(fresh) == ["12:31:00"])
+    calls = bench.edge_log.calls["head"]
+    await bench.quiet()
+    assert bench.edge_log.calls["head"] - calls < 100  # it does not spin
+    assert bench.fired(old) == []
+    bench.projector = Projector(bench.log, bench.folder / "views.db")
+    await bench.projector.start()
+    await bench.projector.reached(bench.log.head())
+    bench.clock.move(seconds=1)
+    await bench.until(lambda: bench.fired(old) == ["12:31:00"])
+    [missed] = bench.events(OccurrencesMissed)
+    assert (missed.first.minute, missed.count) == (1, 30)
+
+
+async def _at_once(*_: Any) -> bool:
+    return True
+
+
 async def test_a_cron_whose_zone_is_gone_is_blocked_until_it_has_another(bench: Bench) -> None:
     cron_id = uuid7()
     created = CronCreated(
