@@ -167,6 +167,9 @@ class Worker:
         except LogUnavailable as exc:
             self._trouble = f"a run could not be claimed: {exc}"
             job.verdict = Later(1.0)
+        except Exception as exc:
+            self._claims.broke(due.run_id, exc)
+            raise
         finally:
             self._jobs.pop(due.run_id, None)
             self._executing.discard(due.run_id)

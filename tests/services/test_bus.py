@@ -11,6 +11,7 @@ from uuid import UUID
 
 import msgspec
 import pytest
+from nats.aio.msg import Msg as NatsMsg
 
 from contracts.subjects import LEDGER, RUNEV, RUNS, STREAMS, StreamSpec, run_queue_subject, token
 from services.kit.bus import Endpoint, NoResponders, Outgoing, RequestTimeout
@@ -255,6 +256,22 @@ async def test_work_is_pulled_by_slots_and_resumes_after_a_kill(nats: EmbeddedNa
         delivery = await loop.next()
     assert delivery.data == b"4"
     await delivery.ack()
+    await loop.stop()
+
+
+async def test_what_is_no_work_takes_no_slot(bus: NatsBus) -> None:
+    queue, loop, inboxes = WorkQueue(bus, RUNS.name), pull_loop(bus, slots=1), asyncio.Queue[str]()
+
+    async def on_request(msg: NatsMsg) -> None:
+        inboxes.put_nowait(msg.reply)
+
+    await bus.client.subscribe(f"$JS.API.CONSUMER.MSG.NEXT.{RUNS.name}.w_default_normal", cb=on_request)
+    await loop.start()
+    async with asyncio.timeout(10):
+        await bus.publish(await inboxes.get(), b"stray")
+        for n in range(3):
+            assert await queue.put(*work(n))
+            await (await loop.next()).ack()
     await loop.stop()
 
 

@@ -2,15 +2,17 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 from uuid import UUID, uuid4
 
 import msgspec
 import pytest
 
 from contracts.codec import EventCodec, pack
-from contracts.events import RunReleased, RunRequested, RunStarted
+from contracts.events import RunFailed, RunReleased, RunRequested, RunStarted
 from contracts.ledger import Append, Meta, Transaction
 from contracts.work import RunDue
 from services.kit.bus.nats import NatsBus
@@ -84,10 +86,10 @@ async def log(tmp_path: Path) -> AsyncIterator[Log]:
     await log.close()
 
 
-async def requested(log: Log) -> UUID:
+async def requested(log: Log, said: Any = {"input": {}}) -> UUID:  # noqa: B006
     """A run on a thread of its own, in the log."""
     run_id, thread_id = uuid4(), uuid4()
-    kwargs, _ = pack({"input": {}})
+    kwargs, _ = pack(said)
     request = RunRequested(
         thread_id=thread_id,
         cron_id=None,
@@ -128,6 +130,21 @@ async def test_past_its_lease_a_worker_stops_its_runs(bench: Bench, log: Log, bu
     log.broken = False
     await worker.stop()
     assert [type(e.body) for e in log.stream(run_id)] == [RunRequested, RunStarted]
+
+
+async def test_a_run_whose_attempts_break_ends(bench: Bench, log: Log, bus: NatsBus) -> None:
+    run_id = await requested(log, {"config": "not an object"})  # no request makes one
+    worker, told = await worker_of(bench, log, bus), list[str]()
+    for _ in range(10):
+        delivery = Delivery(run_id)
+        with suppress(msgspec.ValidationError):
+            await worker.handle(delivery)
+        told += delivery.told
+    await worker.stop()
+    assert told[:4] == ["nak", "nak", "nak", "ack"]
+    bodies = [e.body for e in log.stream(run_id)]
+    assert [type(body) for body in bodies] == [RunRequested, *[RunStarted] * 3, RunFailed]
+    assert "ValidationError: Expected `object`" in bodies[-1].message  # type: ignore[attr-defined]
 
 
 async def test_what_is_lost_here_is_not_taken_from_who_has_it_by_now(
