@@ -2,17 +2,19 @@
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
 from contracts.queries import StoreDelete, StoreGet, StoreNamespaces, StorePut, StoreSearch
 from services.worker.children import ChildPool
 from services.worker.graph_child import GraphLoadFailed, NoAnswer
 from tests.services.graph_children import Bench, ask, bench_of, values
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 GRAPHS = """
     from typing import Any, TypedDict
 
@@ -62,9 +64,29 @@ GRAPHS = """
 INDEX = {"dims": 2, "fields": ["text"]}
 
 
+NAMES = ["noting", "threaded"]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[Bench, ChildPool]]:
+    async with bench_of(tmp_path_factory.mktemp("project"), GRAPHS, NAMES) as bench:
+        yield bench, await bench.pool()
+
+
 @pytest.fixture
+def pool(shared: tuple[Bench, ChildPool]) -> Iterator[ChildPool]:
+    """A store of the default settings, empty when a test begins."""
+    bench, pool = shared
+    yield pool
+    with sqlite3.connect(bench.folder / "store.db") as database:
+        database.execute("DELETE FROM store")
+    database.close()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
 async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
-    async with bench_of(tmp_path, GRAPHS, ["noting", "threaded"]) as bench:
+    """For stores of other settings, each of one test."""
+    async with bench_of(tmp_path, GRAPHS, NAMES) as bench:
         yield bench
 
 
@@ -77,8 +99,7 @@ async def get(pool: ChildPool, key: str) -> Any:
     return await ask(pool, StoreGet(namespace=["notes"], key=key))
 
 
-async def test_items_come_and_go(bench: Bench) -> None:
-    pool = await bench.pool()
+async def test_items_come_and_go(pool: ChildPool) -> None:
     assert await get(pool, "a") is None
     await put(pool, "a", {"n": 1})
     item = await get(pool, "a")
@@ -90,16 +111,14 @@ async def test_items_come_and_go(bench: Bench) -> None:
     assert await get(pool, "a") is None
 
 
-async def test_nodes_have_the_same_store(bench: Bench) -> None:
-    pool = await bench.pool()
+async def test_nodes_have_the_same_store(shared: tuple[Bench, ChildPool], pool: ChildPool) -> None:
     await put(pool, "a", {"n": 1})
-    assert values(await bench.run(pool, "noting", input={}))["seen"] == {"n": 1}
+    assert values(await shared[0].run(pool, "noting", input={}))["seen"] == {"n": 1}
     assert (await get(pool, "b"))["value"] == {"by": "node"}
-    assert values(await bench.run(pool, "threaded", input={}))["seen"] == {"by": "thread"}
+    assert values(await shared[0].run(pool, "threaded", input={}))["seen"] == {"by": "thread"}
 
 
-async def test_search_and_namespaces(bench: Bench) -> None:
-    pool = await bench.pool()
+async def test_search_and_namespaces(pool: ChildPool) -> None:
     for n in range(3):
         await put(pool, f"k{n}", {"n": n, "kind": "odd" if n % 2 else "even"}, "a", f"b{n}", "c")
     found = await ask(pool, StoreSearch(namespace_prefix=["a"], filter={"kind": "even"}))
@@ -122,8 +141,7 @@ async def test_search_and_namespaces(bench: Bench) -> None:
         (StorePut(namespace=["a.b"], key="k", value={}), "invalid"),
     ],
 )
-async def test_questions_that_get_no_answer(bench: Bench, query: Any, code: str) -> None:
-    pool = await bench.pool()
+async def test_questions_that_get_no_answer(pool: ChildPool, query: Any, code: str) -> None:
     with pytest.raises(NoAnswer) as refused:
         await ask(pool, query)
     assert refused.value.failed.code == code

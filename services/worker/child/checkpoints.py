@@ -144,9 +144,10 @@ class Saver(AsyncSqliteSaver):
 
     async def begin(self, thread_id: str, run_id: str) -> None:
         """Forget what was kept for earlier runs of the thread: this one builds on what they left."""
-        query = """SELECT EXISTS (SELECT 1 FROM checkpoints WHERE thread_id = ?1),
-            EXISTS (SELECT 1 FROM cronledger_touched WHERE thread_id = ?1 AND run_id <> ?2)"""
-        async with self.lock, self.conn.execute(query, (thread_id, run_id)) as cursor:
+        ids = {"thread": thread_id, "run": run_id}
+        query = """SELECT EXISTS (SELECT 1 FROM checkpoints WHERE thread_id = :thread),
+            EXISTS (SELECT 1 FROM cronledger_touched WHERE thread_id = :thread AND run_id <> :run)"""
+        async with self.lock, self.conn.execute(query, ids) as cursor:
             [(used, kept)] = await cursor.fetchall()
         if not used:
             self._first.add(run_id)
@@ -154,9 +155,7 @@ class Saver(AsyncSqliteSaver):
             return
         async with self._changes() as conn:
             for table in ("cronledger_touched", "cronledger_kept"):
-                await conn.execute(
-                    f"DELETE FROM {table} WHERE thread_id = ? AND run_id <> ?", (thread_id, run_id)
-                )
+                await conn.execute(f"DELETE FROM {table} WHERE thread_id = :thread AND run_id <> :run", ids)
 
     async def newest_run(self, thread_id: str) -> Any:
         """The run that made the thread's newest checkpoint; None without one."""
@@ -180,31 +179,31 @@ class Saver(AsyncSqliteSaver):
     async def rollback(self, thread_id: str, run_id: str, token: int) -> None:
         """Bring the thread's checkpoints to what they were before the run; twice is harmless. Raises Fenced."""
         self.ended(run_id)
-        ids = (thread_id, run_id)
+        ids = {"thread": thread_id, "run": run_id}
         async with self._changes() as conn:
             await self._claim(conn, thread_id, token)
             await conn.execute(
-                """DELETE FROM writes WHERE thread_id = ?1 AND (
+                """DELETE FROM writes WHERE thread_id = :thread AND (
                     (checkpoint_ns, checkpoint_id) IN (
                         SELECT checkpoint_ns, checkpoint_id FROM checkpoints
-                        WHERE thread_id = ?1 AND json_extract(CAST(metadata AS TEXT), '$.run_id') = ?2)
+                        WHERE thread_id = :thread AND json_extract(CAST(metadata AS TEXT), '$.run_id') = :run)
                     OR (checkpoint_ns, checkpoint_id) IN (
                         SELECT checkpoint_ns, checkpoint_id FROM cronledger_touched
-                        WHERE thread_id = ?1 AND run_id = ?2))""",
+                        WHERE thread_id = :thread AND run_id = :run))""",
                 ids,
             )
             await conn.execute(
-                """DELETE FROM checkpoints WHERE thread_id = ?1
-                AND json_extract(CAST(metadata AS TEXT), '$.run_id') = ?2""",
+                """DELETE FROM checkpoints WHERE thread_id = :thread
+                AND json_extract(CAST(metadata AS TEXT), '$.run_id') = :run""",
                 ids,
             )
             await conn.execute(
                 f"""INSERT INTO writes ({WRITES}) SELECT {WRITES} FROM cronledger_kept
-                WHERE thread_id = ?1 AND run_id = ?2""",
+                WHERE thread_id = :thread AND run_id = :run""",
                 ids,
             )
             for table in ("cronledger_touched", "cronledger_kept"):
-                await conn.execute(f"DELETE FROM {table} WHERE thread_id = ?1 AND run_id = ?2", ids)
+                await conn.execute(f"DELETE FROM {table} WHERE thread_id = :thread AND run_id = :run", ids)
 
     async def forget(self, thread_id: str) -> None:
         """Remove everything of a thread, its claim too: who comes late has none. Twice is harmless."""
@@ -215,20 +214,21 @@ class Saver(AsyncSqliteSaver):
 
     async def copy(self, thread_id: str, to_thread_id: str) -> None:
         """Copy a thread's checkpoints to a new thread; twice is harmless."""
+        ids = {"thread": thread_id, "copy": to_thread_id}
         async with self._changes() as conn:
             await conn.execute(
                 """INSERT OR IGNORE INTO checkpoints
                     (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, checkpoint, metadata)
-                SELECT ?2, checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, checkpoint,
+                SELECT :copy, checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, checkpoint,
                     CASE WHEN json_extract(CAST(metadata AS TEXT), '$.thread_id') IS NULL THEN metadata
-                    ELSE CAST(json_set(CAST(metadata AS TEXT), '$.thread_id', ?2) AS BLOB) END
-                FROM checkpoints WHERE thread_id = ?1""",
-                (thread_id, to_thread_id),
+                    ELSE CAST(json_set(CAST(metadata AS TEXT), '$.thread_id', :copy) AS BLOB) END
+                FROM checkpoints WHERE thread_id = :thread""",
+                ids,
             )
             await conn.execute(
                 f"""INSERT OR IGNORE INTO writes ({WRITES})
-                SELECT ?2, {WRITES.partition(", ")[2]} FROM writes WHERE thread_id = ?1""",
-                (thread_id, to_thread_id),
+                SELECT :copy, {WRITES.partition(", ")[2]} FROM writes WHERE thread_id = :thread""",
+                ids,
             )
 
     # --- how ----------------------------------------------------------------------------------------
