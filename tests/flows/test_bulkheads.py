@@ -84,7 +84,11 @@ async def test_states_and_histories_are_told_while_every_run_process_is_blocked(
 ) -> None:
     thread_id = await new_thread(client)
     await client.runs.wait(thread_id, "slow", input={"seconds": 0})
-    [blocked] = await begun(client, "block", seconds=90)
+    # Sync: else the node may take the loop while a checkpoint is half written, and the others wait for the file.
+    held = await new_thread(client)
+    made = await client.runs.create(held, "block", input={"seconds": 90}, durability="sync")
+    blocked = (held, made["run_id"])
+    await until(client, blocked, "running")
     await asyncio.sleep(1)  # its node has the loop by now
     assert (await client.threads.get_state(thread_id))["values"]["log"] == ["waited"]
     assert len(await client.threads.get_history(thread_id)) == 3
