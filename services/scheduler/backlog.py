@@ -28,13 +28,11 @@ from services.scheduler.timer import NEVER, Timer
 BLOCK = 200
 """Fewer than of due crons: each look is a dozen calls of the schedule kernel, and due work comes in between."""
 YIELD_EVERY = 50
+BEHIND_S = 0.5
+"""When to look again whether the read model has come far enough."""
 GUARD_S = 10
 """Another scheduler may be storing a run of the last instants of a stretch, and of no older ones."""
 log_ = logging.getLogger("cronledger.scheduler")
-
-
-class ReadModelBehind(Exception):
-    """The read model of the crons has not come far enough yet."""
 
 
 class Look(msgspec.Struct, frozen=True):
@@ -60,8 +58,7 @@ class Backlog:
 
     async def look(self, now: float) -> None:
         """Look at a block of those whose turn it is. Whatever raises, they are looked at again."""
-        cron_ids = self._timer.to_look_at(now, BLOCK)
-        self._catch_up_with_others(cron_ids)
+        cron_ids = self._sure(self._timer.to_look_at(now, BLOCK), now)
         looks: list[Look] = []
         for n, cron_id in enumerate(cron_ids, 1):
             if (look := self._look(cron_id, now)) is not None:
@@ -92,19 +89,21 @@ class Backlog:
             looks.append(Look(cron_id, (body,)))
         self.moved -= await self._tell(looks)
 
-    def _catch_up_with_others(self, cron_ids: Sequence[bytes]) -> None:
-        """Another scheduler may have gone on while this one stood still: take over its cursors."""
-        doubted = [c for c in cron_ids if self._timer.apart(c).sure]
-        if not doubted:
-            return
-        position = self._views.position("crons")
-        if position < max(self._timer.apart(c).sure for c in doubted):
-            raise ReadModelBehind(f"at position {position}")
+    def _sure(self, cron_ids: Sequence[bytes], now: float) -> list[bytes]:
+        """Those whose cursor is known. Of others another scheduler may know more, while this one stood still: its
+        cursors are taken over, as soon as the read model has come so far; until then they are put off alone.
+        """
+        apart = {cron_id: self._timer.apart(cron_id) for cron_id in cron_ids}
+        position = self._views.position("crons") if any(a.sure for a in apart.values()) else 0
+        doubted = [cron_id for cron_id, a in apart.items() if 0 < a.sure <= position]
         marks = ",".join("?" * len(doubted))
-        for row in self._views.all(SQL["cursors"].format(marks=marks), doubted):
+        for row in self._views.all(SQL["cursors"].format(marks=marks), doubted) if doubted else ():
             self._timer.decided(row["cron_id"], row["cursor"])
         for cron_id in doubted:
-            self._timer.apart(cron_id).sure = 0
+            apart[cron_id].sure = 0
+        for cron_id in (c for c, a in apart.items() if a.sure):
+            self._timer.look(cron_id, now + BEHIND_S)
+        return [cron_id for cron_id, a in apart.items() if not a.sure]
 
     def _look(self, cron_id: bytes, now: float) -> Look | None:
         try:

@@ -27,7 +27,7 @@ from services.kit.eventlog import EventLog
 from services.kit.lifecycle import FAULTS, Part, Supervised
 from services.kit.settings import Settings
 from services.kit.views import Views
-from services.scheduler.backlog import Backlog, ReadModelBehind
+from services.scheduler.backlog import Backlog
 from services.scheduler.firing import BLOCK, YIELD_EVERY, Counts, Firing
 from services.scheduler.plans import SQL, Plans
 from services.scheduler.timer import Group, Timer
@@ -40,6 +40,10 @@ STALLED_S = 10.0
 AGAIN_S = 1.0
 _undecided = msgspec.json.Decoder(list[tuple[int, int, Rule]])
 log_ = logging.getLogger("cronledger.scheduler")
+
+
+class ReadModelBehind(Exception):
+    """The read model of the crons has not come far enough yet."""
 
 
 class Scheduler:

@@ -316,6 +316,38 @@ async def test_the_read_model_must_have_come_as_far_as_the_log(bench: Bench) -> 
     await bench.until(partial(bench.has_fired, 1))
 
 
+async def test_read_models_that_lag_put_off_only_those_that_need_them(bench: Bench) -> None:
+    """After a halt it can't be known whether another scheduler went on. A catch-up that waits is decided already."""
+    bench.settings = Settings(catch_up_spread_s=600)
+    waiting = [await bench.cron("0 0 12 * * *") for _ in range(8)]
+    bench.clock.move(hours=24, minutes=30)
+    await bench.schedule()
+    old = await bench.cron("0 * * * * *")
+    await bench.quiet()
+    await bench.projector.stop()
+    bench.projector.reached = _at_once  # type: ignore[method-assign, assignment]
+    await bench.store(Append(uuid7(), 0, (ThreadDeleted(),)))
+    for _ in range(10):
+        bench.clock.move(seconds=125)
+        await bench.quiet()
+    assert {cron_id for cron_id in waiting if bench.fired(cron_id) == ["12:00:00"]} == {*waiting}
+    assert bench.fired(old) == []
+    calls = bench.edge_log.calls["head"]
+    await bench.quiet()
+    assert bench.edge_log.calls["head"] - calls < 100  # it does not spin
+    bench.projector = Projector(bench.log, bench.folder / "views.db")
+    await bench.projector.start()
+    await bench.projector.reached(bench.log.head())
+    bench.clock.move(seconds=1)
+    await bench.until(lambda: bench.fired(old) == ["12:50:00"])
+    [missed] = bench.events(OccurrencesMissed)
+    assert (missed.first.minute, missed.count) == (31, 19)
+
+
+async def _at_once(*_: Any) -> bool:
+    return True
+
+
 async def test_a_cron_whose_zone_is_gone_is_blocked_until_it_has_another(bench: Bench) -> None:
     cron_id = uuid7()
     created = CronCreated(
