@@ -19,6 +19,8 @@ BYTES = 16
 MOST = 64
 """Facets of one object; a larger one has the one that tells of it, and is looked at by every search."""
 LARGE = bytes(BYTES)
+KEPT_CHARS = 2000
+"""Of a text whose facets are kept; thousands of large ones would fill the memory."""
 _decode = msgspec.json.decode
 _encode = msgspec.json.Encoder().encode
 
@@ -39,14 +41,18 @@ def keep(rows: Rows, table: str, owner: bytes, before: str | None, after: str | 
         rows.put(table, {"facet": facet + owner})
 
 
-@lru_cache(maxsize=4096)
 def facets(stored: str | None) -> frozenset[bytes]:
-    """The digests of a JSON object's facets; of one that has too many only LARGE.
+    """The digests of a JSON object's facets; of one that has too many only LARGE."""
+    return _found(stored) if stored is None or len(stored) > KEPT_CHARS else kept(stored)
 
-    Kept for a while: what a row had is asked for when it changes, and many rows have the same.
-    """
+
+def _found(stored: str | None) -> frozenset[bytes]:
     found = set() if stored is None else _few(_decode(stored))
     return frozenset((LARGE,)) if found is None else frozenset(map(_digest, found))
+
+
+kept = lru_cache(maxsize=4096)(_found)
+"""The same, kept for a while: what a row had is asked for when it changes, and many rows have the same."""
 
 
 def needed(value: dict[str, Any]) -> tuple[frozenset[bytes], bool]:

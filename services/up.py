@@ -36,7 +36,7 @@ from services.scheduler.scheduler import Scheduler
 from services.worker.children import ChildPool
 from services.worker.graph_child import GraphLoadFailed
 from services.worker.lease import PREFIX as WORKER_PREFIX
-from services.worker.lease import void_leases
+from services.worker.lease import void_claims, void_leases
 from services.worker.worker import Worker
 
 log_ = logging.getLogger("cronledger.up")
@@ -93,6 +93,7 @@ class Embedded(Whole):
             self._ledger,
             # The folder is ours alone, so whoever held a worker's lease here is dead.
             Step("log.leases", partial(void_leases, self._ledger, WORKER_PREFIX)),
+            Step("checkpoints.claims", self._claims_voided),
             Step("bus.deliveries", partial(void_deliveries, self._bus, RUNS.name)),
             LogOwner(self._ledger, self._bus),
             self._projector,
@@ -129,6 +130,10 @@ class Embedded(Whole):
             graphs=tuple(self._project.graphs),
         )
         return GatewayServer(build_app(shared), self._settings.host, self._settings.port), shared
+
+    async def _claims_voided(self) -> None:
+        if count := void_claims(self._folder.path / "checkpoints.db", self._ledger.head()):
+            log_.warning("up.restored claims=%d the ledger is older than the checkpoints", count)
 
     async def _caught_up(self) -> None:
         """Wait until the read models show all of the log; when they fail, health tells of it all the same."""

@@ -189,7 +189,7 @@ def has_ended(parts: GatewayParts, run_id: UUID) -> bool:
     """Whether nothing more becomes of the run: it has its outcome, is gone, or its thread is."""
     row = by_id(parts.views, "runs", "run_id", run_id)
     if row is not None:
-        return row["phase"] == "ended" or row["hidden"] == GONE
+        return bool(row["phase"] == "ended" or row["hidden"] == GONE)
     run = run_of(run_id, parts.log.stream(run_id))
     if run is None or not run.is_active:
         return True

@@ -151,12 +151,14 @@ class Whole:
 
 
 async def _stopped(part: Part, within_s: float) -> None:
-    """Stop it. Raises TimeoutError, even when it does not care for being cancelled."""
+    """Stop it. Raises TimeoutError, even when it does not care for being cancelled, and whatever its stop raises."""
     stopping = asyncio.create_task(part.stop())
     try:
         await asyncio.wait({stopping}, timeout=within_s)
         if not stopping.done():
             raise TimeoutError(f"not within {within_s:.1f} s")
+        if stopping.cancelled():
+            raise InterruptedError("what it waited for was cancelled")
         stopping.result()
     finally:
         stopping.cancel()
@@ -226,7 +228,7 @@ class Loop:
     def _well(self) -> None:
         self._failures, self.failing = 0, ""
 
-    def _failed(self, exc: Exception) -> float:
+    def _failed(self, exc: BaseException) -> float:
         """Tell of a failed step; the seconds until the next one."""
         self._failures += 1
         self.failing = f"{type(exc).__name__}: {exc}"
@@ -271,10 +273,16 @@ class Supervised(Loop):
             try:
                 await self._step()
                 self._well()
-            except asyncio.CancelledError:
-                raise
-            except Exception as exc:
+            except (Exception, asyncio.CancelledError) as exc:
+                if _is_told_to_end(exc):
+                    raise
                 await asyncio.sleep(self._failed(exc))
+
+
+def _is_told_to_end(exc: BaseException) -> bool:
+    """Whether the task itself was cancelled, and not only something that it waited for."""
+    task = asyncio.current_task()
+    return isinstance(exc, asyncio.CancelledError) and task is not None and task.cancelling() > 0
 
 
 class SupervisedThread(Loop):

@@ -119,7 +119,7 @@ class Projector:
         try:
             if self._store is None:
                 self._store = self._prepared()
-            is_busy = self._follow(self._store)
+            is_busy = self._followed(self._store)
             is_busy |= self._build_beside(self._store)
             if not is_busy and self._to_sweep:
                 is_busy = self._to_sweep = self._store.sweep()
@@ -132,6 +132,15 @@ class Projector:
             raise
         if not is_busy:
             self._wake.wait(POLL_S)
+
+    def _followed(self, store: ViewStore) -> bool:
+        try:
+            return self._follow(store)
+        except Exception:
+            # Rows that can't go on are what is mended by building them anew, so that it must not wait for them.
+            while self._build_beside(store) and not (self._told.ended or self._thread.stopping):
+                self._began = time.monotonic()
+            raise
 
     def _follow(self, store: ViewStore) -> bool:
         """Project one batch into those that are behind the others, or into all; False when nothing was there."""
@@ -169,9 +178,7 @@ class Projector:
         if not beside:
             store.begin(told.names)
         position = min(beside.get(name, 0) for name in told.names)
-        until = min(shown[name] for name in told.names)
-        if until < max(shown[name] for name in told.names):
-            return told  # some have just come back and are on their way to the others
+        until = max(shown[name] for name in told.names)  # nobody is taken back
         events = self._log.read(position, BESIDE, until)
         if events:
             store.fill(told.names, events, position)

@@ -20,7 +20,7 @@ QUEUE = "graphs"
 AT_ONCE = 64
 STOP_S = 0.5
 """What is nearly answered may be; who asks the others asks another worker, or hears that there is none."""
-VERBS = frozenset(query.VERB for query in QUERIES) - {Forget.VERB, Rollback.VERB}
+DECODERS = {query.VERB: msgspec.json.Decoder(query) for query in QUERIES if query not in (Forget, Rollback)}
 """What anybody may ask; the others are part of a run's or a thread's end, which the worker sees to."""
 log_ = logging.getLogger("cronledger.worker")
 
@@ -73,9 +73,14 @@ class Answering:
             log_.warning("query.not_answered verb=%s error=%s", verb, exc)
 
     async def _told(self, verb: str, data: bytes) -> QueryAnswer:
-        if verb not in VERBS:
+        if (decoder := DECODERS.get(verb)) is None:
             return QueryAnswer(failed=QueryFailed("invalid", f"nobody answers '{verb[:50]}'"))
         try:
-            return QueryAnswer(body=await self._children.ask(verb, msgspec.Raw(data)))
+            # Not the bytes as they came: what is no JSON would end the child, and everybody else's answers with it.
+            question = msgspec.Raw(msgspec.json.encode(decoder.decode(data)))
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+            return QueryAnswer(failed=QueryFailed("invalid", f"{verb}: {exc}"))
+        try:
+            return QueryAnswer(body=await self._children.ask(verb, question))
         except NoAnswer as exc:
             return QueryAnswer(failed=exc.failed)

@@ -129,6 +129,7 @@ class GraphChild:
         self.proven = False  # it has answered a ping
         self.alive = False
         self.died = asyncio.Event()
+        self._cleared = False  # nothing of it is left
 
     @property
     def started(self) -> bool:
@@ -247,14 +248,16 @@ class GraphChild:
 
     async def look(self, within_s: float) -> None:
         """Ping it, unless a ping is under way, and return when that time is over or it has died."""
-        if self._process is not None and self._process.poll() is not None and self._reader is not None:
-            self._reader.feed_eof()  # a process that it forked may hold the connection open
-        elif self.alive and not self._pinged_s:
+        is_gone = self._process is not None and self._process.poll() is not None
+        if self.alive and not is_gone and not self._pinged_s:
             self._pinged_s = time.monotonic()
             self._send(Ask(id=PING, verb="ping", body=msgspec.Raw(b"{}")))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(within_s):
                 await self.died.wait()
+        if is_gone and self.alive and self._reader is not None:
+            # What it has sent is taken by now, and a process that it forked may hold the connection open.
+            self._reader.feed_eof()
 
     # --- the process ------------------------------------------------------------------------------
 
@@ -273,7 +276,12 @@ class GraphChild:
         )
 
     def _signal(self) -> None:
-        if self._process is not None and self._process.poll() is None:
+        """Kill it and what it has started, which goes on when it ends by itself."""
+        if self._process is None or self._cleared:
+            return
+        # Once when it is dead: its number stands for what it has left, and is somebody else's some time later.
+        self._cleared = self._process.poll() is not None
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
 
     async def _reaped(self, within_s: float) -> int | None:
@@ -297,14 +305,17 @@ class GraphChild:
 
     async def _live(self, reader: asyncio.StreamReader) -> None:
         """From the first frame to the last, and to the end of the process."""
-        why = await self._read(reader)
-        self.alive = False
-        code = await self._reaped(EXIT_S) if not why else None
-        self._signal()
-        await self._reaped(KILLED_S)
-        self._lost(why or ending(code))
-        if self._writer is not None:
-            self._writer.transport.abort()
+        why = "what the graph process sent could not be taken"
+        try:
+            why = await self._read(reader)
+        finally:
+            self.alive = False
+            code = await self._reaped(EXIT_S) if not why else None
+            self._signal()
+            await self._reaped(KILLED_S)
+            self._lost(why or ending(code))
+            if self._writer is not None:
+                self._writer.transport.abort()
 
     async def _read(self, reader: asyncio.StreamReader) -> str:
         """Take frames until there are no more; what is wrong with the last, '' when it is only the end."""
@@ -316,7 +327,7 @@ class GraphChild:
                 self._take(unpacked(await reader.readexactly(length)))
         except (asyncio.IncompleteReadError, OSError):
             return ""
-        except msgspec.DecodeError as exc:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
             return f"the graph process sent what is no frame: {exc}"
 
     def _take(self, frame: FromChild) -> None:

@@ -1,6 +1,9 @@
 """A worker's sign of life: one lease for all its runs."""
 
 import asyncio
+import sqlite3
+from contextlib import closing
+from pathlib import Path
 
 from services.kit.clock import Clock
 from services.kit.eventlog import EventLog, LeaseRow
@@ -39,6 +42,21 @@ async def void_leases(log: EventLog, prefix: str) -> int:
     for row in rows:
         await log.renew_lease(row.name, row.holder, 0)
     return len(rows)
+
+
+def void_claims(path: Path, head: int) -> int:
+    """Let go of the threads that were claimed at positions which the log does not have; how many there were.
+
+    A ledger that was restored from a backup gives out these positions once more, and whoever claims a thread
+    with one would be refused as somebody late. For a process that knows that nobody else runs graphs.
+    """
+    if not path.exists():
+        return 0
+    with closing(sqlite3.connect(path, isolation_level=None, timeout=10)) as db:
+        if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'cronledger_claims'").fetchall():
+            return 0
+        # One more than the head: what is undone is claimed with one more than its run.
+        return db.execute("DELETE FROM cronledger_claims WHERE token > ?", (head + 1,)).rowcount
 
 
 class WorkerLease:

@@ -18,7 +18,7 @@ from services.kit.bus.work import PullLoop
 from services.kit.clock import Clock
 from services.kit.commands import Conflict
 from services.kit.eventlog import EventLog, LogUnavailable
-from services.kit.lifecycle import Part, Supervised
+from services.kit.lifecycle import FAULTS, Part, Supervised
 from services.kit.project import Project
 from services.kit.settings import Settings
 from services.worker.answering import Answering
@@ -164,10 +164,11 @@ class Worker:
             await self._lease.wait_held()
             while job.verdict is None:
                 await self._attempt(job)
-        except LogUnavailable:
+        except LogUnavailable as exc:
+            self._trouble = f"a run could not be claimed: {exc}"
             job.verdict = Later(1.0)
-        except Exception as exc:
-            self._claims.broke(due.run_id, exc)
+        except FAULTS as exc:
+            self._claims.broke(due.run_id, exc)  # an edge that fails counts against no run
             raise
         finally:
             self._jobs.pop(due.run_id, None)
@@ -243,6 +244,7 @@ class Worker:
                 ending = undone
             except (LogUnavailable, Conflict) as exc:
                 # The result is at hand and the lease goes on: try as long as it takes.
+                self._trouble = f"an outcome could not be stored: {exc}"
                 log_.warning("run.not_settled run_id=%s error=%s", job.run_id, exc)
                 await asyncio.sleep(pause_s)
                 pause_s = min(2.0, 2 * pause_s)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from projections.facets import LARGE, MOST, facets, needed
+from projections.facets import KEPT_CHARS, LARGE, MOST, facets, kept, needed
 from services.kit.views import json_contains
 
 CASES: list[tuple[Any, Any, bool]] = [
@@ -95,3 +95,13 @@ def test_large_objects_have_one_facet() -> None:
     for _ in range(900):  # a body may be nested so deeply; the projector must not end by it
         deep = {"a": deep}
     assert facets(text(deep)) == {LARGE}
+
+
+def test_large_texts_are_not_kept() -> None:
+    before = kept.cache_info().currsize
+    for n in range(10):
+        assert (
+            facets(text({"n": n, "large": "x" * KEPT_CHARS}))
+            == needed({"n": n, "large": "x" * KEPT_CHARS})[0]
+        )
+    assert kept.cache_info().currsize == before

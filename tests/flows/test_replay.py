@@ -128,3 +128,27 @@ def test_clean_stop_leaves_one_file_each_and_a_copy_is_a_backup(make_server: Mak
     with closing(sqlite3.connect(backup / "views.db")) as db:
         assert [row[0].hex() for row in db.execute("SELECT cron_id FROM crons")] == [cron_id.replace("-", "")]
     assert replay(backup, "--verify").returncode == 0
+
+
+def test_restored_ledger_runs_on_threads_whose_checkpoints_are_newer(
+    make_server: Make, tmp_path: Path
+) -> None:
+    server = make_server()
+    body = {"assistant_id": "counter", "input": {}}
+    with httpx.Client(base_url=server.url, timeout=60) as client:
+        thread_id = client.post("/threads", json={}).json()["thread_id"]
+    server.stop()
+    shutil.copy(server.data / "ledger.db", tmp_path)
+    server.start()
+    with httpx.Client(base_url=server.url, timeout=60) as client:
+        for _ in range(5):
+            client.post(f"/threads/{thread_id}/runs/wait", json=body)
+    server.stop()
+    shutil.copy(tmp_path / "ledger.db", server.data)
+    server.start()
+    with httpx.Client(base_url=server.url, timeout=60) as client:
+        client.post(f"/threads/{thread_id}/runs/wait", json=body).raise_for_status()
+        [run] = client.get(f"/threads/{thread_id}/runs").json()
+        told = client.get(f"/threads/{thread_id}/runs/{run['run_id']}/ledger").json()
+    assert run["status"] == "success"
+    assert [event["type"] for event in told].count("run.started.v1") == 1

@@ -1,24 +1,29 @@
 """The pool of children: who is blamed for a crash, who answers meanwhile, what a stop takes."""
 
 import asyncio
+import fcntl
 import os
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import msgspec
 import pytest
 
-from contracts.queries import Schemas, State
+from contracts.frames import Emitted
+from contracts.queries import QueryAnswer, Schemas, State
+from contracts.subjects import graph_query_subject
+from services.kit.bus.nats import NatsBus
 from services.kit.lifecycle import health, notices
+from services.worker.answering import Answering
 from services.worker.children import ChildPool, NoPlace
 from services.worker.graph_child import ChildDied, GraphLoadFailed, NoAnswer, ending
 from tests.services.graph_children import Bench, ask, bench_of, values
 
 GRAPHS = """
-    import asyncio, operator, os, time
+    import asyncio, fcntl, operator, os, time
     from typing import Annotated, Any, TypedDict
     from langgraph.config import get_stream_writer
     from langgraph.graph import START, StateGraph
@@ -47,6 +52,7 @@ GRAPHS = """
         kept = [bytearray(50_000_000) for _ in range(40)]
         return {"trail": [len(kept)]}
     def fork(state):
+        fcntl.flock(os.open(os.environ["TRAIL"], os.O_RDWR | os.O_CREAT), fcntl.LOCK_EX)  # held by both
         if os.fork() == 0: time.sleep(60)
         os._exit(7)
     waiting, blocking, crashing, hoarding, forking = of(until_go), of(block), of(crash), of(hoard), of(fork)
@@ -84,6 +90,15 @@ async def until(fits: Callable[[], object]) -> None:
     async with asyncio.timeout(30):
         while not fits():  # noqa: ASYNC110
             await asyncio.sleep(0.05)
+
+
+def is_free(file: IO[str]) -> bool:
+    """Whether nobody has it locked."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def child_at(pool: ChildPool, name: str) -> Any:
@@ -152,6 +167,32 @@ async def test_a_child_that_forked_is_not_waited_for(bench: Bench) -> None:
     pool = await bench.pool()
     why, counts = await died(asyncio.create_task(bench.run(pool, "forking")))
     assert (why, counts) == ("the graph process ended with exit code 7", True)
+    with bench.trail.open() as trail:  # what it left behind is ended, too
+        await until(lambda: is_free(trail))
+
+
+async def test_frames_that_can_not_be_taken_keep_nobody_waiting(bench: Bench) -> None:
+    def broken(event: Emitted) -> None:
+        raise AssertionError
+
+    bench.hear = broken  # type: ignore[method-assign]
+    pool = await bench.pool()
+    why, counts = await died(asyncio.create_task(bench.run(pool, "waiting", stream_modes=["custom"])))
+    assert (why, counts) == ("what the graph process sent could not be taken", True)
+
+
+@pytest.mark.parametrize("data", [b"", b"}{", b"\xff", b'{"graph_id": "\xff"}', b"[]", b'{"graph_id": 1}'])
+async def test_what_is_no_question_reaches_no_child(bench: Bench, bus: NatsBus, data: bytes) -> None:
+    pool = await bench.pool()
+    answering, child = Answering(bus, pool), place(pool, "questions")
+    await answering.start()
+    subject = graph_query_subject(State.VERB)
+    told = msgspec.json.decode(await bus.request(subject, data, 20), type=QueryAnswer)
+    assert told.failed is not None
+    assert told.failed.code == "invalid"
+    assert await ask(pool, Schemas(graph_id="waiting"))
+    assert place(pool, "questions") == child
+    await answering.stop()
 
 
 async def test_beside_a_blocked_child_another_takes_the_runs(

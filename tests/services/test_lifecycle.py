@@ -38,6 +38,27 @@ async def test_stopping_what_never_began_or_twice_is_harmless() -> None:
     await loop.stop()
 
 
+async def test_loop_outlives_a_cancellation_that_nobody_asked_of_it() -> None:
+    steps, gone = 0, asyncio.Event()
+
+    async def step() -> None:
+        nonlocal steps
+        steps += 1
+        if steps == 1:
+            lost = asyncio.get_running_loop().create_future()
+            lost.cancel()  # as the bus does with what it can't answer any more
+            await lost
+        gone.set()
+        await asyncio.Event().wait()
+
+    loop = Supervised("test", step)
+    await loop.start()
+    async with asyncio.timeout(30):
+        await gone.wait()
+        await loop.stop()
+    assert steps == 2
+
+
 class Brittle:
     """A part that can't start, or can't stop, if it is told so."""
 
@@ -57,6 +78,8 @@ class Brittle:
         self.started = False
         if self._at == "stop":
             raise OSError("no")
+        if self._at == "stop, cancelled":
+            raise asyncio.CancelledError
 
 
 async def test_whole_that_can_not_start_holds_nothing() -> None:
@@ -68,9 +91,10 @@ async def test_whole_that_can_not_start_holds_nothing() -> None:
     assert not whole.started
 
 
-async def test_part_that_can_not_stop_does_not_keep_the_others() -> None:
+@pytest.mark.parametrize("at", ["stop", "stop, cancelled"])
+async def test_part_that_can_not_stop_does_not_keep_the_others(at: str) -> None:
     told: list[str] = []
-    whole = Whole("house", [Brittle("a", told), Brittle("b", told, at="stop")])
+    whole = Whole("house", [Brittle("a", told), Brittle("b", told, at=at)])
     await whole.start()
     await whole.stop()
     assert told[2:] == ["stop b", "stop a"]

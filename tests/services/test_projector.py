@@ -170,6 +170,32 @@ async def test_rebuild_that_fails_is_told_and_the_live_ones_stay(bench: Bench) -
         bench.projector.rebuild(["nosuch"])
 
 
+class Chained(Counted):
+    """A read model that looks at the row of the event before."""
+
+    def apply(self, rows: Rows, recorded: Recorded) -> None:
+        before = rows.get(self.NAME, recorded.position - 1)
+        if before is not None and before["stream"] == "broken":
+            raise KeyError("broken")
+        super().apply(rows, recorded)
+
+
+async def test_rebuild_mends_live_rows_that_can_not_go_on(bench: Bench) -> None:
+    await bench.projector.stop()
+    bench.models[0] = Chained()
+    await bench.projector.start()
+    assert await bench.projector.reached(await bench.append(3), 20)
+    with closing(sqlite3.connect(bench.path, isolation_level=None)) as db:
+        db.execute("UPDATE counted__v1g1 SET stream = 'broken' WHERE n = 3")
+    await bench.append()
+    await until(lambda: bench.projector.failing != "")
+    bench.projector.rebuild(["counted"])
+    await until(lambda: bench.projector.rebuilding.ended)
+    assert bench.projector.rebuilding.failed == ""
+    assert await bench.projector.reached(4, 20)
+    assert bench.count() == 4
+
+
 async def test_locked_database_is_no_damaged_one(bench: Bench) -> None:
     await bench.projector.reached(await bench.append(3), 20)
     await bench.projector.stop()

@@ -118,6 +118,24 @@ async def test_commit_that_fails_is_told_and_the_next_one_goes_through(bench: Be
     assert bench.writer.failing == ""
 
 
+@pytest.mark.parametrize("error", [sqlite3.OperationalError, sqlite3.DatabaseError])
+async def test_disk_that_fails_under_the_work_is_told(bench: Bench, error: type[Exception]) -> None:
+    def broken(statement: str) -> None:
+        if statement.startswith("INSERT"):
+            raise error("disk I/O error")
+
+    bench.disk.before = broken
+    outcomes = await asyncio.gather(*(bench.put(n) for n in range(3)), return_exceptions=True)
+    assert all(isinstance(outcome, LogUnavailable) for outcome in outcomes)
+    async with asyncio.timeout(10):
+        while "disk I/O error" not in bench.writer.failing:  # noqa: ASYNC110 - it is told in the thread
+            await asyncio.sleep(0.01)
+    bench.disk.before = lambda _: None
+    assert await bench.put(2) == 2
+    await bench.writer.stop()
+    assert bench.writer.failing == ""
+
+
 async def test_connection_that_can_not_even_roll_back_is_opened_again(bench: Bench) -> None:
     def broken(statement: str) -> None:
         if statement in ("COMMIT", "ROLLBACK"):

@@ -19,6 +19,8 @@ MOST_WAITING = 10_000
 ANSWER_S = 10.0
 """After so long nobody waits any more for a commit that does not come back."""
 STUCK_S = 2.0
+EDGE = (sqlite3.OperationalError, sqlite3.DatabaseError)
+"""Of the file, whatever the work was; their subclasses tell of values that do not fit."""
 
 Work = Callable[[sqlite3.Connection], Any]
 """Done inside a transaction; its result goes to whoever asked. If it raises, it alone is not stored."""
@@ -49,7 +51,7 @@ class GroupWriter(SupervisedThread):
         self._waiting: deque[_Asked] = deque()  # in the order of the queue
         self._look: asyncio.TimerHandle | None = None
         self._began: float | None = None
-        self._broken: Exception | None = None
+        self._broken: BaseException | None = None
         self._is_open = False
 
     @property
@@ -137,6 +139,8 @@ class GroupWriter(SupervisedThread):
         except _WorkFailed as exc:
             self._roll_back()
             if len(works) == 1:
+                if type(exc.__cause__) in EDGE:
+                    self._broken = exc.__cause__
                 return [_unavailable(exc.__cause__)]
         except Exception as exc:
             # Not again: a commit that failed may have been stored all the same.
