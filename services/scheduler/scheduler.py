@@ -209,12 +209,12 @@ class Scheduler:
             return
         at = int(recorded.meta.at.timestamp())
         self._backlog.moved.discard(cron_id)
+        self._firing.aside.pop(cron_id, None)  # it is told anew when it is no better
         if isinstance(body, CronCreated):
             self._timer.hold(cron_id, timeline_of(body, at), at, version, version)
             self._timer.look(cron_id, 0.0)
         elif isinstance(body, CronDeleted):
             self._timer.remove(cron_id)
-            self._firing.aside.pop(cron_id, None)
         elif self._timer.holds(cron_id):
             if isinstance(body, OccurrencesMissed):
                 self._timer.decided(cron_id, int(body.last.timestamp()))
