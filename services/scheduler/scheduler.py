@@ -167,7 +167,10 @@ class Scheduler:
         last, now = b"", self._now()
         while rows := self._views.all(SQL["crons"], (last, PAGE)):
             for n, row in enumerate(rows):
-                self._take(row, now)
+                try:
+                    self._take(row, now)
+                except FAULTS as exc:
+                    self._firing.set_aside(row["cron_id"], exc)
                 if n % YIELD_EVERY == 0:
                     await asyncio.sleep(0)
             last = rows[-1]["cron_id"]

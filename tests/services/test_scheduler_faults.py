@@ -1,7 +1,9 @@
 """The scheduler when its edges fail, and when crons are edited while nobody schedules."""
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -372,6 +374,19 @@ async def test_a_cron_whose_zone_is_gone_is_blocked_until_it_has_another(bench: 
     bench.clock.move(minutes=1)
     await bench.until(partial(bench.has_fired, 3))
     assert (bench.fired(cron_id), len(bench.fired(sound))) == (["12:02:00"], 2)
+
+
+async def test_a_row_that_nobody_can_read_keeps_no_other_from_its_turn(bench: Bench) -> None:
+    odd, sound = await bench.cron("* * * * *"), await bench.cron("* * * * *")
+    with closing(sqlite3.connect(bench.folder / "views.db")) as db, db:
+        query = "SELECT name FROM sqlite_master WHERE type = 'table' AND name LIKE 'crons%'"
+        [table] = db.execute(query).fetchone()
+        db.execute(f"UPDATE {table} SET undecided = 'no JSON' WHERE cron_id = ?", (odd.bytes,))
+    await bench.schedule()
+    bench.clock.move(minutes=1)
+    await bench.until(lambda: bench.fired(sound))
+    assert bench.fired(odd) == []
+    assert str(odd) in bench.schedulers[0].notice
 
 
 def fired_times(bench: Bench, cron_id: UUID, how_many: int) -> bool:
