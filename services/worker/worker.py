@@ -281,7 +281,11 @@ class Worker:
     def _look_for_cancel(self, job: Job) -> None:
         if job.run_id not in self._executing:
             return
-        run = story_of(self._log, job.run_id).run
+        try:
+            run = story_of(self._log, job.run_id).run
+        except FAULTS as exc:  # this one alone is not heard; its attempt ends of it
+            log_.error("run.unreadable run_id=%s", job.run_id, exc_info=exc)
+            return
         if run is None or not run.is_active or run.attempt != job.attempt:
             job.ask_stop(Stop("void"))
         elif run.cancel:
