@@ -141,8 +141,3 @@ def zone(name: str | None) -> Zone:
 def tzdata_version() -> str:
     """Version of the rules in force, such as `2026f`."""
     return str(tzdata.IANA_VERSION)
-
-
-def utc(epoch: int) -> datetime:
-    """The instant as a datetime."""
-    return datetime.fromtimestamp(epoch, UTC)

@@ -31,6 +31,8 @@ class LedgerFeed:
     async def _publish(self) -> None:
         if not self._is_known:
             newest, _ = await self._stream.resync()
+            if newest > self._log.head():
+                newest = 0  # the stream has seen another log: this one was put back from a backup
             self._published = max(newest, self.part.cursor, self._published)
         await self.part.keep(self._published)
         raws = self._log.read_raw(self._published, PAGE)

@@ -21,7 +21,10 @@ from services.kit.lifecycle import FAULTS
 from services.kit.queries import named
 from services.kit.views import Views
 
-MOST_PLANS = 20_000
+MOST_BYTES = 64 << 20
+"""Of the plans that are kept: 20,000 small ones, or 1,000 of the largest payload that a cron may have."""
+SPARE = 3_000
+"""Bytes of a plan beside its payload, about."""
 SQL = named(Path(__file__).with_name("queries.sql"))
 _payload = msgspec.json.Decoder(Payload)
 
@@ -32,12 +35,19 @@ class Planned(msgspec.Struct, frozen=True, gc=False):
     plan: RunPlan | None  # None: its assistant is gone
     thread_id: UUID | None
 
+    @property
+    def size(self) -> int:
+        """Bytes, about."""
+        payload = Payload() if self.plan is None else self.plan.kwargs
+        return SPARE + (payload.size or len(bytes(payload.inline or b"")))
+
 
 class Plans:
-    """Plans of cron revisions, the latest used kept; assistants until one changes."""
+    """Plans of cron revisions, those made last kept; assistants until one changes."""
 
-    def __init__(self, log: EventLog, views: Views) -> None:
-        self._log, self._views = log, views
+    def __init__(self, log: EventLog, views: Views, most_bytes: int = MOST_BYTES) -> None:
+        self._log, self._views, self._most_bytes = log, views, most_bytes
+        self._bytes = 0
         self._plans: OrderedDict[tuple[bytes, int], Planned] = OrderedDict()
         self._assistants: dict[UUID, Assistant | None] = {}
 
@@ -45,6 +55,7 @@ class Plans:
         """An assistant changed: what was made with the old ones is void."""
         self._assistants.clear()
         self._plans.clear()
+        self._bytes = 0
 
     def of_block(self, dues: Sequence[Due]) -> dict[bytes, Planned]:
         """Plans from the read model, many at a time; what it does not show at that revision is left out."""
@@ -101,8 +112,9 @@ class Plans:
     def _kept(self, row: dict[str, Any]) -> Planned:
         planned = self._made(row)
         self._plans[row["cron_id"], row["revision"]] = planned
-        if len(self._plans) > MOST_PLANS:
-            self._plans.popitem(last=False)
+        self._bytes += planned.size
+        while self._bytes > self._most_bytes:
+            self._bytes -= self._plans.popitem(last=False)[1].size
         return planned
 
     def _made(self, row: dict[str, Any]) -> Planned:

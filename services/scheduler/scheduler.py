@@ -167,7 +167,10 @@ class Scheduler:
         last, now = b"", self._now()
         while rows := self._views.all(SQL["crons"], (last, PAGE)):
             for n, row in enumerate(rows):
-                self._take(row, now)
+                try:
+                    self._take(row, now)
+                except FAULTS as exc:
+                    self._firing.set_aside(row["cron_id"], exc)
                 if n % YIELD_EVERY == 0:
                     await asyncio.sleep(0)
             last = rows[-1]["cron_id"]
@@ -209,12 +212,12 @@ class Scheduler:
             return
         at = int(recorded.meta.at.timestamp())
         self._backlog.moved.discard(cron_id)
+        self._firing.aside.pop(cron_id, None)  # it is told anew when it is no better
         if isinstance(body, CronCreated):
             self._timer.hold(cron_id, timeline_of(body, at), at, version, version)
             self._timer.look(cron_id, 0.0)
         elif isinstance(body, CronDeleted):
             self._timer.remove(cron_id)
-            self._firing.aside.pop(cron_id, None)
         elif self._timer.holds(cron_id):
             if isinstance(body, OccurrencesMissed):
                 self._timer.decided(cron_id, int(body.last.timestamp()))

@@ -237,13 +237,13 @@ class Timer:
 
     def to_look_at(self, now: float, most: int) -> list[bytes]:
         """Crons whose time to be looked at has come. Each goes to the end of the line, and is not forgotten."""
-        found: dict[bytes, None] = {}
+        found: dict[bytes, float] = {}
         while len(found) < most and (at := self.next_look()) is not None and at <= now:
-            cron_id = self._looks[0][2]
-            if cron_id in found:
-                break
-            heapq.heapreplace(self._looks, (at, next(self._serial), cron_id))
-            found[cron_id] = None
+            found[heapq.heappop(self._looks)[2]] = (
+                at  # one that was in the line twice is in it once from now on
+            )
+        for cron_id, at in found.items():
+            heapq.heappush(self._looks, (at, next(self._serial), cron_id))
         return list(found)
 
     # --- inside -------------------------------------------------------------------------------------

@@ -64,13 +64,7 @@ class Later(msgspec.Struct, frozen=True):
     delay_s: float
 
 
-class Hopeless(msgspec.Struct, frozen=True):
-    """The delivery can never be dealt with."""
-
-    reason: str
-
-
-Verdict = Done | Later | Hopeless
+Verdict = Done | Later
 
 
 @dataclass

@@ -28,7 +28,7 @@ from services.worker.chores import Chores
 from services.worker.claiming import Claims
 from services.worker.feed import Feeds, last_values
 from services.worker.graph_child import NoAnswer
-from services.worker.job import Delivery, Done, Hopeless, Job, Later, Stop
+from services.worker.job import Delivery, Done, Job, Later, Stop
 from services.worker.lease import WorkerLease
 from services.worker.loading import story_of
 from services.worker.outcomes import Ending
@@ -216,8 +216,6 @@ class Worker:
             match job.verdict:
                 case Done():
                     await job.delivery.ack()
-                case Hopeless(reason=reason):
-                    await job.delivery.term(reason)
                 case Later(delay_s=delay_s):
                     await job.delivery.nak(delay_s)
                 case None:
@@ -226,7 +224,7 @@ class Worker:
             # It comes again after its wait, and then finds the run settled.
             self._trouble = f"a message of the queue was not answered: {exc}"
         else:
-            if isinstance(job.verdict, Done | Hopeless):
+            if isinstance(job.verdict, Done):
                 self._trouble = ""
 
     async def _settle(self, job: Job, ending: Ending) -> bool:
@@ -274,17 +272,20 @@ class Worker:
                 for job in self._jobs.values():
                     job.ask_stop(Stop("void"))
         for job in list(self._jobs.values()):
-            self._look_for_cancel(job)
-            try:
+            with contextlib.suppress(ConnectionError):
                 await job.delivery.in_progress()
-            except ConnectionError:
-                break
+        for job in list(self._jobs.values()):
+            self._look_for_cancel(job)
         await asyncio.sleep(self._settings.lease_s / 3)
 
     def _look_for_cancel(self, job: Job) -> None:
         if job.run_id not in self._executing:
             return
-        run = story_of(self._log, job.run_id).run
+        try:
+            run = story_of(self._log, job.run_id).run
+        except FAULTS as exc:  # this one alone is not heard; its attempt ends of it
+            log_.error("run.unreadable run_id=%s", job.run_id, exc_info=exc)
+            return
         if run is None or not run.is_active or run.attempt != job.attempt:
             job.ask_stop(Stop("void"))
         elif run.cancel:

@@ -217,7 +217,7 @@ class Bench:
         if isinstance(job.verdict, Done):
             await delivery.ack_sync()
         else:
-            await delivery.nak(job.verdict.delay_s)  # type: ignore[union-attr]
+            await delivery.nak(job.verdict.delay_s)
         return job
 
 

@@ -3,7 +3,9 @@
 import asyncio
 import os
 import signal
+import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -100,6 +102,30 @@ async def test_a_lost_stream_begins_where_the_log_is(bench: Bench, is_running: b
     await until_published(bench.bus, 1)
     await asyncio.sleep(0.3)
     assert (await published(bench.bus))["last_seq"] == 1
+
+
+async def test_a_log_that_was_put_back_is_published_from_where_it_was(bench: Bench, tmp_path: Path) -> None:
+    relay = await bench.relay()
+    await threads(bench, 2)
+    await until_published(bench.bus, 2)
+    await bench.until_kept("relay.ledger")
+    await relay.stop()
+    with closing(sqlite3.connect(tmp_path / "ledger.db")) as db:
+        db.execute("VACUUM INTO ?", (str(tmp_path / "backup.db"),))
+    await bench.relay()
+    await threads(bench, 3)
+    await until_published(bench.bus, 5)
+    await bench.close()
+    (tmp_path / "again").mkdir()
+    (tmp_path / "backup.db").rename(tmp_path / "again" / "ledger.db")
+    again = Bench(tmp_path / "again", bench.bus)
+    await again.open()
+    try:
+        await again.relay()
+        await threads(again, 1)
+        await until_published(bench.bus, 6)
+    finally:
+        await again.close()
 
 
 async def test_a_refusal_is_told_and_tried_with_a_back_off(bench: Bench) -> None:

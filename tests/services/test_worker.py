@@ -12,8 +12,8 @@ import msgspec
 import pytest
 
 from contracts.codec import EventCodec, pack
-from contracts.events import RunFailed, RunReleased, RunRequested, RunStarted
-from contracts.ledger import Append, Meta, Transaction
+from contracts.events import RunCancelRequested, RunFailed, RunReleased, RunRequested, RunStarted
+from contracts.ledger import Append, Meta, StoredAppend, StoredTransaction, Transaction
 from contracts.work import RunDue
 from services.kit.bus.nats import NatsBus
 from services.kit.clock import SystemClock
@@ -145,6 +145,30 @@ async def test_a_run_whose_attempts_break_ends(bench: Bench, log: Log, bus: Nats
     bodies = [e.body for e in log.stream(run_id)]
     assert [type(body) for body in bodies] == [RunRequested, *[RunStarted] * 3, RunFailed]
     assert "ValidationError: Expected `object`" in bodies[-1].message  # type: ignore[attr-defined]
+
+
+async def test_a_run_that_nobody_can_read_hides_no_cancel_of_another(
+    bench: Bench, log: Log, bus: NatsBus
+) -> None:
+    worker = await worker_of(bench, log, bus, lease_s=3)
+    deliveries = [Delivery(await requested(log)) for _ in range(2)]
+    runs = [msgspec.json.decode(delivery.data, type=RunDue).run_id for delivery in deliveries]
+    handling = [asyncio.create_task(worker.handle(delivery)) for delivery in deliveries]
+    async with asyncio.timeout(30):
+        while not bench.trail.exists() or bench.trail.read_text().count("begun") < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    unread = StoredAppend(runs[0], 2, ((RunReleased.TOPIC, b"nonsense"),))
+    await log.append_stored([StoredTransaction((unread,), (), ())])
+    thread_id = log.stream(runs[1])[0].body.thread_id  # type: ignore[attr-defined]
+    asked = RunCancelRequested(thread_id=thread_id, cron_id=None, action="interrupt")
+    meta = Meta(at=datetime.now(UTC), actor="test")
+    await log.append(Transaction(meta=meta, appends=(Append(runs[1], 2, (asked,)),)))
+    async with asyncio.timeout(20):
+        await handling[1]
+    assert deliveries[1].told == ["ack"]
+    await worker.stop()
+    with pytest.raises(msgspec.DecodeError):
+        await handling[0]
 
 
 async def test_what_is_lost_here_is_not_taken_from_who_has_it_by_now(
