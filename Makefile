@@ -4,6 +4,9 @@ VENV := .venv$(if $(filter-out python3,$(PYTHON)),-$(shell $(PYTHON) -c 'import 
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
+# Where it is set, each of the processes that the tests start compiles everything anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test test-long lint up bench clean
 
 $(READY): pyproject.toml deploy/constraints.txt
@@ -23,10 +26,9 @@ lint: $(READY)
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/mypy
 
-# Two files side by side; then, with the machine to themselves, those that kill processes.
+# Two files side by side, all of them; those that take longest begin (tests/conftest.py).
 test: lint
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --ignore tests/faults
-	$(BIN)/python -m pytest tests/faults
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-long: $(READY)
 	$(BIN)/python -m pytest -m long

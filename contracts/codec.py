@@ -44,6 +44,7 @@ class EventCodec:
             for topic, cls in bodies.items()
         }
         self._upcasts = {topic: _chain(topic, upcasts) for topic in bodies}
+        self._newest = {topic: _newest(topic, upcasts) for topic in bodies}
 
     def encode(self, body: Body, meta: Meta) -> tuple[str, bytes]:
         """(topic, bytes) of one event."""
@@ -60,6 +61,11 @@ class EventCodec:
         for upcast in self._upcasts[topic]:
             body = upcast(body)
         return Meta(at=envelope.at, actor=envelope.actor, cause=envelope.cause, corr=envelope.corr), body
+
+    def topics_of(self, *bodies: type[Body]) -> frozenset[str]:
+        """Under which topics events of these kinds are stored, those of older versions too."""
+        today = {body.TOPIC for body in bodies}
+        return frozenset(topic for topic, newest in self._newest.items() if newest in today)
 
     def recorded(self, raw: RawRecorded) -> Recorded:
         """The decoded form of a raw event; its topic is today's."""
@@ -82,6 +88,12 @@ def _chain(topic: str, upcasts: dict[str, tuple[str, Upcast]]) -> tuple[Upcast, 
         topic, upcast = upcasts[topic]
         chain.append(upcast)
     return tuple(chain)
+
+
+def _newest(topic: str, upcasts: dict[str, tuple[str, Upcast]]) -> str:
+    while topic in upcasts:
+        topic, _ = upcasts[topic]
+    return topic
 
 
 def pack(value: Any) -> tuple[Payload, tuple[Blob, ...]]:

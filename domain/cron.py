@@ -192,7 +192,7 @@ def aware(instant: datetime) -> datetime:
     try:
         return instant.astimezone(UTC)
     except OverflowError:
-        raise InvalidField(f"{instant.isoformat()} is not in the years 1 to 9999, UTC") from None
+        raise InvalidField(f"end_time: {instant.isoformat()} is not in the years 1 to 9999, UTC") from None
 
 
 def _present(cron: Cron | None) -> Cron:

@@ -35,7 +35,7 @@ MAX_WAITING = 100
 """Runs of a cron's thread that may wait (a firing beyond is skipped and says so), and writes of a state."""
 
 
-class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
+class RunPlan(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What every run of one cron revision, or one direct request, has in common."""
 
     assistant: Assistant

@@ -8,6 +8,26 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Protocol, runtime_checkable
 
+import msgspec
+
+from contracts.codec import UnknownTopic
+
+FAULTS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    UnknownTopic,
+    msgspec.MsgspecError,
+)
+"""What our code raises over one thing that it can't digest. Edges raise others (OSError, sqlite3.Error, ...).
+
+A loop that works for many passes such a thing over alone, tells of it, and tries it again: it must not keep the
+others from their turn, as a failing edge does.
+"""
 STOP_S = 6.0
 """How long one part may take to stop."""
 ALL_STOP_S = 7.0

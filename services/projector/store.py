@@ -2,7 +2,7 @@
 
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -26,6 +26,10 @@ TABLES = (
 ORPHANS = """
 SELECT name FROM sqlite_master WHERE type = 'table' AND name GLOB '*__v[0-9]*' ORDER BY name
 """
+STATEMENTS = 512
+"""Kept compiled: of each table one for each set of columns that changes together."""
+WAL_PAGES = 4000
+"""16 MiB: each commit touches many indexes, and their pages are copied into the file once for many commits."""
 SWEPT_AT_ONCE = 2000
 """Rows of a former table that are removed in one transaction: the live ones must not wait."""
 
@@ -38,32 +42,49 @@ class PositionMoved(Exception):
     """Somebody else has projected meanwhile: read the position again."""
 
 
+class Statements:
+    """The SQL of one table of a copy."""
+
+    def __init__(self, table: Table, physical: str) -> None:
+        self.table, self.columns = table, tuple(table.columns)
+        marks = ",".join("?" * len(self.columns))
+        self._physical = physical
+        self.select = f'SELECT * FROM "{physical}" WHERE {table.key} = ?'
+        self.replace = f'INSERT OR REPLACE INTO "{physical}" VALUES ({marks})'
+        self.delete = f'DELETE FROM "{physical}" WHERE {table.key} = ?'
+
+    def update(self, changed: tuple[int, ...]) -> str:
+        """Set these columns, by number, of a row by its key."""
+        sets = ", ".join(f'"{self.columns[n]}" = ?' for n in changed)
+        return f'UPDATE "{self._physical}" SET {sets} WHERE {self.table.key} = ?'
+
+    def keys(self, column: str) -> str:
+        """The keys of the rows with a value in that column."""
+        return f'SELECT {self.table.key} FROM "{self._physical}" WHERE {column} = ?'
+
+
 class BatchRows:
     """The rows of one batch: read once, changed in memory, written together."""
 
-    def __init__(self, db: sqlite3.Connection, tables: Iterable[Table], physical: dict[str, str]) -> None:
-        self._db = db
-        self._tables = {table.name: table for table in tables}
-        self._physical = physical
-        self._select = {
-            name: f'SELECT * FROM "{self._physical[name]}" WHERE {table.key} = ?'
-            for name, table in self._tables.items()
-        }
-        self._upsert = {name: self._upsert_statement(table) for name, table in self._tables.items()}
-        self._cache: dict[str, dict[Any, Row | None]] = {name: {} for name in self._tables}
-        self._dirty: dict[str, set[Any]] = {name: set() for name in self._tables}
+    def __init__(self, db: sqlite3.Connection, statements: dict[str, Statements]) -> None:
+        self._db, self._statements = db, statements
+        self._cache: dict[str, dict[Any, Row | None]] = {name: {} for name in statements}
+        self._read: dict[str, dict[Any, tuple[Any, ...]]] = {name: {} for name in statements}
+        self._dirty: dict[str, set[Any]] = {name: set() for name in statements}
 
     def get(self, table: str, key: bytes | int) -> Row | None:
         cache = self._cache[table]
         if key not in cache:
-            cursor = self._db.execute(self._select[table], (key,))
-            found = cursor.fetchone()
-            columns = self._tables[table].columns
-            cache[key] = None if found is None else dict(zip(columns, found, strict=True))
+            statements = self._statements[table]
+            found = self._db.execute(statements.select, (key,)).fetchone()
+            cache[key] = None
+            if found is not None:
+                self._read[table][key] = found
+                cache[key] = dict(zip(statements.columns, found, strict=True))
         return cache[key]
 
     def put(self, table: str, row: Row) -> None:
-        key = row[self._tables[table].key]
+        key = row[self._statements[table].table.key]
         self._cache[table][key] = row
         self._dirty[table].add(key)
 
@@ -72,30 +93,42 @@ class BatchRows:
         self._dirty[table].add(key)
 
     def delete_where(self, table: str, column: str, value: bytes | int) -> None:
-        key = self._tables[table].key
+        statements = self._statements[table]
         for row in list(self._cache[table].values()):
             if row is not None and row[column] == value:
-                self.delete(table, row[key])
-        query = f'SELECT {key} FROM "{self._physical[table]}" WHERE {column} = ?'
-        for (stored,) in self._db.execute(query, (value,)).fetchall():
+                self.delete(table, row[statements.table.key])
+        for (stored,) in self._db.execute(statements.keys(column), (value,)).fetchall():
             self.delete(table, stored)
 
     def flush(self) -> None:
         """Write what changed."""
         for name, keys in self._dirty.items():
-            rows = [row for key in keys if (row := self._cache[name][key]) is not None]
-            gone = [(key,) for key in keys if self._cache[name][key] is None]
-            if gone:
-                statement = f'DELETE FROM "{self._physical[name]}" WHERE {self._tables[name].key} = ?'
-                self._db.executemany(statement, gone)
-            if rows:
-                columns = tuple(self._tables[name].columns)
-                values = [tuple(row[column] for column in columns) for row in rows]
-                self._db.executemany(self._upsert[name], values)
+            if keys:
+                self._write(self._statements[name], self._cache[name], self._read[name], keys)
 
-    def _upsert_statement(self, table: Table) -> str:
-        marks = ",".join("?" * len(table.columns))
-        return f'INSERT OR REPLACE INTO "{self._physical[table.name]}" VALUES ({marks})'
+    def _write(
+        self,
+        statements: Statements,
+        cache: dict[Any, Row | None],
+        read: dict[Any, tuple[Any, ...]],
+        keys: set[Any],
+    ) -> None:
+        work: dict[str, list[tuple[Any, ...]]] = {}
+        for key in keys:
+            row = cache[key]
+            if row is None:
+                work.setdefault(statements.delete, []).append((key,))
+                continue
+            values = tuple([row[column] for column in statements.columns])
+            former = read.get(key)
+            if former is None:
+                work.setdefault(statements.replace, []).append(values)
+            elif changed := tuple([n for n, value in enumerate(values) if value != former[n]]):
+                # By column: an index without any of these stays as it is, and there are many indexes.
+                sets = (*(values[n] for n in changed), key)
+                work.setdefault(statements.update(changed), []).append(sets)
+        for statement, rows in work.items():
+            self._db.executemany(statement, rows)
 
 
 class _Copy(msgspec.Struct, frozen=True):
@@ -122,7 +155,10 @@ class ViewStore:
     def __init__(self, path: Path, projections: Sequence[Projection]) -> None:
         self._projections = {projection.NAME: projection for projection in projections}
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-        self.db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
+        self._statements: dict[str, Statements] = {}
+        self.db = sqlite3.connect(
+            path, isolation_level=None, check_same_thread=False, timeout=10, cached_statements=STATEMENTS
+        )
         try:
             self._lay_out()
         except BaseException:
@@ -133,6 +169,7 @@ class ViewStore:
         self.db.execute("PRAGMA journal_mode=WAL")
         # A lost tail is projected again: position and rows are lost together.
         self.db.execute("PRAGMA synchronous=NORMAL")
+        self.db.execute(f"PRAGMA wal_autocheckpoint={WAL_PAGES}")
         layout = self.db.execute("PRAGMA user_version").fetchone()[0]
         is_new = not self.db.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchall()
         if layout != LAYOUT and not is_new:
@@ -237,10 +274,9 @@ class ViewStore:
 
     def _apply(self, which: str, names: Sequence[str], events: Sequence[Recorded], previous: int) -> None:
         chosen = [self._projections[name] for name in names]
-        tables = [table for projection in chosen for table in projection.TABLES]
         last = events[-1]
         with self._transaction():
-            rows = BatchRows(self.db, tables, self._physical(which))
+            rows = BatchRows(self.db, self._statements_of(which, chosen))
             for projection in chosen:
                 apply = projection.apply
                 for recorded in events:
@@ -253,6 +289,18 @@ class ViewStore:
                 )
                 if cursor.rowcount != 1:
                     raise PositionMoved(projection.NAME)
+
+    def _statements_of(self, which: str, chosen: Sequence[Projection]) -> dict[str, Statements]:
+        """By the tables' names; each physical table's are made once."""
+        copies = self._copies(which)
+        found: dict[str, Statements] = {}
+        for projection in chosen:
+            for table in projection.TABLES:
+                name = copies[projection.NAME].physical(table)
+                if name not in self._statements:
+                    self._statements[name] = Statements(table, name)
+                found[table.name] = self._statements[name]
+        return found
 
     def _copies(self, which: str) -> dict[str, _Copy]:
         rows = self.db.execute(f"SELECT name, version, generation, pos, mark FROM {which}").fetchall()

@@ -1,16 +1,21 @@
 """Whoever follows the log: woken by each commit, with a cursor that the log keeps."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from typing import TypeVar
 
 from services.kit.clock import Clock
 from services.kit.eventlog import EventLog
-from services.kit.lifecycle import Supervised
+from services.kit.lifecycle import FAULTS, Supervised
 
 POLL_S = 0.25
 """Another process may have appended, or a hint was lost."""
 KEEP_S = 1.0
 """The cursor is written no more often: it is so much behind what was done, after a crash."""
+S = TypeVar("S")
+T = TypeVar("T")
+log_ = logging.getLogger("cronledger.relay")
 
 
 class Follower(Supervised):
@@ -67,3 +72,14 @@ class Follower(Supervised):
     async def _awake(self) -> None:
         self._news.clear()
         await self._work()
+
+
+def each(items: Iterable[S], of: Callable[[S], T]) -> Iterator[T]:
+    """What is made of each. One of which nothing can be made is told, and keeps those behind it from nothing."""
+    for item in items:
+        try:
+            found = of(item)
+        except FAULTS as exc:
+            log_.error("relay.passed_over item=%.300r", item, exc_info=exc)
+        else:
+            yield found

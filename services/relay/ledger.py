@@ -1,11 +1,13 @@
 """The ledger for subscribers: every event of the log on the stream LEDGER, in order."""
 
+from functools import partial
+
 from contracts.subjects import LEDGER
 from services.kit.bus.nats import NatsBus
 from services.kit.bus.ordered import OrderedPublisher
 from services.kit.clock import Clock
 from services.kit.eventlog import EventLog
-from services.relay.follower import Follower
+from services.relay.follower import Follower, each
 from services.relay.outgoing import outgoing
 
 PAGE = 500
@@ -35,5 +37,5 @@ class LedgerFeed:
         self._is_known = not raws  # until the stream has answered
         if not raws:
             await self.part.rest()
-        elif await self._stream.publish([outgoing(raw, SOURCE) for raw in raws]):
+        elif await self._stream.publish(list(each(raws, partial(outgoing, source=SOURCE)))):
             self._published, self._is_known = raws[-1].position, True

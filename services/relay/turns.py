@@ -12,6 +12,7 @@ from uuid import UUID
 
 import msgspec
 
+from contracts.codec import EventCodec
 from contracts.events import LaneChanged, RunCancelRequested, RunRequested, ThreadDeleted
 from contracts.ledger import Body, Recorded
 from contracts.subjects import (
@@ -30,7 +31,7 @@ from services.kit.clock import Clock
 from services.kit.eventlog import EventLog
 from services.kit.queries import named
 from services.kit.views import Views
-from services.relay.follower import Follower
+from services.relay.follower import Follower, each
 
 T = TypeVar("T")
 PAGE = 500
@@ -83,6 +84,8 @@ class Turns:
     def __init__(self, log: EventLog, views: Views, bus: NatsBus, clock: Clock) -> None:
         self._log, self._views, self._bus, self._clock = log, views, bus, clock
         self._queue = WorkQueue(bus, RUNS.name)
+        self._codec = EventCodec()
+        self._topics = self._codec.topics_of(LaneChanged, RunCancelRequested, RunRequested, ThreadDeleted)
         self._delayed = Delayed()
         self._position: int | None = None
         self._is_sure = False  # that every head up to the position is on the queue
@@ -98,14 +101,16 @@ class Turns:
             await self._put_all()
         assert self._position is not None
         await self._put_delayed()
-        events = self._log.read(self._position, PAGE)
+        raws = self._log.read_raw(self._position, PAGE)
+        # Only what is looked at is decoded: neither is what a graph came to, nor what a newer version wrote.
+        events = list(each((raw for raw in raws if raw.topic in self._topics), self._codec.recorded))
         await self._hint(events)
         await self._offer(turns_of(events))
         await self._put(chores_of(events))
-        if events:
-            self._position = events[-1].position
+        if raws:
+            self._position = raws[-1].position
         await self.part.keep(self._position)
-        if not events:
+        if not raws:
             await self.part.rest(max(0.0, self._delayed.next_s - self._clock.wall_s()))
 
     async def _put_all(self) -> None:
@@ -118,8 +123,7 @@ class Turns:
             await self._offer(Turn(_seconds(row["not_before"]), UUID(bytes=row["run_id"])) for row in rows)
             lane_ids = (lane_id_of(UUID(bytes=row["thread_id"])) for row in self._views.all(SQL["lanes"]))
             for some in _parts(lane_ids, PAGE):
-                newest = self._log.newest(some).values()
-                await self._offer(turn for lane in newest if (turn := head_of(lane.stream_id, lane.body)))
+                await self._offer(turn for turn in each(some, self._head) if turn)
         except BaseException:
             self._is_sure = False
             raise
@@ -148,9 +152,12 @@ class Turns:
     def _is_head(self, turn: Turn) -> bool:
         if turn.lane_id is None:
             return True
-        lane = self._log.newest([turn.lane_id])[turn.lane_id]
-        head = head_of(lane.stream_id, lane.body)
+        head = next(each([turn.lane_id], self._head), None)
         return head is not None and head.run_id == turn.run_id
+
+    def _head(self, lane_id: UUID) -> Turn | None:
+        newest = self._log.newest([lane_id]).get(lane_id)
+        return None if newest is None else head_of(lane_id, newest.body)
 
     async def _put(self, work: Iterable[tuple[str, bytes]]) -> None:
         for some in _parts(work, AT_ONCE):

@@ -18,6 +18,7 @@ from domain.schedule import occurrences, parse_canonical, tzdata_version, zone
 from domain.timeline import Due, Fire, Miss, Timeline, missed, next_of, undecided
 from services.kit.clock import Clock
 from services.kit.eventlog import EventLog
+from services.kit.lifecycle import FAULTS
 from services.kit.settings import Settings
 from services.kit.views import Views
 from services.scheduler.firing import Firing
@@ -27,13 +28,11 @@ from services.scheduler.timer import NEVER, Timer
 BLOCK = 200
 """Fewer than of due crons: each look is a dozen calls of the schedule kernel, and due work comes in between."""
 YIELD_EVERY = 50
+BEHIND_S = 0.5
+"""When to look again whether the read model has come far enough."""
 GUARD_S = 10
 """Another scheduler may be storing a run of the last instants of a stretch, and of no older ones."""
 log_ = logging.getLogger("cronledger.scheduler")
-
-
-class ReadModelBehind(Exception):
-    """The read model of the crons has not come far enough yet."""
 
 
 class Look(msgspec.Struct, frozen=True):
@@ -59,8 +58,7 @@ class Backlog:
 
     async def look(self, now: float) -> None:
         """Look at a block of those whose turn it is. Whatever raises, they are looked at again."""
-        cron_ids = self._timer.to_look_at(now, BLOCK)
-        self._catch_up_with_others(cron_ids)
+        cron_ids = self._sure(self._timer.to_look_at(now, BLOCK), now)
         looks: list[Look] = []
         for n, cron_id in enumerate(cron_ids, 1):
             if (look := self._look(cron_id, now)) is not None:
@@ -75,7 +73,7 @@ class Backlog:
         """Whether a cron that was just taken in has its place already, because it is not behind."""
         try:
             return self._timer.settle(cron_id, now)
-        except (InvalidSchedule, InvalidTimezone):
+        except (InvalidSchedule, InvalidTimezone, *FAULTS):
             return False  # the look will tell
 
     async def reschedule(self) -> None:
@@ -84,26 +82,28 @@ class Backlog:
         for cron_id in list(islice(self.moved, BLOCK)):
             try:
                 at = next_of(self._timer.rule(cron_id), self._timer.cursor(cron_id))
-            except (InvalidSchedule, InvalidTimezone):
-                self.moved.discard(cron_id)  # its zone has no rules any more: blocked
+            except (InvalidSchedule, InvalidTimezone, *FAULTS):
+                self.moved.discard(cron_id)  # its zone has no rules any more: blocked, as the look will tell
                 continue
             body = CronRescheduled(next_at=_instant(at), tzdata=tzdata_version())
             looks.append(Look(cron_id, (body,)))
         self.moved -= await self._tell(looks)
 
-    def _catch_up_with_others(self, cron_ids: Sequence[bytes]) -> None:
-        """Another scheduler may have gone on while this one stood still: take over its cursors."""
-        doubted = [c for c in cron_ids if self._timer.apart(c).sure]
-        if not doubted:
-            return
-        position = self._views.position("crons")
-        if position < max(self._timer.apart(c).sure for c in doubted):
-            raise ReadModelBehind(f"at position {position}")
+    def _sure(self, cron_ids: Sequence[bytes], now: float) -> list[bytes]:
+        """Those whose cursor is known. Of others another scheduler may know more, while this one stood still: its
+        cursors are taken over, as soon as the read model has come so far; until then they are put off alone.
+        """
+        apart = {cron_id: self._timer.apart(cron_id) for cron_id in cron_ids}
+        position = self._views.position("crons") if any(a.sure for a in apart.values()) else 0
+        doubted = [cron_id for cron_id, a in apart.items() if 0 < a.sure <= position]
         marks = ",".join("?" * len(doubted))
-        for row in self._views.all(SQL["cursors"].format(marks=marks), doubted):
+        for row in self._views.all(SQL["cursors"].format(marks=marks), doubted) if doubted else ():
             self._timer.decided(row["cron_id"], row["cursor"])
         for cron_id in doubted:
-            self._timer.apart(cron_id).sure = 0
+            apart[cron_id].sure = 0
+        for cron_id in (c for c, a in apart.items() if a.sure):
+            self._timer.look(cron_id, now + BEHIND_S)
+        return [cron_id for cron_id, a in apart.items() if not a.sure]
 
     def _look(self, cron_id: bytes, now: float) -> Look | None:
         try:
@@ -112,7 +112,9 @@ class Backlog:
             # Never UTC by default: it would fire at a wrong hour and nobody would know.
             log_.error("scheduler.blocked cron=%s error=%s", UUID(bytes=cron_id), exc)
             self._timer.look(cron_id, NEVER)
-            return None
+        except FAULTS as exc:
+            self._firing.set_aside(cron_id, exc)
+        return None
 
     def _needs(self, cron_id: bytes, now: float) -> Look | None:
         """What is undecided: stretches to be told, then the first one that fires; None when nothing is."""

@@ -21,6 +21,7 @@ from domain.thread import thread_of
 from domain.timeline import Due
 from services.kit.clock import Clock
 from services.kit.eventlog import EventLog
+from services.kit.lifecycle import FAULTS
 from services.scheduler.plans import Planned, Plans
 from services.scheduler.timer import Timer
 
@@ -30,6 +31,8 @@ RETRIES = 30
 TAKES_PLACE = ("interrupt", "rollback")
 """Strategies by which a firing stops other runs."""
 GONE = "its assistant is gone"
+ASIDE_S = 30.0
+"""How long a cron that can't be dealt with is left alone: short enough that what it has missed is merely late."""
 log_ = logging.getLogger("cronledger.scheduler")
 Built = list[tuple[Due, Transaction]]
 
@@ -56,6 +59,16 @@ class Firing:
     def __init__(self, log: EventLog, plans: Plans, timer: Timer, clock: Clock) -> None:
         self._log, self._plans, self._timer, self._clock = log, plans, timer, clock
         self.counts = Counts()
+        self.aside: dict[bytes, str] = {}
+        """Crons that can't be dealt with for now, and why: they keep no other one from its turn."""
+
+    def set_aside(self, cron_id: bytes, exc: Exception) -> None:
+        """Leave it alone for a while, undecided as it is."""
+        why = f"{type(exc).__name__}: {exc}"
+        if self.aside.get(cron_id) != why:
+            log_.error("scheduler.set_aside cron=%s", UUID(bytes=cron_id), exc_info=exc)
+        self.aside[cron_id] = why
+        self._timer.set_aside(cron_id, self._clock.wall_s() + ASIDE_S)
 
     async def fire(self, dues: Sequence[Due]) -> None:
         """Record these, at most one of each cron.
@@ -89,6 +102,7 @@ class Firing:
             cron_id = UUID(bytes=due.cron_id)
             if isinstance(outcome, int):
                 self._timer.decided(due.cron_id, due.at)
+                self.aside.pop(due.cron_id, None)
                 self.counts.fired += 1
                 self.counts.late((self._clock.wall_s() - due.at) * 1000)
             elif outcome.stream_id == run_id_of(cron_id, due.at):
@@ -113,8 +127,11 @@ class Firing:
             planned = known.get(due.cron_id)
             if planned is None or not _fits(planned, lanes, metadata):
                 alone.append(due)
-            else:
+                continue
+            try:
                 built.append((due, _transaction(planned, due, lanes, metadata, now)))
+            except FAULTS as exc:
+                self.set_aside(due.cron_id, exc)
             if n % YIELD_EVERY == YIELD_EVERY - 1:
                 await asyncio.sleep(0)
         return built, alone
@@ -125,21 +142,25 @@ class Firing:
         later: list[Due] = []
         busy: set[UUID] = set()
         for due in dues:
-            planned = self._plans.of_stream(due)
-            if planned is None:
-                continue  # deleted or edited: the timeline will say
-            if planned.thread_id in busy:
-                later.append(due)
+            try:
+                planned = self._plans.of_stream(due)
+                if planned is None:
+                    continue  # deleted or edited: the timeline will say
+                if planned.thread_id in busy:
+                    later.append(due)
+                    continue
+                built.append((due, self._alone(planned, due, self._clock.now())))
+            except FAULTS as exc:
+                self.set_aside(due.cron_id, exc)
                 continue
             if planned.thread_id is not None:
                 busy.add(planned.thread_id)
-            built.append((due, self._alone(planned, due, self._clock.now())))
         return built, later
 
     def _alone(self, planned: Planned, due: Due, now: datetime) -> Transaction:
         occurrence = _occurrence(planned, due)
         if planned.plan is None:
-            return _by(skip(_nobodys(planned, due), occurrence, "refused", GONE), due, occurrence, now)
+            return _by(skip(_nobodys(due), occurrence, "refused", GONE), due, occurrence, now)
         plan, thread_id = _plan(planned.plan, due), planned.thread_id
         if thread_id is None:
             return _by(request_stateless(plan, occurrence, now), due, occurrence, now)
@@ -158,7 +179,7 @@ class Firing:
         for due in dues:
             if (planned := self._plans.of_stream(due)) is not None:
                 occurrence = _occurrence(planned, due)
-                changes = miss(_nobodys(planned, due), occurrence, "others changed the thread all the time")
+                changes = miss(_nobodys(due), occurrence, "others changed the thread all the time")
                 built.append((due, _by(changes, due, occurrence, self._clock.now())))
         return built
 
@@ -198,15 +219,11 @@ def _plan(plan: RunPlan, due: Due) -> RunPlan:
     return msgspec.structs.replace(plan, cron_version=due.version)
 
 
-def _nobodys(planned: Planned, due: Due) -> RunPlan:
-    """A plan for what is not run."""
-    return RunPlan(
-        assistant=Assistant(assistant_id=planned.assistant_id, version=0, graph_id="", name=""),
-        user_id=planned.user_id,
-        kwargs=Payload(),
-        cron_id=UUID(bytes=due.cron_id),
-        cron_version=due.version,
-    )
+def _nobodys(due: Due) -> RunPlan:
+    """A plan for what is not run: only whose it is counts."""
+    cron_id = UUID(bytes=due.cron_id)
+    nobody = Assistant(assistant_id=cron_id, version=0, graph_id="", name="")
+    return RunPlan(assistant=nobody, user_id="", kwargs=Payload(), cron_id=cron_id, cron_version=due.version)
 
 
 def _occurrence(planned: Planned, due: Due) -> Occurrence:

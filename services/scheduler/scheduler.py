@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 import msgspec
 
@@ -23,10 +24,10 @@ from domain.schedule import tzdata_version
 from domain.timeline import FOREVER, GRACE_S, Stretch, Timeline, timeline_of
 from services.kit.clock import Clock
 from services.kit.eventlog import EventLog
-from services.kit.lifecycle import Part, Supervised
+from services.kit.lifecycle import FAULTS, Part, Supervised
 from services.kit.settings import Settings
 from services.kit.views import Views
-from services.scheduler.backlog import Backlog, ReadModelBehind
+from services.scheduler.backlog import Backlog
 from services.scheduler.firing import BLOCK, YIELD_EVERY, Counts, Firing
 from services.scheduler.plans import SQL, Plans
 from services.scheduler.timer import Group, Timer
@@ -39,6 +40,10 @@ STALLED_S = 10.0
 AGAIN_S = 1.0
 _undecided = msgspec.json.Decoder(list[tuple[int, int, Rule]])
 log_ = logging.getLogger("cronledger.scheduler")
+
+
+class ReadModelBehind(Exception):
+    """The read model of the crons has not come far enough yet."""
 
 
 class Scheduler:
@@ -74,6 +79,13 @@ class Scheduler:
         due = self._timer.next_due()
         late_s = 0.0 if due is None else self._clock.wall_s() - due
         return self._loop.failing or (f"due for {late_s:.0f} s and not fired" if late_s > STALLED_S else "")
+
+    @property
+    def notice(self) -> str:
+        """How many crons are passed over because they can't be dealt with, and why the first of them."""
+        aside = self._firing.aside
+        first = next(iter(aside), None)
+        return "" if first is None else f"{len(aside)} crons set aside: {UUID(bytes=first)}: {aside[first]}"
 
     @property
     def counts(self) -> Counts:
@@ -183,7 +195,11 @@ class Scheduler:
             if self._log.read_topics("assistant.", self._position, head, 1):
                 self._plans.forget_assistants()
             for recorded in events:
-                self._apply(recorded)
+                try:
+                    self._apply(recorded)
+                except FAULTS as exc:
+                    # What it rests on is old: nothing of it can be stored.
+                    self._firing.set_aside(recorded.stream_id.bytes, exc)
             self._position = events[-1].position if len(events) == PAGE else head
             await asyncio.sleep(0)
 
@@ -198,6 +214,7 @@ class Scheduler:
             self._timer.look(cron_id, 0.0)
         elif isinstance(body, CronDeleted):
             self._timer.remove(cron_id)
+            self._firing.aside.pop(cron_id, None)
         elif self._timer.holds(cron_id):
             if isinstance(body, OccurrencesMissed):
                 self._timer.decided(cron_id, int(body.last.timestamp()))

@@ -108,6 +108,13 @@ class Timer:
             apart.look_at = at
             heapq.heappush(self._looks, (at, next(self._serial), cron_id))
 
+    def set_aside(self, cron_id: bytes, until: float) -> None:
+        """Look at it alone, and not before then; harmless when it is not there."""
+        slot = self._slots.get(cron_id)
+        if slot is not None:
+            self._stand_apart(slot)
+            self.look(cron_id, until)
+
     def remove(self, cron_id: bytes) -> None:
         """Forget a cron; harmless when it is not there."""
         self._apart.pop(cron_id, None)

@@ -64,7 +64,7 @@ class Chores:
     def _done(self, task: asyncio.Task[None]) -> None:
         self._doing.discard(task)
         if not task.cancelled() and (exc := task.exception()) is not None:
-            log_.error("chore.broke", exc_info=exc)  # it comes again after its wait
+            log_.error("chore.broke", exc_info=exc)  # it comes again
 
     async def _do(self, delivery: Delivery) -> None:
         try:
@@ -78,9 +78,10 @@ class Chores:
                 await self._ask(query.VERB, msgspec.Raw(msgspec.json.encode(query)))
             await delivery.ack()
         except NoAnswer as exc:
-            pause_s = back_off_s(delivery.num_delivered)
-            log_.warning("chore.failed chore=%s again_in_s=%d error=%s", chore, pause_s, exc)
-            await delivery.nak(pause_s)
+            log_.warning("chore.failed chore=%s deliveries=%d error=%s", chore, delivery.num_delivered, exc)
+        finally:
+            # Whatever it was: a message without an answer would keep its slot.
+            await delivery.nak(back_off_s(delivery.num_delivered))  # nothing when it is done
 
 
 def back_off_s(deliveries: int) -> float:

@@ -35,6 +35,11 @@ class Claims:
         self._clock = clock
         self._worker = worker
         self._running = running
+        self._broken: dict[UUID, str] = {}
+
+    def broke(self, run_id: UUID, exc: Exception) -> None:
+        """Note that the attempt at the run failed of what nobody foresaw: it counts against it, lest it is for ever."""
+        self._broken[run_id] = f"{type(exc).__name__}: {exc}"
 
     async def claim(self, job: Job) -> None:
         """Make the run this worker's, as a new attempt; or set the verdict that says why not.
@@ -44,6 +49,7 @@ class Claims:
         try:
             lost = job.attempt
             job.token = await execute(self._log, lambda: self._decide(job, lost)) or 0
+            self._broken.pop(job.run_id, None)
         except Conflict:
             job.verdict = Later(CONFLICT_DELAY_S)
 
@@ -71,15 +77,17 @@ class Claims:
     def _loss(self, run: Run) -> Loss | Later | None:
         """Why a former claim is void, None without one; or when to ask again, while it is not.
 
-        Only a worker's death counts against its runs: one of them may have used up the host.
+        A worker's death counts against its runs, one of them may have used up the host; so does what broke here.
         """
         if run.status != "running":
             return None
         if run.released:
             return Loss(f"given back by {run.worker}")
         if run.worker == self._worker:
-            # Delivered a second time while we are at it, or we gave it up ourselves.
-            return Later(5.0) if run.run_id in self._running else Loss(f"given up by {run.worker}")
+            if run.run_id in self._running:
+                return Later(5.0)  # delivered a second time while we are at it
+            broke = self._broken.get(run.run_id)
+            return Loss(broke or f"given up by {run.worker}", counts=broke is not None)
         left_s = live_until(self._log, run.worker)
         if left_s is not None:
             return Later(left_s + AFTER_LEASE_S)

@@ -164,8 +164,12 @@ class Worker:
             await self._lease.wait_held()
             while job.verdict is None:
                 await self._attempt(job)
-        except LogUnavailable:
+        except LogUnavailable as exc:
+            self._trouble = f"a run could not be claimed: {exc}"
             job.verdict = Later(1.0)
+        except Exception as exc:
+            self._claims.broke(due.run_id, exc)
+            raise
         finally:
             self._jobs.pop(due.run_id, None)
             self._executing.discard(due.run_id)
@@ -244,6 +248,7 @@ class Worker:
                 ending = failure(job.run, "OutputTooLarge", str(exc))
             except (LogUnavailable, Conflict) as exc:
                 # The result is at hand and the lease goes on: try as long as it takes.
+                self._trouble = f"an outcome could not be stored: {exc}"
                 log_.warning("run.not_settled run_id=%s error=%s", job.run_id, exc)
                 await asyncio.sleep(pause_s)
                 pause_s = min(2.0, 2 * pause_s)

@@ -116,6 +116,7 @@ def test_upcasters_form_a_chain() -> None:
     )
     topic, data = codec.encode(Old(seconds=1.5), META)
     assert codec.decode(topic, data)[1] == Newest(us=1_500_000)
+    assert codec.topics_of(Newest) == {"thing.done.v1", "thing.done.v2", "thing.done.v3"}
 
 
 def test_payloads_go_by_digest_when_they_are_large() -> None:

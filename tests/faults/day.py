@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import defaultdict
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -60,12 +61,14 @@ class Day:
 
     def __init__(self, house: House, clock: DayClock, points: Failpoints) -> None:
         self._house, self._clock, self._points = house, clock, points
-        self.ailing: set[str] = set()  # parts that said that they are not well while the edge failed
+        # Edge -> the parts that said that they are not well while it failed.
+        self.ailing = defaultdict[str, set[str]](set)
 
     async def run(self) -> None:
-        """From noon to two o'clock."""
+        """From the house's start to two o'clock."""
         watching = asyncio.create_task(self._watch())
         try:
+            await self._house.start()
             with self._points.spared():
                 self._client = Client(self._house.log, self._clock)
                 await self._noon()
@@ -179,6 +182,6 @@ class Day:
 
     async def _watch(self) -> None:
         while True:
-            if self._points.failing:
-                self.ailing |= {name for name, why in self._house.health().items() if why}
+            for edge in self._points.failing:
+                self.ailing[edge] |= {name for name, why in self._house.health().items() if why}
             await asyncio.sleep(0.02)

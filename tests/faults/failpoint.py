@@ -46,6 +46,8 @@ Outcome = int | WrongExpectedVersion
 _spared: ContextVar[bool] = ContextVar("spared", default=False)
 
 
+MOST_S = 6.0
+"""Real time for which an edge fails at most: nothing makes the day's clock jump while the house waits for it."""
 MANY = 4
 """Calls of a child's edge in a row that a plan that lasts lets fail."""
 
@@ -53,7 +55,8 @@ MANY = 4
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """Which calls of one edge raise: the `first`; with `every` each so many-th from there on as well.
 
-    With `lasts_s` all of them from the first on, for so long on the day's clock (of a child: `MANY` of them).
+    With `lasts_s` all of them from the first on, for so long on the day's clock (`MOST_S` at most; of a child:
+    `MANY` of them).
     """
 
     edge: str
@@ -69,7 +72,8 @@ class Failpoints:
         self.counts, self.raised = Counter[str](), Counter[str]()
         self._plans = {plan.edge: plan for plan in plans}
         self._clock, self._folder = clock, folder
-        self._until_s: dict[str, float] = {}
+        self._raised_s: dict[str, tuple[float, float]] = {}
+        self._until_s: dict[str, tuple[float, float]] = {}
         self._guard = threading.Lock()
         folder.mkdir()
         for plan in plans:
@@ -78,10 +82,9 @@ class Failpoints:
                 (folder / plan.edge).write_bytes(msgspec.json.encode(data))
 
     @property
-    def failing(self) -> bool:
-        """Whether an edge fails now, and goes on to."""
-        now = self._clock.wall_s()
-        return any(now < until for until in self._until_s.values())
+    def failing(self) -> list[str]:
+        """The edges that fail now, and go on to."""
+        return [edge for edge, until in tuple(self._until_s.items()) if self._before(until)]
 
     def hit(self, edge: str) -> None:
         """Count a call; raise in it if a plan says so."""
@@ -93,7 +96,14 @@ class Failpoints:
             if edge not in self._plans or not self._fails(self._plans[edge], number):
                 return
             self.raised[edge] += 1
+            now = self._clock.monotonic_s()
+            self._raised_s[edge] = (self._raised_s.get(edge, (now, now))[0], now)
         raise ERRORS[edge](f"failpoint {edge} {number}")
+
+    def lasted_s(self, edge: str) -> float:
+        """Real time between the first call of the edge that failed and the last."""
+        first, last = self._raised_s.get(edge, (0.0, 0.0))
+        return last - first
 
     def disarm(self) -> None:
         """Nothing fails from now on."""
@@ -128,9 +138,12 @@ class Failpoints:
         if past < 0:
             return False
         if plan.lasts_s:
-            now = self._clock.wall_s()
-            return now < self._until_s.setdefault(plan.edge, now + plan.lasts_s)
+            ends = (self._clock.wall_s() + plan.lasts_s, self._clock.monotonic_s() + MOST_S)
+            return self._before(self._until_s.setdefault(plan.edge, ends))
         return past % plan.every == 0 if plan.every else past == 0
+
+    def _before(self, until: tuple[float, float]) -> bool:
+        return self._clock.wall_s() < until[0] and self._clock.monotonic_s() < until[1]
 
 
 class FailingLog(SqliteLog):

@@ -74,7 +74,7 @@ GRAPHS = """
 """
 NAMES = ("quick", "slow", "blocking", "failing", "large")
 SETTINGS = Settings(catch_up_spread_s=0.2, lease_s=2.0, cancel_grace_s=2.0)
-STARTS = 20
+STARTS = 100
 log_ = logging.getLogger("cronledger.house")
 
 
@@ -105,7 +105,7 @@ class House:
         await self._again(lambda: Scheduler(self.log, self._views, self._clock, SETTINGS))
 
     def health(self) -> dict[str, str]:
-        """Why each part is not well, '' for those that are."""
+        """Why each part is not well, '' for those that are; what is not started yet is not."""
         return health(self._parts)
 
     async def differences(self) -> list[str]:
@@ -119,15 +119,14 @@ class House:
     async def _again(self, make: Callable[[], Part]) -> None:
         for attempt in range(STARTS):
             part = make()
+            self._parts.append(part)
             try:
                 await part.start()
+                return
             except Exception as exc:
                 log_.warning("house.not_started part=%s attempt=%d error=%r", part.name, attempt, exc)
-                await part.stop()
+                await self._parts.pop().stop()
                 await asyncio.sleep(0.05)
-                continue
-            self._parts.append(part)
-            return
         raise AssertionError("it can't be started")
 
     def _whole(self) -> Whole:

@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,8 @@ from services.kit.eventlog.beside import Beside
 from services.kit.eventlog.sqlite import SqliteLog
 from services.projector.replay import verify
 from tests.faults.client import Client
-from tests.faults.verdict import ledger, unsettled, untrue
+from tests.faults.verdict import ledger, unsettled, untold, untrue
 
-CRONS = 200
-KILLS = 20
 SEED = 20261124
 TERMINAL = {"success", "error", "timeout", "interrupted"}
 
@@ -58,26 +57,42 @@ class Sibling:
         assert "is ready" in self._process.stdout.readline()
 
     def kill(self) -> None:
-        assert self._process is not None
-        self._process.kill()
-        self._process.communicate()
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.communicate()
 
     def stop(self) -> str:
         """What it said at the end."""
         assert self._process is not None
         self._process.send_signal(signal.SIGTERM)
-        return self._process.communicate(timeout=30)[0]
+        said = self._process.communicate(timeout=30)[0]
+        self._process = None
+        return said
 
 
-def scheduler(data: Path) -> Sibling:
-    """Another scheduler on the same ledger."""
-    return Sibling("services.scheduler", data)
+MakeSibling = Callable[[str, Path], Sibling]
+SCHEDULER = "services.scheduler"
+
+
+@pytest.fixture
+def make_sibling() -> Iterator[MakeSibling]:
+    """Siblings of one test: none outlives it."""
+    made: list[Sibling] = []
+
+    def make(module: str, data: Path) -> Sibling:
+        made.append(Sibling(module, data))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.kill()
 
 
 # --- where it is decided: a ledger, two schedulers, no graphs ----------------------------------------
 
 
-async def make_crons(data: Path) -> None:
+async def make_crons(data: Path, many: int) -> None:
     """One half without threads, a quarter that wait in lanes, a quarter that are skipped while it is busy."""
     beside = Beside(data, "test")
     await beside.start()
@@ -85,7 +100,7 @@ async def make_crons(data: Path) -> None:
     assistant = AssistantCreated(graph_id="counter", name="counter", system=True)
     append = Append(default_assistant_id("counter"), 0, (assistant,))
     await client.do(lambda: Changes(appends=() if log.stream(append.stream_id) else (append,)))
-    for n in range(CRONS):
+    for n in range(many):
         thread_id = await client.thread() if n % 2 == 0 else None
         strategy = "reject" if n % 4 else "enqueue"
         await client.cron("* * * * * *", "counter", {"multitask_strategy": strategy}, thread_id=thread_id)
@@ -96,7 +111,7 @@ async def pause_each(data: Path) -> None:
     beside = Beside(data, "test")
     await beside.start()
     client, log = Client(beside.log, SystemClock()), beside.log
-    for event in log.read_topics("cron.created", 0, log.head(), CRONS):
+    for event in log.read_topics("cron.created", 0, log.head(), 1000):
         await client.change(event.stream_id, enabled=False)
     await beside.stop()
 
@@ -104,8 +119,8 @@ async def pause_each(data: Path) -> None:
 def await_told(data: Path, most_s: float = 60) -> None:
     """Until each cron has told of all that it was due at before now."""
     until, deadline = int(time.time()), time.monotonic() + most_s
-    while untrue(ledger(data / "ledger.db"), until):
-        assert time.monotonic() < deadline, untrue(ledger(data / "ledger.db"), until)
+    while left := untold(ledger(data / "ledger.db"), until):
+        assert time.monotonic() < deadline, left
         time.sleep(0.2)
 
 
@@ -117,20 +132,24 @@ async def differences(data: Path) -> list[Any]:
         await log.stop()
 
 
-def test_twenty_kills(tmp_path: Path) -> None:
-    owner = Sibling("tests.faults.owner", tmp_path)
-    pair = [scheduler(tmp_path), scheduler(tmp_path)]
+@pytest.mark.parametrize(("crons", "kills"), [(100, 8), pytest.param(200, 20, marks=pytest.mark.long)])
+def test_kills_of_schedulers(tmp_path: Path, make_sibling: MakeSibling, crons: int, kills: int) -> None:
+    owner = make_sibling("tests.faults.owner", tmp_path)
+    pair = [make_sibling(SCHEDULER, tmp_path) for _ in range(2)]
     all_three = [owner, *pair]
     chance = random.Random(SEED)
 
     def begin(processes: list[Sibling]) -> None:
-        for process in processes:
-            process.start()
-            process.await_ready()
+        for group in ([owner], pair):  # the pair needs the owner
+            begun = [process for process in group if process in processes]
+            for process in begun:
+                process.start()
+            for process in begun:
+                process.await_ready()
 
     begin(all_three)
-    asyncio.run(make_crons(tmp_path))
-    for _ in range(KILLS):
+    asyncio.run(make_crons(tmp_path, crons))
+    for _ in range(kills):
         time.sleep(chance.uniform(0.1, 1.3))
         # Without the owner the others could do nothing: they go with it.
         victims = chance.choice([all_three, pair, pair[:1], pair[1:]])
@@ -143,7 +162,7 @@ def test_twenty_kills(tmp_path: Path) -> None:
     said = [each.stop() for each in pair]
     owner.stop()
     recorded = ledger(tmp_path / "ledger.db")
-    assert len([e for e in recorded if isinstance(e.body, CronCreated)]) == CRONS
+    assert len([e for e in recorded if isinstance(e.body, CronCreated)]) == crons
     assert untrue(recorded, int(time.time())) == []
     # Both were at it: one found occurrences that the other had decided.
     assert all(" duplicates " in each for each in said)
@@ -201,11 +220,13 @@ async def wait_for_the_end(server: Any) -> None:
         pytest.param(200, 20, 2, marks=pytest.mark.long),
     ],
 )
-def test_kills_of_a_whole_server(make_server: Any, crons: int, kills: int, schedulers: int) -> None:
+def test_kills_of_a_whole_server(
+    make_server: Any, make_sibling: MakeSibling, crons: int, kills: int, schedulers: int
+) -> None:
     server = make_server(
         CRONLEDGER_CRONS_PER_USER="0", CRONLEDGER_CATCH_UP_SPREAD_S="1", CRONLEDGER_LEASE_S="2"
     )
-    others = [scheduler(server.data) for _ in range(schedulers - 1)]
+    others = [make_sibling(SCHEDULER, server.data) for _ in range(schedulers - 1)]
     for other in others:
         other.start()
     asyncio.run(create_crons(server.url, crons))

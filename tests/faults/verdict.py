@@ -136,22 +136,30 @@ def _stretch(body: OccurrencesMissed, known: Counter[int], rule: Rule) -> list[i
 
 
 def untrue(recorded: list[Recorded], until: int) -> list[str]:
-    """What the ledger tells wrongly of occurrences up to then; empty when each is told once."""
+    """What the ledger tells wrongly of occurrences up to then; empty when each is told once, and no later one."""
     due = rules(recorded, until)
     ran = fired(recorded)
     faults: list[str] = []
     for cron_id, counts in told(recorded, due).items():
         rule = due[cron_id]
-        lost = sorted(rule.due - counts.keys())
-        if rule.deleted:
-            # What was undecided when it was deleted is not due to anybody any more.
-            lost = [at for at in lost if at < max(counts, default=0)]
         doubled = sorted(at for at, times in counts.items() if times > 1)
         strange = sorted((ran[cron_id] | counts.keys() - rule.covered) - rule.due - rule.edges)
-        for word, ats in (("lost", lost), ("doubled", doubled), ("strange", strange)):
+        for word, ats in (("lost", _lost(rule, counts)), ("doubled", doubled), ("strange", strange)):
             if ats:
                 faults.append(f"{word}: {len(ats)} of cron {cron_id}, {', '.join(map(shown, ats[:5]))}")
     return faults
+
+
+def untold(recorded: list[Recorded], until: int) -> int:
+    """How many occurrences up to then the ledger does not tell of yet; it may go on to later ones."""
+    due = rules(recorded, until)
+    return sum(len(_lost(due[cron_id], counts)) for cron_id, counts in told(recorded, due).items())
+
+
+def _lost(rule: Rule, counts: Counter[int]) -> list[int]:
+    lost = sorted(rule.due - counts.keys())
+    # What was undecided when it was deleted is not due to anybody any more.
+    return [at for at in lost if at < max(counts, default=0)] if rule.deleted else lost
 
 
 def shown(at: int) -> str:

@@ -84,7 +84,7 @@ async def test_states_and_histories_are_told_while_every_run_process_is_blocked(
 ) -> None:
     thread_id = await new_thread(client)
     await client.runs.wait(thread_id, "slow", input={"seconds": 0})
-    [blocked] = await begun(client, "block", seconds=14)
+    [blocked] = await begun(client, "block", seconds=90)
     await asyncio.sleep(1)  # its node has the loop by now
     assert (await client.threads.get_state(thread_id))["values"]["log"] == ["waited"]
     assert len(await client.threads.get_history(thread_id)) == 3
@@ -100,7 +100,10 @@ async def test_states_and_histories_are_told_while_every_run_process_is_blocked(
         health["status"] == "healthy"
     )  # or whoever watches the server would restart it, and the run with it
     assert (await client.runs.get(*blocked))["status"] == "running"
+    enough = server.folder / "project" / "enough"
+    enough.touch()
     assert (await ended(client, blocked))["status"] == "success"
+    enough.unlink()
 
 
 async def test_a_factory_that_blocks_costs_its_own_answer(server: Any, client: Any) -> None:

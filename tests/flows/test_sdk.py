@@ -110,7 +110,7 @@ async def test_cron_for_a_thread_from_birth_to_death(client: Any, server: Any) -
     assert answer.keys() >= PAGE_RUN_KEYS | CRON_KEYS
     assert answer["thread_id"] == thread_id
     assert answer["user_id"] == "anonymous"
-    assert answer["status"] == "pending"
+    assert answer["status"] in ("pending", "running")  # a worker may have been as quick as the answer
     assert answer["cron"]["thread_id"] == thread_id
     assert answer["payload"]["config"]["configurable"] == {"k": "v", "cron_id": answer["cron_id"]}
     assert instant(answer["next_run_date"]) > instant(answer["created_at"])

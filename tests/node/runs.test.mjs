@@ -37,7 +37,7 @@ test("create and join", async () => {
   const run = await client.runs.create(threadId, "counter", {
     input: { pause_s: 0.1 }, onRunCreated: (metadata) => (created = metadata),
   });
-  assert.equal(run.status, "pending");
+  assert.ok(["pending", "running"].includes(run.status)); // a worker may have been as quick as the answer
   assert.deepEqual({ ...created }, { run_id: run.run_id, thread_id: threadId });
   assert.equal((await client.runs.join(threadId, run.run_id)).count, 2);
   assert.deepEqual((await client.runs.list(threadId)).map((each) => each.run_id), [run.run_id]);

@@ -180,7 +180,7 @@ class Bench:
         cron_id = uuid7()
         command = CreateCron(
             cron_id=cron_id,
-            assistant_id=ASSISTANT,
+            assistant_id=fields.pop("assistant_id", ASSISTANT),
             graph_id="agent",
             user_id="u",
             schedule=schedule,

@@ -11,6 +11,7 @@ from uuid import UUID
 
 import msgspec
 import pytest
+from nats.aio.msg import Msg as NatsMsg
 
 from contracts.subjects import LEDGER, RUNEV, RUNS, STREAMS, StreamSpec, run_queue_subject, token
 from services.kit.bus import Endpoint, NoResponders, Outgoing, RequestTimeout
@@ -76,10 +77,16 @@ async def test_killed_server_comes_back_on_the_same_port(nats: EmbeddedNats, bus
 
 
 async def test_connection_follows_a_server_to_another_port(tmp_path: Path) -> None:
-    folder, told = tmp_path / "nats", 0
+    folder, told, asked = tmp_path / "nats", 0, 0
     first = EmbeddedNats(folder)
     await first.start()
-    bus = NatsBus(lambda: runtime_endpoint(folder), "test")
+
+    def endpoint() -> Endpoint:
+        nonlocal asked
+        asked += 1
+        return runtime_endpoint(folder)
+
+    bus = NatsBus(endpoint, "test")
     await bus.start()
 
     async def count(_: object) -> None:
@@ -92,6 +99,8 @@ async def test_connection_follows_a_server_to_another_port(tmp_path: Path) -> No
     # As when somebody else has taken the port meanwhile.
     told_by = json.loads((folder / "runtime.json").read_text())
     (folder / "runtime.json").write_text(json.dumps({**told_by, "url": "nats://127.0.0.1:-1"}))
+    before = asked
+    await until(lambda: asked > before + 2)  # what is no address does not end the attempts
     second = EmbeddedNats(folder)
     await second.start()
     assert second.endpoint.url != told_by["url"]
@@ -247,6 +256,22 @@ async def test_work_is_pulled_by_slots_and_resumes_after_a_kill(nats: EmbeddedNa
         delivery = await loop.next()
     assert delivery.data == b"4"
     await delivery.ack()
+    await loop.stop()
+
+
+async def test_what_is_no_work_takes_no_slot(bus: NatsBus) -> None:
+    queue, loop, inboxes = WorkQueue(bus, RUNS.name), pull_loop(bus, slots=1), asyncio.Queue[str]()
+
+    async def on_request(msg: NatsMsg) -> None:
+        inboxes.put_nowait(msg.reply)
+
+    await bus.client.subscribe(f"$JS.API.CONSUMER.MSG.NEXT.{RUNS.name}.w_default_normal", cb=on_request)
+    await loop.start()
+    async with asyncio.timeout(10):
+        await bus.publish(await inboxes.get(), b"stray")
+        for n in range(3):
+            assert await queue.put(*work(n))
+            await (await loop.next()).ack()
     await loop.stop()
 
 

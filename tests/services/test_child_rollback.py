@@ -3,16 +3,17 @@
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
 from contracts.queries import Forget, Rollback, State
 from services.worker.children import ChildPool
 from services.worker.graph_child import ChildDied
 from tests.services.graph_children import Bench, ask, bench_of, values
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 GRAPHS = """
     import asyncio, operator, os
     from typing import Annotated, TypedDict
@@ -72,15 +73,25 @@ GRAPHS = """
 NAMES = ["waiting", "asking", "quick", "outer", "kept"]
 
 
-@pytest.fixture
-async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
-    async with bench_of(tmp_path, GRAPHS, NAMES) as bench:
-        yield bench
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[Bench, ChildPool]]:
+    async with bench_of(tmp_path_factory.mktemp("project"), GRAPHS, NAMES) as bench:
+        yield bench, await bench.pool()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def bench(shared: tuple[Bench, ChildPool]) -> AsyncIterator[Bench]:
+    """The bench of all tests here, each of which begins without checkpoints; a child that one kills is replaced."""
+    bench, pool = shared
+    assert (rows(bench), aside(bench)) == (([], []), set())
+    yield bench
+    await ask(pool, Forget(thread_id="t"))
+    bench.go.unlink(missing_ok=True)
 
 
 @pytest.fixture
-async def pool(bench: Bench) -> ChildPool:
-    return await bench.pool()
+def pool(shared: tuple[Bench, ChildPool], bench: Bench) -> ChildPool:
+    return shared[1]
 
 
 def rows(bench: Bench) -> tuple[list[Any], list[Any]]:

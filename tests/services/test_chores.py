@@ -21,6 +21,7 @@ class Child:
     def __init__(self) -> None:
         self.hanging: set[UUID] = set()
         self.refused: set[UUID] = set()
+        self.odd: set[UUID] = set()
         self.asked: list[UUID] = []
         self.news = asyncio.Event()
 
@@ -34,6 +35,8 @@ class Child:
         if thread_id in self.refused:
             self.refused.discard(thread_id)
             raise NoAnswer(QueryFailed("failed", "not now"))
+        if thread_id in self.odd:
+            raise KeyError("a bug")
         return msgspec.Raw(b"null")
 
     async def until(self, *asked: UUID) -> None:
@@ -71,6 +74,17 @@ async def test_one_that_is_refused_comes_again_later(bus: NatsBus) -> None:
     await child.until(*threads, *threads)
     await chores.stop()
     assert sorted(child.asked) == sorted([*threads, *threads])
+
+
+async def test_those_that_break_keep_no_slot(bus: NatsBus) -> None:
+    child, threads = Child(), [uuid4() for _ in range(AT_ONCE + 1)]
+    child.odd = set(threads[:AT_ONCE])
+    chores = Chores(bus, child.ask)
+    await chores.start()
+    for thread_id in threads:
+        await put(bus, thread_id)
+    await child.until(*threads)
+    await chores.stop()
 
 
 @pytest.mark.parametrize(("deliveries", "pause_s"), [(1, 2), (3, 8), (10, 600), (10_000, 600)])

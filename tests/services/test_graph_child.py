@@ -5,11 +5,14 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 from contracts.queries import Forget, Schemas, State
+from services.worker.children import ChildPool
 from services.worker.graph_child import ChildDied, GraphLoadFailed, NoAnswer
 from tests.services.graph_children import Bench, ask, bench_of, values
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 GRAPHS = """
     import asyncio, contextlib, operator, os, sys, time
     from pathlib import Path
@@ -137,26 +140,58 @@ NAMES = [
 ]
 
 
+def put_modules(folder: Path) -> None:
+    """Folders of the user's that are named like ours: one a package, one not."""
+    (folder / "services").mkdir()
+    (folder / "services" / "__init__.py").touch()
+    (folder / "services" / "llm.py").write_text("NAME = 'theirs'\n")
+    (folder / "domain").mkdir()
+    (folder / "domain" / "words.py").write_text("WORD = 'theirs too'\n")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[Bench, ChildPool]]:
+    folder = tmp_path_factory.mktemp("project")
+    put_modules(folder)
+    async with bench_of(folder, GRAPHS, NAMES) as bench:
+        yield bench, await bench.pool()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def bench(shared: tuple[Bench, ChildPool]) -> AsyncIterator[Bench]:
+    """The bench of all tests that kill no child, each of which begins without events, threads and files."""
+    bench, pool = shared
+    [pid] = pool.pids
+    yield bench
+    assert pool.pids == [pid]
+    for thread_id in {*NAMES, *(f"t{n}" for n in range(20))}:
+        await ask(pool, Forget(thread_id=thread_id))
+    bench.events.clear()
+    bench.trail.unlink(missing_ok=True)
+    bench.go.unlink(missing_ok=True)
+
+
 @pytest.fixture
+def pool(shared: tuple[Bench, ChildPool], bench: Bench) -> ChildPool:
+    return shared[1]
+
+
+@pytest_asyncio.fixture(loop_scope="module")
 async def trail(tmp_path: Path) -> AsyncIterator[Bench]:
-    # Folders of the user's that are named like ours: one a package, one not.
-    (tmp_path / "services").mkdir()
-    (tmp_path / "services" / "__init__.py").touch()
-    (tmp_path / "services" / "llm.py").write_text("NAME = 'theirs'\n")
-    (tmp_path / "domain").mkdir()
-    (tmp_path / "domain" / "words.py").write_text("WORD = 'theirs too'\n")
+    """A bench of one test, whose children may die."""
+    put_modules(tmp_path)
     async with bench_of(tmp_path, GRAPHS, NAMES) as bench:
         yield bench
 
 
-async def test_users_modules_win_over_ours_and_messages_are_flat(trail: Bench) -> None:
-    ended = await trail.run(await trail.pool(), "hello_graph", stream_modes=["values", "updates"])
+async def test_users_modules_win_over_ours_and_messages_are_flat(bench: Bench, pool: ChildPool) -> None:
+    ended = await bench.run(pool, "hello_graph", stream_modes=["values", "updates"])
     assert ended.status == "success"
     found = values(ended)
     assert found["trail"] == ["theirs", "theirs too"]
     assert (found["value"]["type"], found["value"]["content"]) == ("ai", "hi")
-    assert [e.seq for e in trail.events] == list(range(1, len(trail.events) + 1))
-    assert {e.event for e in trail.events} == {"values", "updates"}
+    assert [e.seq for e in bench.events] == list(range(1, len(bench.events) + 1))
+    assert {e.event for e in bench.events} == {"values", "updates"}
 
 
 @pytest.mark.parametrize(
@@ -170,49 +205,45 @@ async def test_users_modules_win_over_ours_and_messages_are_flat(trail: Bench) -
         ("managed", ["managed"]),
     ],
 )
-async def test_factories(trail: Bench, graph: str, expected: list[str]) -> None:
-    pool = await trail.pool(1, None, **{graph: graph})
-    ended = await trail.run(pool, graph, config={"configurable": {"k": "v"}})
+async def test_factories(bench: Bench, pool: ChildPool, graph: str, expected: list[str]) -> None:
+    ended = await bench.run(pool, graph, config={"configurable": {"k": "v"}})
     assert ended.failure is None
     assert values(ended)["trail"] == expected
-    assert trail.trail.exists() == (graph in ("managed", "of_runtime"))
+    assert bench.trail.exists() == (graph in ("managed", "of_runtime"))
 
 
-async def test_failures_are_shown_with_care(trail: Bench) -> None:
-    pool = await trail.pool()
-    failed = await trail.run(pool, "failing")
+async def test_failures_are_shown_with_care(bench: Bench, pool: ChildPool) -> None:
+    failed = await bench.run(pool, "failing")
     assert failed.failure is not None
     assert (failed.status, failed.failure.error, failed.failure.message) == ("error", "KeyError", "k")
-    hidden = await trail.run(pool, "hiding")
+    hidden = await bench.run(pool, "hiding")
     assert hidden.failure is not None
     assert (hidden.failure.error, hidden.failure.message) == ("OSError", "An internal error occurred")
 
 
-async def test_interrupt_pauses_and_is_told(trail: Bench) -> None:
-    ended = await trail.run(await trail.pool(), "asking")
+async def test_interrupt_pauses_and_is_told(bench: Bench, pool: ChildPool) -> None:
+    ended = await bench.run(pool, "asking")
     assert (ended.status, ended.next) == ("success", ["ask"])
     [[pause]] = ended.interrupts.values()
     assert pause["value"] == {"question": 1}
     assert ended.checkpoint is not None
 
 
-async def test_large_values_and_many_at_once(trail: Bench) -> None:
-    pool = await trail.pool()
-    assert len(values(await trail.run(pool, "large"))["value"]) == 5_000_000
-    runs = [trail.run(pool, "hello_graph", run_id=f"r{n}", thread_id=f"t{n}") for n in range(20)]
+async def test_large_values_and_many_at_once(bench: Bench, pool: ChildPool) -> None:
+    assert len(values(await bench.run(pool, "large"))["value"]) == 5_000_000
+    runs = [bench.run(pool, "hello_graph", run_id=f"r{n}", thread_id=f"t{n}") for n in range(20)]
     assert {ended.status for ended in await asyncio.gather(*runs)} == {"success"}
 
 
-async def test_waiting_node_is_cancelled(trail: Bench) -> None:
-    pool = await trail.pool()
-    running = asyncio.create_task(trail.run(pool, "waiting", stream_modes=["custom"]))
-    await trail.until(lambda event: event.event == "custom")
+async def test_waiting_node_is_cancelled(bench: Bench, pool: ChildPool) -> None:
+    running = asyncio.create_task(bench.run(pool, "waiting", stream_modes=["custom"]))
+    await bench.until(lambda event: event.event == "custom")
     pool.cancel("waiting")
     assert (await running).status == "cancelled"
 
 
-async def test_a_cancellation_that_nobody_asked_for_is_an_error(trail: Bench) -> None:
-    ended = await trail.run(await trail.pool(), "resigning")
+async def test_a_cancellation_that_nobody_asked_for_is_an_error(bench: Bench, pool: ChildPool) -> None:
+    ended = await bench.run(pool, "resigning")
     assert ended.failure is not None
     assert (ended.status, ended.failure.error) == ("error", "NodeCancelledError")
 
@@ -261,32 +292,32 @@ async def test_a_later_attempt_fences_an_earlier_one(trail: Bench) -> None:
     ],
 )
 @pytest.mark.parametrize("graph", ["leaving", "leaving_async", "leaving_factory"])
-async def test_who_leaves_leaves_alone(trail: Bench, graph: str, how: str, errors: set[str]) -> None:
-    pool = await trail.pool()
+async def test_who_leaves_leaves_alone(
+    bench: Bench, pool: ChildPool, graph: str, how: str, errors: set[str]
+) -> None:
     [pid] = pool.pids
-    neighbour = asyncio.create_task(trail.run(pool, "waiting", stream_modes=["custom"]))
-    await trail.until(lambda event: event.event == "custom")
-    ended = await trail.run(pool, graph, input={"value": how}, config={"configurable": {"how": how}})
+    neighbour = asyncio.create_task(bench.run(pool, "waiting", stream_modes=["custom"]))
+    await bench.until(lambda event: event.event == "custom")
+    ended = await bench.run(pool, graph, input={"value": how}, config={"configurable": {"how": how}})
     assert ended.failure is not None
     assert ended.status == "error"
     assert ended.failure.error in errors
     if how == "exit":
         assert ended.failure.message == "3"
-    assert (await trail.run(pool, "hello_graph")).status == "success"
+    assert (await bench.run(pool, "hello_graph")).status == "success"
     assert (pool.pids, neighbour.done()) == ([pid], False)
     pool.cancel("waiting")
     assert (await neighbour).status == "cancelled"
 
 
 @pytest.mark.parametrize("graph", ["of_runtime"])
-async def test_factories_are_told_what_for(trail: Bench, graph: str) -> None:
-    pool = await trail.pool(1, None, **{graph: graph})
-    await trail.run(pool, graph)
+async def test_factories_are_told_what_for(bench: Bench, pool: ChildPool, graph: str) -> None:
+    await bench.run(pool, graph)
     await ask(pool, State(graph_id=graph, thread_id=graph))
     await ask(pool, Schemas(graph_id=graph))
     updates = [[{"values": {"trail": ["by hand"]}, "as_node": "mark"}]]
-    await trail.run(pool, graph, run_id="u", updates=updates)
-    assert trail.trail.read_text().split() == [
+    await bench.run(pool, graph, run_id="u", updates=updates)
+    assert bench.trail.read_text().split() == [
         "threads.create_run",
         "threads.read",
         "assistants.read",
@@ -294,21 +325,19 @@ async def test_factories_are_told_what_for(trail: Bench, graph: str) -> None:
     ]
 
 
-async def test_an_unknown_graph_is_not_found(trail: Bench) -> None:
-    pool = await trail.pool()
+async def test_an_unknown_graph_is_not_found(bench: Bench, pool: ChildPool) -> None:
     with pytest.raises(NoAnswer) as refused:
         await ask(pool, Schemas(graph_id="nothing"))
     assert refused.value.failed.code == "not_found"
 
 
-async def test_questions_wait_for_no_other(trail: Bench) -> None:
-    pool = await trail.pool()
+async def test_questions_wait_for_no_other(bench: Bench, pool: ChildPool) -> None:
     slow = asyncio.create_task(ask(pool, Schemas(graph_id="dawdling")))
-    while not trail.trail.exists():  # noqa: ASYNC110
+    while not bench.trail.exists():  # noqa: ASYNC110
         await asyncio.sleep(0.01)
     assert (await ask(pool, Schemas(graph_id="hello_graph")))["graph_id"] == "hello_graph"
     assert not slow.done()
-    trail.go.touch()
+    bench.go.touch()
     assert (await slow)["graph_id"] == "dawdling"
 
 
@@ -344,14 +373,15 @@ async def test_next_attempt_continues_from_the_checkpoint(trail: Bench) -> None:
     assert trail.trail.read_text() == "first second second "
 
 
-async def test_temporary_runs_and_forgotten_threads_leave_no_checkpoint(trail: Bench) -> None:
-    pool = await trail.pool()
+async def test_temporary_runs_and_forgotten_threads_leave_no_checkpoint(
+    bench: Bench, pool: ChildPool
+) -> None:
     for _ in range(2):
-        ended = await trail.run(pool, "plain", temporary=True)
+        ended = await bench.run(pool, "plain", temporary=True)
         assert values(ended)["trail"] == ["plain"]
-    await trail.run(pool, "plain")
+    await bench.run(pool, "plain")
     await ask(pool, Forget(thread_id="plain"))
-    assert values(await trail.run(pool, "plain"))["trail"] == ["plain"]
+    assert values(await bench.run(pool, "plain"))["trail"] == ["plain"]
 
 
 async def test_two_children_share_the_checkpoints(trail: Bench) -> None:

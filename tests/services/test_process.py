@@ -111,3 +111,17 @@ def test_part_that_ends_by_itself_ends_the_process_with_a_reason() -> None:
         _, errors = process.communicate(timeout=60)
     assert process.returncode == ENDED
     assert errors == "luck has ended: out of luck\n"
+
+
+def test_what_is_there_at_the_start_is_out_of_the_way_of_the_garbage_collector() -> None:
+    script = SCRIPT.replace('"is ready"', "str(gc.get_freeze_count())").replace(
+        "import asyncio,", "import asyncio, gc,"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, "well"], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    spared = int(process.stdout.readline())
+    process.terminate()
+    process.communicate(timeout=10)
+    assert spared > 10_000

@@ -11,10 +11,11 @@ from uuid import UUID
 import pytest
 from msgspec.structs import replace
 
-from contracts.events import ThreadCreated, ThreadDeleted
-from contracts.ledger import Append
+from contracts.events import LaneChanged, RunRequested, ThreadCreated, ThreadDeleted
+from contracts.ledger import Append, StoredAppend, StoredTransaction
 from contracts.subjects import LEDGER, RUNS, STREAMS
 from domain import requests
+from domain.lane import lane_id_of
 from domain.thread import thread_of
 from services.kit.bus.embedded import EmbeddedNats
 from services.kit.bus.nats import NatsBus, Streams, ensure_streams
@@ -361,6 +362,36 @@ async def test_read_models_that_lag_hide_nobody(bench: Bench) -> None:
     assert bench.views.position("runs") == position
     await bench.relay()
     await bench.until_queued(3)
+
+
+async def test_an_event_that_nobody_can_read_is_passed_over_alone(bench: Bench, bus: NatsBus) -> None:
+    bench.projector.reached = _at_once  # type: ignore[method-assign, assignment]
+    await bench.relay()
+    odd = uuid7()
+    await bench.ask(odd, after_s=60)
+    await bench.settled()
+    await bench.projector.stop()  # it can't pass over anything
+    unread = [
+        StoredAppend(
+            lane_id_of(odd), 1, ((LaneChanged.TOPIC, b'{"at":"2026-11-24T12:00:00Z","actor":"u"}'),)
+        ),
+        StoredAppend(uuid7(), 0, ((RunRequested.TOPIC, b"\xff"),)),
+        StoredAppend(
+            uuid7(), 0, (("run.dreamt.v1", b'{"at":"2026-11-24T12:00:00Z","actor":"u","data":{}}'),)
+        ),
+    ]
+    await bench.log.append_stored([StoredTransaction(tuple(unread), (), ())])
+    bench.move(61)  # the head of the lane that can't be read is due
+    first = await bench.ask(uuid7())
+    await bench.until_queued(1)
+    await bench.settled()
+    await bench.until_kept("relay.ledger")
+    await bench.relays[0].stop()
+    await bench.relay()
+    second = await bench.ask(uuid7())
+    await bench.until_queued(2)
+    pull = await bench.pull()
+    assert {msg_of(await pull.next()), msg_of(await pull.next())} == {str(first), str(second)}
 
 
 async def _at_once(*_: Any) -> bool:

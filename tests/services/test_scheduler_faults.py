@@ -12,6 +12,8 @@ import msgspec
 import pytest
 
 from contracts.events import (
+    AssistantCreated,
+    AssistantUpdated,
     CronCreated,
     CronExpired,
     CronRescheduled,
@@ -314,6 +316,35 @@ async def test_the_read_model_must_have_come_as_far_as_the_log(bench: Bench) -> 
     await bench.until(partial(bench.has_fired, 1))
 
 
+async def test_read_models_that_lag_put_off_only_those_that_need_them(bench: Bench) -> None:
+    """After a halt it can't be known whether another scheduler went on; a new cron is no affair of any other."""
+    old = await bench.cron("0 * * * * *")
+    await bench.schedule()
+    await bench.projector.stop()
+    bench.projector.reached = _at_once  # type: ignore[method-assign, assignment]
+    await bench.store(Append(uuid7(), 0, (ThreadDeleted(),)))
+    bench.clock.move(minutes=30)
+    await bench.quiet()
+    fresh = await bench.cron("0 * * * * *")
+    bench.clock.move(minutes=1)
+    await bench.until(lambda: bench.fired(fresh) == ["12:31:00"])
+    calls = bench.edge_log.calls["head"]
+    await bench.quiet()
+    assert bench.edge_log.calls["head"] - calls < 100  # it does not spin
+    assert bench.fired(old) == []
+    bench.projector = Projector(bench.log, bench.folder / "views.db")
+    await bench.projector.start()
+    await bench.projector.reached(bench.log.head())
+    bench.clock.move(seconds=1)
+    await bench.until(lambda: bench.fired(old) == ["12:31:00"])
+    [missed] = bench.events(OccurrencesMissed)
+    assert (missed.first.minute, missed.count) == (1, 30)
+
+
+async def _at_once(*_: Any) -> bool:
+    return True
+
+
 async def test_a_cron_whose_zone_is_gone_is_blocked_until_it_has_another(bench: Bench) -> None:
     cron_id = uuid7()
     created = CronCreated(
@@ -338,6 +369,40 @@ async def test_a_cron_whose_zone_is_gone_is_blocked_until_it_has_another(bench: 
     bench.clock.move(minutes=1)
     await bench.until(partial(bench.has_fired, 3))
     assert (bench.fired(cron_id), len(bench.fired(sound))) == (["12:02:00"], 2)
+
+
+def fired_times(bench: Bench, cron_id: UUID, how_many: int) -> bool:
+    return len(bench.fired(cron_id)) == how_many
+
+
+async def test_a_cron_that_cannot_be_planned_keeps_no_other_from_its_turn(bench: Bench) -> None:
+    odd = uuid7()
+    said = AssistantCreated(graph_id="agent", name="odd", config={"tags": None})  # no request makes one
+    await bench.store(Append(odd, 0, (said,)))
+    poison = await bench.cron("* * * * *", assistant_id=odd)
+    late = await bench.cron("30 * * * * *", assistant_id=odd, thread_id=await bench.thread())
+    sound = await bench.cron("* * * * *")
+    await bench.schedule()
+    bench.clock.move(seconds=30)
+    for minute in range(1, 4):
+        bench.clock.move(seconds=30)
+        await bench.until(partial(fired_times, bench, sound, minute))
+        bench.clock.move(seconds=30)
+        await bench.quiet()
+    fresh = await bench.cron("* * * * *")
+    bench.clock.move(seconds=30)
+    await bench.until(lambda: bench.fired(fresh) == ["12:04:00"])
+    assert (bench.fired(poison), bench.fired(late)) == ([], [])
+    assert bench.schedulers[0].failing == ""
+    assert bench.schedulers[0].notice.startswith("2 crons set aside: ")
+    mended = AssistantUpdated(graph_id="agent", name="odd", config={})
+    await bench.store(Append(odd, 1, (mended,)))
+    bench.clock.move(seconds=31)
+    await bench.until(lambda: bench.fired(poison) and bench.fired(late))
+    assert (bench.fired(poison), bench.fired(late)) == (["12:04:00"], ["12:04:30"])
+    missed = bench.events(OccurrencesMissed)
+    assert (sum(e.count for e in missed), {e.reason for e in missed}) == (7, {"coalesced"})
+    assert bench.schedulers[0].notice == ""
 
 
 async def test_new_rules_of_a_zone_are_told_in_one_commit(bench: Bench) -> None:

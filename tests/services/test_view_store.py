@@ -173,3 +173,40 @@ def test_file_of_another_layout_is_told(tmp_path: Path) -> None:
     db.close()
     with pytest.raises(OtherLayout):
         ViewStore(tmp_path / "views.db", [Letters()])
+
+
+class Counted:
+    """A read model of two indexed columns: one says which event was the last, the other never changes."""
+
+    NAME, VERSION = "counted", 1
+    TABLES = (
+        Table("counted", {"n": "INTEGER", "last": "INTEGER", "kind": "TEXT"}, "n", ("(last)", "(kind)")),
+    )
+
+    def apply(self, rows: Rows, recorded: Recorded) -> None:
+        row = rows.get("counted", 1) or {"n": 1, "last": 0, "kind": "a"}
+        row["last"] = recorded.position
+        rows.put("counted", row)
+        if recorded.position == 3:
+            rows.delete("counted", 1)
+
+
+def test_only_columns_that_changed_are_written(tmp_path: Path) -> None:
+    store = ViewStore(tmp_path / "views.db", [Counted()])
+    store.prepare(0)
+    store.apply(["counted"], events(1, 1), 0)
+    said: list[str] = []
+    store.db.set_trace_callback(said.append)
+    store.apply(["counted"], events(2, 2), 1)
+    store.db.set_trace_callback(None)
+    [written] = [statement for statement in said if "counted__" in statement and "SELECT" not in statement]
+    assert '"last" = 2' in written
+    assert "kind" not in written
+    assert store.db.execute("SELECT * FROM counted").fetchall() == [(1, 2, "a")]
+    store.apply(["counted"], events(3, 3), 2)
+    assert store.db.execute("SELECT * FROM counted").fetchall() == []
+    store.apply(["counted"], events(4, 5), 3)
+    assert store.db.execute("SELECT * FROM counted").fetchall() == [(1, 5, "a")]
+    store.apply(["counted"], events(2, 5), 5)  # gone and there again in one batch
+    assert store.db.execute("SELECT * FROM counted").fetchall() == [(1, 5, "a")]
+    store.close()

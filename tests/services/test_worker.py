@@ -2,8 +2,10 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 from uuid import UUID, uuid4
 
 import msgspec
@@ -90,13 +92,13 @@ async def log(tmp_path: Path) -> AsyncIterator[Log]:
     log = Log(tmp_path / "ledger.db", EventCodec())
     await log.start()
     yield log
-    await log.close()
+    await log.stop()
 
 
-async def requested(log: Log, graph: str = "waiting") -> UUID:
+async def requested(log: Log, said: Any = {"input": {}}, graph: str = "waiting") -> UUID:  # noqa: B006
     """A run on a thread of its own, in the log."""
     run_id, thread_id = uuid4(), uuid4()
-    kwargs, _ = pack({"input": {}})
+    kwargs, _ = pack(said)
     request = RunRequested(
         thread_id=thread_id,
         cron_id=None,
@@ -139,6 +141,21 @@ async def test_past_its_lease_a_worker_stops_its_runs(bench: Bench, log: Log, bu
     assert [type(e.body) for e in log.stream(run_id)] == [RunRequested, RunStarted]
 
 
+async def test_a_run_whose_attempts_break_ends(bench: Bench, log: Log, bus: NatsBus) -> None:
+    run_id = await requested(log, {"config": "not an object"})  # no request makes one
+    worker, told = await worker_of(bench, log, bus), list[str]()
+    for _ in range(10):
+        delivery = Delivery(run_id)
+        with suppress(msgspec.ValidationError):
+            await worker.handle(delivery)
+        told += delivery.told
+    await worker.stop()
+    assert told[:4] == ["nak", "nak", "nak", "ack"]
+    bodies = [e.body for e in log.stream(run_id)]
+    assert [type(body) for body in bodies] == [RunRequested, *[RunStarted] * 3, RunFailed]
+    assert "ValidationError: Expected `object`" in bodies[-1].message  # type: ignore[attr-defined]
+
+
 async def test_what_is_lost_here_is_not_taken_from_who_has_it_by_now(
     bench: Bench, log: Log, bus: NatsBus
 ) -> None:
@@ -171,7 +188,7 @@ async def test_a_stop_gives_its_runs_back(bench: Bench, log: Log, bus: NatsBus) 
 
 
 async def test_what_can_not_be_stored_is_the_end_of_the_run(bench: Bench, log: Log, bus: NatsBus) -> None:
-    worker, delivery = await worker_of(bench, log, bus, 60), Delivery(run_id := await requested(log, "quick"))
+    worker, delivery = await worker_of(bench, log, bus, 60), Delivery(run_id := await requested(log, graph="quick"))
     async with asyncio.timeout(30):
         await worker.handle(delivery)
     assert delivery.told == ["ack"]

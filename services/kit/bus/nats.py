@@ -108,16 +108,18 @@ class NatsBus:
         await self._follow()
 
     async def _follow(self) -> None:
-        """The server may be somewhere else by now; a failed attempt, too, comes by here."""
+        """The server may be somewhere else by now; a failed attempt, too, comes by here.
+
+        What is raised here would end the client's attempts for ever.
+        """
         if self.client.is_closed or self.client.is_connected:
             return
         try:
             url = self._endpoint().url
+            if url not in [server.uri.geturl() for server in self.client.server_pool]:
+                self.client.set_server_pool([url])
         except Exception as exc:
             log_.warning("bus.no_endpoint %s: %s", type(exc).__name__, exc)
-            return
-        if url not in [server.uri.geturl() for server in self.client.server_pool]:
-            self.client.set_server_pool([url])
 
     async def _on_reconnected(self) -> None:
         for callback in tuple(self._callbacks):

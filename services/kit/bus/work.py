@@ -222,9 +222,10 @@ class PullLoop(Supervised):
         self._heard = time.monotonic()
         status = msg.headers.get("Status") if msg.headers and not msg.data else None
         if status is None:
+            delivery = Delivery(msg, self)  # first: what is no message of a stream raises, and takes no slot
             self._in_use += 1
             self._wanted -= 1
-            self._queue.put_nowait(Delivery(msg, self))
+            self._queue.put_nowait(delivery)
         elif status != "100" and msg.subject == f"{self._inbox}.{self._request}":
             self._wanted = 0  # this request is over
             self._fresh = self._fresh or status not in EXPIRED  # the consumer went away, or its stream

@@ -25,10 +25,12 @@ async def wait(state: State) -> State:
 
 
 async def hold(state: State) -> State:
-    """Hold the loop, and say outside that it was done."""
+    """Hold the loop so long, or until a file is there, and say outside that it was done."""
     with (HERE / "acted").open("a") as acted:
         acted.write("acted\n")
-    time.sleep(state.get("seconds", 0))  # noqa: ASYNC251
+    until = time.monotonic() + state.get("seconds", 0)
+    while time.monotonic() < until and not (HERE / "enough").exists():
+        time.sleep(0.05)  # noqa: ASYNC251
     return {"log": ["held"]}
 
 
