@@ -30,8 +30,8 @@ async def log(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[E
         remote = RemoteLog(tmp_path / "ledger.db", EventCodec(), serve_remote(owner))
         owner.on_commit(remote.nudged)
         yield remote
-        await remote.close()
-    await owner.close()
+        await remote.stop()
+    await owner.stop()
 
 
 def created(stream_id: UUID, version: int = 0, n: int = 0) -> Append:

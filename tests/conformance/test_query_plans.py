@@ -74,7 +74,7 @@ async def ledger(tmp_path: Path) -> AsyncIterator[sqlite3.Connection]:
             Transaction(meta=META, appends=(Append(uuid7() if n else long, 0, events),), blobs=(blob,))
         )
         await log.renew_lease(f"worker.{n}", "me", 10)
-    await log.close()
+    await log.stop()
     db = sqlite3.connect(tmp_path / "ledger.db")
     yield db
     db.close()

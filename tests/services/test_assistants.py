@@ -87,7 +87,7 @@ async def http(tmp_path: Path, bus: NatsBus) -> AsyncIterator[httpx.AsyncClient]
         yield client
     views.close()
     await projector.stop()
-    await log.close()
+    await log.stop()
 
 
 @pytest.fixture

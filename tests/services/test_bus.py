@@ -63,7 +63,7 @@ async def test_second_server_on_the_folder_attaches(nats: EmbeddedNats, tmp_path
     assert await second.start() == nats.endpoint
     assert (nats.owned, second.owned) == (True, False)
     await second.stop()
-    await (await NatsBus.connect(nats.endpoint, "still there")).close()
+    await (await NatsBus.connect(nats.endpoint, "still there")).stop()
     assert (tmp_path / "nats" / "runtime.json").stat().st_mode & 0o077 == 0
 
 

@@ -188,7 +188,10 @@ async def test_a_stop_gives_its_runs_back(bench: Bench, log: Log, bus: NatsBus) 
 
 
 async def test_what_can_not_be_stored_is_the_end_of_the_run(bench: Bench, log: Log, bus: NatsBus) -> None:
-    worker, delivery = await worker_of(bench, log, bus, 60), Delivery(run_id := await requested(log, graph="quick"))
+    worker, delivery = (
+        await worker_of(bench, log, bus, 60),
+        Delivery(run_id := await requested(log, graph="quick")),
+    )
     async with asyncio.timeout(30):
         await worker.handle(delivery)
     assert delivery.told == ["ack"]

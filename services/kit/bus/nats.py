@@ -99,8 +99,6 @@ class NatsBus:
         except (nats.errors.Error, TimeoutError, ConnectionError):
             await self.client.close()
 
-    close = stop
-
     async def _on_error(self, exc: Exception) -> None:
         if time.monotonic() - self._reported > 5:  # the default logs a stack at each attempt
             self._reported = time.monotonic()

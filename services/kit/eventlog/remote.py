@@ -74,8 +74,6 @@ class RemoteLog(SqliteReader):
         self.started = False
         self.close_readers()
 
-    close = stop
-
     async def append(self, tx: Transaction) -> int:
         [outcome] = await self.append_stored([self._codec.stored(tx)])
         if isinstance(outcome, WrongExpectedVersion):
