@@ -266,8 +266,12 @@ class Streams:
 
     async def _ensure(self) -> None:
         await self._again.wait()
-        await ensure_streams(self._bus, self._specs)
-        self._again.clear()
+        self._again.clear()  # before the work: what happens meanwhile is looked at once more
+        try:
+            await ensure_streams(self._bus, self._specs)
+        except BaseException:
+            self._again.set()
+            raise
 
 
 async def ensure_streams(bus: NatsBus, specs: Sequence[StreamSpec]) -> None:
