@@ -11,6 +11,7 @@ import msgspec
 from contracts.ledger import Recorded
 from projections.rows import Projection, Table
 from services.kit.eventlog import EventLog
+from services.kit.readers import connected
 from services.projector.catalog import ALL
 from services.projector.projector import batches, build, chosen_of, mark_at
 from services.projector.store import ViewStore, physical
@@ -62,7 +63,7 @@ def verify(log: EventLog, path: Path) -> list[Difference]:
     """Fold the log into a temporary database and compare it with the live one, row by row."""
     with tempfile.TemporaryDirectory() as folder:
         told_path = Path(folder) / "told.db"
-        live = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
+        live = connected(path)
         try:
             live.execute("BEGIN")  # one picture, also while the server goes on
             return [d for p in ALL for d in _compare(log, live, told_path, p)]
