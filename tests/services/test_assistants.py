@@ -114,6 +114,15 @@ async def test_create(client: Any) -> None:
     assert await client.assistants.get(made["assistant_id"]) == made
 
 
+async def test_names_are_found_in_either_case_of_any_script(client: Any) -> None:
+    made = await client.assistants.create("agent", name="Übersicht ÉTÉ %")
+    for part in ("übersicht", "été", "ÉTÉ %"):
+        assert [found["assistant_id"] for found in await client.assistants.search(name=part)] == [
+            made["assistant_id"]
+        ]
+    assert await client.assistants.search(name="ubersicht") == []
+
+
 async def test_create_with_a_chosen_id(client: Any) -> None:
     chosen = str(uuid4())
     made = await client.assistants.create("agent", assistant_id=chosen, name="mine")

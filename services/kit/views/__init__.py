@@ -48,6 +48,8 @@ class Views:
 def give_functions(connection: sqlite3.Connection) -> None:
     """Let its queries use ours."""
     connection.create_function("json_contains", 2, json_contains, deterministic=True)
+    # SQLite's own lower() knows no letters but ASCII's.
+    connection.create_function("folded", 1, str.casefold, deterministic=True)
 
 
 def json_contains(haystack: str | None, needle: str) -> bool:
