@@ -195,7 +195,7 @@ class Projector:
                 raise
             # It can be built again from the log, so a damaged file is no reason not to start.
             log_.warning("projector.damaged path=%s error=%s", self._path, exc)
-            _remove(self._path)
+            remove(self._path)
             return self._prepared()
 
     def _prepared(self) -> ViewStore:
@@ -226,7 +226,7 @@ class Projector:
     def _close(self) -> None:
         self._let_go()
         if self._is_damaged:
-            _remove(self._path)
+            remove(self._path)
 
 
 def build(store: ViewStore, log: EventLog, names: Sequence[str]) -> Iterator[int]:
@@ -267,6 +267,7 @@ def is_damage(exc: Exception) -> bool:
     return isinstance(exc, OtherLayout) or (isinstance(exc, sqlite3.DatabaseError) and code in DAMAGE)
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Remove a database with what lies beside it."""
     for suffix in ("", "-wal", "-shm"):
         Path(f"{path}{suffix}").unlink(missing_ok=True)
