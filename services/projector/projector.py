@@ -137,8 +137,9 @@ class Projector:
         try:
             return self._follow(store)
         except Exception:
-            # Rows that can't go on are what is mended by building them anew, so that it must not wait for them.
-            while self._build_beside(store) and not (self._told.ended or self._thread.stopping):
+            # Rows that can't go on are what is mended by building them anew, so that it must not wait for them;
+            # after a first failure it does, because nearly always the next step succeeds.
+            while self._thread.failing and not self._thread.stopping and self._build_beside(store):
                 self._began = time.monotonic()
             raise
 
