@@ -18,7 +18,7 @@ from services.kit.bus.work import PullLoop
 from services.kit.clock import Clock
 from services.kit.commands import Conflict
 from services.kit.eventlog import BadTransaction, EventLog, LogUnavailable
-from services.kit.lifecycle import Part, Supervised
+from services.kit.lifecycle import FAULTS, Part, Supervised
 from services.kit.project import Project
 from services.kit.settings import Settings
 from services.worker.answering import Answering
@@ -167,8 +167,8 @@ class Worker:
         except LogUnavailable as exc:
             self._trouble = f"a run could not be claimed: {exc}"
             job.verdict = Later(1.0)
-        except Exception as exc:
-            self._claims.broke(due.run_id, exc)
+        except FAULTS as exc:
+            self._claims.broke(due.run_id, exc)  # an edge that fails counts against no run
             raise
         finally:
             self._jobs.pop(due.run_id, None)
