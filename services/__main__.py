@@ -1,6 +1,7 @@
 """The command line: `cronledger up`, `crons`, `audit`, `replay`."""
 
 import argparse
+import sqlite3
 import sys
 from pathlib import Path
 
@@ -19,7 +20,7 @@ def main(arguments: list[str] | None = None) -> int:
         if getattr(args, "data", "") is None:
             args.data = Path(Settings.read().data)
         args.command(args)
-    except (CommandFailed, ProjectError, SettingsError, StartFailed) as exc:
+    except (CommandFailed, ProjectError, SettingsError, StartFailed, sqlite3.Error) as exc:
         sys.stderr.write(f"cronledger: {exc}\n")
         return 1
     except PartEnded as exc:

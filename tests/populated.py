@@ -68,7 +68,7 @@ async def populate(folder: Path, threads: int, some_crons: int, active: int = 0)
     for follower in ("relay.ledger", "relay.runs"):
         await log.move_cursor(follower, log.head())  # years ago they told of all of it
     project(log, folder / "views.db")
-    await log.close()
+    await log.stop()
 
 
 def project(log: SqliteLog, path: Path) -> None:

@@ -133,7 +133,7 @@ class Filter:
         """The name has that text in it, whatever its case. Every row is looked at."""
         if text is not None:
             self.is_plain = False
-            self.tests.append(Condition("instr(lower(name), lower(?)) > 0", (text,)))
+            self.tests.append(Condition("instr(folded(name), ?) > 0", (text.casefold(),)))
 
     def holds(self, column: str, value: Mapping[str, Any] | None) -> None:
         """The JSON of the column contains that. Every row that the other conditions leave is looked at."""

@@ -137,8 +137,9 @@ class Projector:
         try:
             return self._follow(store)
         except Exception:
-            # Rows that can't go on are what is mended by building them anew, so that it must not wait for them.
-            while self._build_beside(store) and not (self._told.ended or self._thread.stopping):
+            # Rows that can't go on are what is mended by building them anew, so that it must not wait for them;
+            # after a first failure it does, because nearly always the next step succeeds.
+            while self._thread.failing and not self._thread.stopping and self._build_beside(store):
                 self._began = time.monotonic()
             raise
 
@@ -195,7 +196,7 @@ class Projector:
                 raise
             # It can be built again from the log, so a damaged file is no reason not to start.
             log_.warning("projector.damaged path=%s error=%s", self._path, exc)
-            _remove(self._path)
+            remove(self._path)
             return self._prepared()
 
     def _prepared(self) -> ViewStore:
@@ -226,7 +227,7 @@ class Projector:
     def _close(self) -> None:
         self._let_go()
         if self._is_damaged:
-            _remove(self._path)
+            remove(self._path)
 
 
 def build(store: ViewStore, log: EventLog, names: Sequence[str]) -> Iterator[int]:
@@ -267,6 +268,7 @@ def is_damage(exc: Exception) -> bool:
     return isinstance(exc, OtherLayout) or (isinstance(exc, sqlite3.DatabaseError) and code in DAMAGE)
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Remove a database with what lies beside it."""
     for suffix in ("", "-wal", "-shm"):
         Path(f"{path}{suffix}").unlink(missing_ok=True)

@@ -11,8 +11,9 @@ import msgspec
 from contracts.ledger import Recorded
 from projections.rows import Projection, Table
 from services.kit.eventlog import EventLog
+from services.kit.readers import connected
 from services.projector.catalog import ALL
-from services.projector.projector import batches, build, chosen_of, mark_at
+from services.projector.projector import batches, build, chosen_of, is_damage, mark_at, remove
 from services.projector.store import ViewStore, physical
 
 
@@ -31,9 +32,20 @@ class Difference(msgspec.Struct, frozen=True):
 def rebuild(log: EventLog, path: Path, names: Sequence[str] = ()) -> Iterator[int]:
     """Build read models anew beside the present ones, and swap; the positions on the way.
 
-    Only while no server has the folder: the projector alone owns the read models. Raises ValueError.
+    Only while no server has the folder: the projector alone owns the read models. A damaged file is made anew.
+    Raises ValueError.
     """
     chosen = chosen_of(ALL, names)
+    try:
+        yield from _rebuilt(log, path, chosen)
+    except sqlite3.DatabaseError as exc:
+        if not is_damage(exc):
+            raise
+        remove(path)
+        yield from _rebuilt(log, path, chosen_of(ALL, ()))  # the others were lost with them
+
+
+def _rebuilt(log: EventLog, path: Path, chosen: Sequence[str]) -> Iterator[int]:
     store = ViewStore(path, ALL)
     try:
         store.prepare(log.head(), lambda position: mark_at(log, position))
@@ -62,7 +74,7 @@ def verify(log: EventLog, path: Path) -> list[Difference]:
     """Fold the log into a temporary database and compare it with the live one, row by row."""
     with tempfile.TemporaryDirectory() as folder:
         told_path = Path(folder) / "told.db"
-        live = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
+        live = connected(path)
         try:
             live.execute("BEGIN")  # one picture, also while the server goes on
             return [d for p in ALL for d in _compare(log, live, told_path, p)]

@@ -75,11 +75,6 @@ class WorkerLease:
         """True while nobody may call this worker dead."""
         return self._clock.monotonic_s() < self._until_s
 
-    @property
-    def until_s(self) -> float:
-        """The monotonic instant up to which it is held."""
-        return self._until_s
-
     async def renew(self) -> None:
         """Take or renew it. Raises LogUnavailable."""
         asked_s = self._clock.monotonic_s()

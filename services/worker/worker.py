@@ -17,7 +17,7 @@ from services.kit.bus.nats import NatsBus
 from services.kit.bus.work import PullLoop
 from services.kit.clock import Clock
 from services.kit.commands import Conflict
-from services.kit.eventlog import EventLog, LogUnavailable
+from services.kit.eventlog import BadTransaction, EventLog, LogUnavailable
 from services.kit.lifecycle import FAULTS, Part, Supervised
 from services.kit.project import Project
 from services.kit.settings import Settings
@@ -31,7 +31,7 @@ from services.worker.graph_child import NoAnswer
 from services.worker.job import Delivery, Done, Job, Later, Stop
 from services.worker.lease import WorkerLease
 from services.worker.loading import story_of
-from services.worker.outcomes import Ending
+from services.worker.outcomes import Ending, failure
 from services.worker.registering import register
 from services.worker.settling import Settlements
 
@@ -240,6 +240,10 @@ class Worker:
                 if undone is None:
                     return False
                 ending = undone
+            except BadTransaction as exc:
+                # What it came to can't be stored, today or later: that is how it ends.
+                assert job.run is not None
+                ending = failure(job.run, "OutputTooLarge", str(exc))
             except (LogUnavailable, Conflict) as exc:
                 # The result is at hand and the lease goes on: try as long as it takes.
                 self._trouble = f"an outcome could not be stored: {exc}"

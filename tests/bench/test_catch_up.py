@@ -121,5 +121,5 @@ async def test_start_with_crons_behind(say: Say, tmp_path: Path, many: int) -> N
     say("  memory", f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB", "-")
     await scheduler.stop()
     await projector.stop()
-    await log.close()
+    await log.stop()
     gc.unfreeze()

@@ -92,7 +92,7 @@ async def lanes(tmp_path: Path) -> AsyncIterator[dict[int, LongLane]]:
         await lane.grow(events)
     yield made
     for lane in made.values():
-        await lane.log.close()
+        await lane.log.stop()
 
 
 async def test_age(lanes: dict[int, LongLane], say: Say) -> None:

@@ -57,7 +57,7 @@ async def test_append(tmp_path: Path, say: Say, writers: int) -> None:
     began = time.perf_counter()
     await asyncio.gather(*(write() for _ in range(writers)))
     rate = len(took) / (time.perf_counter() - began)
-    await log.close()
+    await log.stop()
     took.sort()
     quantiles = f"p50 {took[len(took) // 2] * 1e3:.1f} p99 {took[len(took) * 99 // 100] * 1e3:.1f} ms"
     bar = "10,000/s" if writers == 16 else "-"
@@ -93,4 +93,4 @@ async def test_rebuild(tmp_path: Path, say: Say) -> None:
         rate = head / (time.perf_counter() - began)
         store.close()
         say(f"rebuild of {name}, {head:,} events", f"{rate:,.0f} events/s", "40,000")
-    await log.close()
+    await log.stop()

@@ -121,7 +121,7 @@ async def http(folder: Path) -> AsyncIterator[httpx.AsyncClient]:
         yield client
     views.close()
     await projector.stop()
-    await log.close()
+    await log.stop()
 
 
 async def p50_ms(ask: Callable[[int], Any], times: int = TIMES) -> float:

@@ -12,7 +12,7 @@ import pytest
 from contracts.codec import EventCodec, pack
 from contracts.events import RunRequested, ThreadCreated, ThreadUpdated
 from contracts.ledger import Append, Blob, Expect, Meta, Transaction
-from services.kit.eventlog import EventLog, LogUnavailable, WrongExpectedVersion
+from services.kit.eventlog import BadTransaction, EventLog, LogUnavailable, WrongExpectedVersion
 from services.kit.eventlog.remote import RemoteLog, serve_remote
 from services.kit.eventlog.sqlite import SqliteLog
 from services.kit.ids import uuid7
@@ -30,8 +30,8 @@ async def log(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[E
         remote = RemoteLog(tmp_path / "ledger.db", EventCodec(), serve_remote(owner))
         owner.on_commit(remote.nudged)
         yield remote
-        await remote.close()
-    await owner.close()
+        await remote.stop()
+    await owner.stop()
 
 
 def created(stream_id: UUID, version: int = 0, n: int = 0) -> Append:
@@ -40,6 +40,13 @@ def created(stream_id: UUID, version: int = 0, n: int = 0) -> Append:
 
 def tx(*appends: Append, expects: tuple[Expect, ...] = (), blobs: tuple[Blob, ...] = ()) -> Transaction:
     return Transaction(meta=META, appends=appends, expects=expects, blobs=blobs)
+
+
+async def test_what_can_never_be_stored_is_told_so(log: EventLog) -> None:
+    a = uuid7()
+    with pytest.raises(BadTransaction, match="twice"):
+        await log.append(tx(created(a), created(a, 1)))
+    assert log.head() == 0
 
 
 async def test_what_was_appended_is_read_back(log: EventLog) -> None:

@@ -34,7 +34,8 @@ from services.kit.eventlog.reading import SQL as LOG_SQL
 from services.kit.eventlog.sqlite import SqliteLog
 from services.kit.ids import uuid7
 from services.kit.queries import named
-from services.kit.views import connected
+from services.kit.readers import connected
+from services.kit.views import give_functions
 from services.relay.turns import SQL as RELAY_SQL
 from services.scheduler.plans import SQL as SCHEDULER_SQL
 from tests.populated import ASSISTANT, populate
@@ -74,7 +75,7 @@ async def ledger(tmp_path: Path) -> AsyncIterator[sqlite3.Connection]:
             Transaction(meta=META, appends=(Append(uuid7() if n else long, 0, events),), blobs=(blob,))
         )
         await log.renew_lease(f"worker.{n}", "me", 10)
-    await log.close()
+    await log.stop()
     db = sqlite3.connect(tmp_path / "ledger.db")
     yield db
     db.close()
@@ -207,6 +208,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def views(folder: Path) -> Iterator[sqlite3.Connection]:
     db = connected(folder / "views.db")
+    give_functions(db)
     yield db
     db.close()
 
@@ -356,6 +358,7 @@ def older(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def machine_steps(path: Path, query: str, params: Sequence[object]) -> int:
     db, steps = connected(path), list[None]()
+    give_functions(db)
     db.set_progress_handler(lambda: steps.append(None), 1)
     db.execute(query, params).fetchall()
     db.close()

@@ -128,6 +128,11 @@ def test_clean_stop_leaves_one_file_each_and_a_copy_is_a_backup(make_server: Mak
     with closing(sqlite3.connect(backup / "views.db")) as db:
         assert [row[0].hex() for row in db.execute("SELECT cron_id FROM crons")] == [cron_id.replace("-", "")]
     assert replay(backup, "--verify").returncode == 0
+    (backup / "views.db").write_bytes(b"what is left of it" * 1000)
+    damaged = replay(backup, "--verify")
+    assert (damaged.returncode, damaged.stderr) == (1, "cronledger: file is not a database\n")
+    assert replay(backup, "--only", "threads").returncode == 0
+    assert replay(backup, "--verify").returncode == 0
 
 
 def test_restored_ledger_runs_on_threads_whose_checkpoints_are_newer(

@@ -25,4 +25,4 @@ async def bus(nats: EmbeddedNats) -> AsyncIterator[NatsBus]:
     connected = await NatsBus.connect(nats.endpoint, "test")
     await ensure_streams(connected, STREAMS)
     yield connected
-    await connected.close()
+    await connected.stop()

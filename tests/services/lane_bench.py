@@ -89,7 +89,7 @@ class Bench:
             await part.stop()
         self.views.close()
         await self.projector.stop()
-        await self.log.close()
+        await self.log.stop()
 
     def move(self, seconds: float) -> None:
         """Time goes on, for everybody alike."""

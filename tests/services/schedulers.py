@@ -149,7 +149,7 @@ class Bench:
             await scheduler.stop()
         self.views.close()
         await self.projector.stop()
-        await self.log.close()
+        await self.log.stop()
 
     async def schedule(self, how_many: int = 1) -> None:
         for _ in range(how_many):

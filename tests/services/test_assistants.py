@@ -87,7 +87,7 @@ async def http(tmp_path: Path, bus: NatsBus) -> AsyncIterator[httpx.AsyncClient]
         yield client
     views.close()
     await projector.stop()
-    await log.close()
+    await log.stop()
 
 
 @pytest.fixture
@@ -112,6 +112,15 @@ async def test_create(client: Any) -> None:
     assert made["config"] == {"tags": ["t"], "configurable": {"a": 1}}
     assert made["context"] == {"a": 1}
     assert await client.assistants.get(made["assistant_id"]) == made
+
+
+async def test_names_are_found_in_either_case_of_any_script(client: Any) -> None:
+    made = await client.assistants.create("agent", name="Übersicht ÉTÉ %")
+    for part in ("übersicht", "été", "ÉTÉ %"):
+        assert [found["assistant_id"] for found in await client.assistants.search(name=part)] == [
+            made["assistant_id"]
+        ]
+    assert await client.assistants.search(name="ubersicht") == []
 
 
 async def test_create_with_a_chosen_id(client: Any) -> None:

@@ -5,8 +5,9 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import msgspec
@@ -63,7 +64,7 @@ async def test_second_server_on_the_folder_attaches(nats: EmbeddedNats, tmp_path
     assert await second.start() == nats.endpoint
     assert (nats.owned, second.owned) == (True, False)
     await second.stop()
-    await (await NatsBus.connect(nats.endpoint, "still there")).close()
+    await (await NatsBus.connect(nats.endpoint, "still there")).stop()
     assert (tmp_path / "nats" / "runtime.json").stat().st_mode & 0o077 == 0
 
 
@@ -180,6 +181,36 @@ async def test_streams_are_as_they_should_be_after_a_restart_too(nats: EmbeddedN
             assert config["max_bytes"] == spec.max_bytes
             assert config.get("persist_mode", "") == ("async" if spec.persist_async else "")
         await kill(nats)
+
+
+class Restless(NatsBus):
+    """A connection that is lost and back once more while the streams are looked after."""
+
+    looks = 0
+
+    def on_reconnect(self, callback: Callable[[], None]) -> Callable[[], None]:
+        self.back = callback
+        return super().on_reconnect(callback)
+
+    async def api(self, call: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        answer = await super().api(call, body)
+        self.looks += 1
+        if self.looks == 2:
+            self.back()
+        return answer
+
+
+async def test_streams_are_looked_after_once_more_when_the_server_was_away_meanwhile(
+    nats: EmbeddedNats, bus: NatsBus
+) -> None:
+    restless = Restless(lambda: nats.endpoint, "restless")
+    await restless.start()
+    streams = Streams(restless, [RUNEV])
+    await streams.start()
+    restless.back()
+    await until(lambda: restless.looks == 3)
+    await streams.stop()
+    await restless.stop()
 
 
 async def test_two_publishers_put_each_message_once_and_in_order(nats: EmbeddedNats, bus: NatsBus) -> None:

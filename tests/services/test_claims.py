@@ -251,7 +251,7 @@ async def test_a_claim_waits_for_the_lease(bench: Bench) -> None:
 async def test_a_lease_that_can_not_be_renewed_is_not_held(bench: Bench) -> None:
     lease = WorkerLease(bench.log, bench.clock, "w1", 10)
     await lease.renew()
-    await bench.log.close()
+    await bench.log.stop()
     bench.clock.move(9)
     with pytest.raises(LogUnavailable):
         await lease.renew()

@@ -83,7 +83,7 @@ async def watch(tmp_path: Path) -> AsyncIterator[Watch]:
     await made.ends.stop()
     await projector.stop()
     views.close()
-    await log.close()
+    await log.stop()
 
 
 def outcome(n: int) -> Body:

@@ -19,8 +19,8 @@ async def buses(nats: EmbeddedNats) -> AsyncIterator[tuple[NatsBus, NatsBus]]:
     asking = await NatsBus.connect(nats.endpoint, "asking")
     answering = await NatsBus.connect(nats.endpoint, "answering")
     yield asking, answering
-    await asking.close()
-    await answering.close()
+    await asking.stop()
+    await answering.stop()
 
 
 def joined(*messages: tuple[dict[str, str], bytes]) -> list[bytes]:
@@ -128,7 +128,7 @@ async def test_every_inbox_is_given_up(buses: tuple[NatsBus, NatsBus]) -> None:
 
 async def test_question_without_a_connection(nats: EmbeddedNats) -> None:
     bus = await NatsBus.connect(nats.endpoint, "closed")
-    await bus.close()
+    await bus.stop()
     with pytest.raises(ConnectionError):
         await ask(bus, "graphs.any", b"?", 10)
 
@@ -141,5 +141,5 @@ async def test_unsubscribing_twice_is_harmless(buses: tuple[NatsBus, NatsBus]) -
     await subscription.unsubscribe()
     await subscription.unsubscribe()
     other = await buses[1].subscribe("silent", silent)
-    await buses[1].close()
+    await buses[1].stop()
     await other.unsubscribe()

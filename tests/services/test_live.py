@@ -180,7 +180,7 @@ async def bench(tmp_path: Path, bus: NatsBus) -> AsyncIterator[Bench]:
     await server.stop()
     views.close()
     await projector.stop()
-    await log.close()
+    await log.stop()
 
 
 def emitted(run_id: UUID, n: int, event: str = "values") -> Emitted:

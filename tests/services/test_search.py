@@ -83,7 +83,7 @@ async def server(populated: Path) -> AsyncIterator[Server]:
         yield Server(populated, log, http, projector)
     views.close()
     await projector.stop()
-    await log.close()
+    await log.stop()
 
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

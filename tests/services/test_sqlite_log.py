@@ -68,14 +68,14 @@ async def test_positions_are_never_reused(tmp_path: Path) -> None:
     await log.start()
     for _ in range(3):
         await log.append(tx())
-    await log.close()
+    await log.stop()
     db = sqlite3.connect(path)
     db.execute("DELETE FROM stored_events")
     db.commit()
     db.close()
     await log.start()
     assert await log.append(tx()) == 4
-    await log.close()
+    await log.stop()
 
 
 async def test_the_library_reads_and_writes_it(tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ async def test_the_library_reads_and_writes_it(tmp_path: Path) -> None:
     [notification] = recorder.select_notifications(1, 10)
     assert notification.id == recorder.max_notification_id() == 1
     recorder.datastore.close()
-    await log.close()
+    await log.stop()
 
 
 def test_durable_and_private(tmp_path: Path) -> None:

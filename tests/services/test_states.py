@@ -88,7 +88,7 @@ class Bench:
     async def close(self) -> None:
         self.views.close()
         await self.projector.stop()
-        await self.log.close()
+        await self.log.stop()
 
     async def store(self, *appends: Append) -> None:
         position = await self.log.append(Transaction(meta=META, appends=appends))

@@ -12,12 +12,19 @@ import msgspec
 import pytest
 
 from contracts.codec import EventCodec, pack
-from contracts.events import RunCancelRequested, RunFailed, RunReleased, RunRequested, RunStarted
+from contracts.events import (
+    RunCancelRequested,
+    RunFailed,
+    RunReleased,
+    RunRequested,
+    RunStarted,
+    RunSucceeded,
+)
 from contracts.ledger import Append, Meta, StoredAppend, StoredTransaction, Transaction
 from contracts.work import RunDue
 from services.kit.bus.nats import NatsBus
 from services.kit.clock import SystemClock
-from services.kit.eventlog import LeaseRow, LogUnavailable
+from services.kit.eventlog import BadTransaction, LeaseRow, LogUnavailable
 from services.kit.eventlog.sqlite import SqliteLog
 from services.worker.lease import lease_name
 from services.worker.worker import Worker
@@ -38,13 +45,22 @@ GRAPHS = """
     builder.add_node("wait", wait)
     builder.add_edge(START, "wait")
     waiting = builder.compile()
+    builder = StateGraph(State)
+    builder.add_node("end", lambda state: {"value": "done"})
+    builder.add_edge(START, "end")
+    quick = builder.compile()
 """
 
 
 class Log(SqliteLog):
-    """A log that renews no lease while it is told so."""
+    """A log that renews no lease while it is told so, and can't store that a run has succeeded."""
 
     broken = False
+
+    async def append(self, tx: Transaction) -> int:
+        if any(isinstance(body, RunSucceeded) for append in tx.appends for body in append.bodies):
+            raise BadTransaction("too large")
+        return await super().append(tx)
 
     async def renew_lease(self, name: str, holder: str, ttl_s: float) -> LeaseRow | None:
         if self.broken:
@@ -74,7 +90,7 @@ class Delivery:
 
 @pytest.fixture
 async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
-    async with bench_of(tmp_path, GRAPHS, ["waiting"]) as bench:
+    async with bench_of(tmp_path, GRAPHS, ["waiting", "quick"]) as bench:
         yield bench
 
 
@@ -83,10 +99,10 @@ async def log(tmp_path: Path) -> AsyncIterator[Log]:
     log = Log(tmp_path / "ledger.db", EventCodec())
     await log.start()
     yield log
-    await log.close()
+    await log.stop()
 
 
-async def requested(log: Log, said: Any = {"input": {}}) -> UUID:  # noqa: B006
+async def requested(log: Log, said: Any = {"input": {}}, graph: str = "waiting") -> UUID:  # noqa: B006
     """A run on a thread of its own, in the log."""
     run_id, thread_id = uuid4(), uuid4()
     kwargs, _ = pack(said)
@@ -94,7 +110,7 @@ async def requested(log: Log, said: Any = {"input": {}}) -> UUID:  # noqa: B006
         thread_id=thread_id,
         cron_id=None,
         assistant_id=uuid4(),
-        graph_id="waiting",
+        graph_id=graph,
         user_id="u",
         kwargs=kwargs,
         temporary=True,
@@ -200,3 +216,17 @@ async def test_a_stop_gives_its_runs_back(bench: Bench, log: Log, bus: NatsBus) 
         await stopping
     assert delivery.told == ["nak"]
     assert [type(e.body) for e in log.stream(run_id)] == [RunRequested, RunStarted, RunReleased]
+
+
+async def test_what_can_not_be_stored_is_the_end_of_the_run(bench: Bench, log: Log, bus: NatsBus) -> None:
+    worker, delivery = (
+        await worker_of(bench, log, bus, 60),
+        Delivery(run_id := await requested(log, graph="quick")),
+    )
+    async with asyncio.timeout(30):
+        await worker.handle(delivery)
+    assert delivery.told == ["ack"]
+    outcome = log.stream(run_id)[-1].body
+    assert isinstance(outcome, RunFailed)
+    assert (outcome.error, outcome.message) == ("OutputTooLarge", "too large")
+    await worker.stop()

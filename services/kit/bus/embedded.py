@@ -19,6 +19,8 @@ from services.kit.lifecycle import Part, ended
 
 log_ = logging.getLogger("cronledger.nats")
 START_S = 15.0
+LINE_S = 1.0
+"""For its first line, once it takes connections; then another one is tried."""
 STOP_S = 4.0
 """After so long it is killed: what was acknowledged is on the disk."""
 RESTARTS_A_MINUTE = 3
@@ -31,12 +33,14 @@ SHIM = (
     "    if os.getppid() != int(sys.argv[1]): os._exit(1)\n"
     "os.execv(sys.argv[2], sys.argv[2:])\n"
 )
+LARGEST = 32 << 20
+"""Bytes of one message: what a worker beside the ledger's owner appends comes as one, with its large values."""
 CONFIG = """server_name: cronledger
 listen: "127.0.0.1:{port}"
 ports_file_dir: "{run}"
 log_file: "{folder}/nats.log"
 log_size_limit: 10485760
-max_payload: 1MB
+max_payload: {largest}
 authorization {{ token: "{token}" }}
 jetstream {{ store_dir: "{folder}/js", sync_interval: {sync}, max_file_store: 4GB, max_memory_store: 256MB }}
 """
@@ -168,7 +172,9 @@ class EmbeddedNats:
 
     async def _spawn(self, lock: int, token: str, port: int) -> int:
         config = self._folder / "nats.conf"
-        text = CONFIG.format(port=port, run=self._run, folder=self._folder, token=token, sync=self._sync)
+        text = CONFIG.format(
+            port=port, run=self._run, folder=self._folder, token=token, sync=self._sync, largest=LARGEST
+        )
         _write_private(config, text)
         # The death signal belongs to the thread that forks: this must be one that lives as long as we do.
         self._process = process = subprocess.Popen(  # noqa: ASYNC220
@@ -196,8 +202,13 @@ class EmbeddedNats:
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
         except (OSError, ValueError, KeyError, IndexError):
             return None
-        line = await reader.readline()
-        writer.close()
+        try:
+            async with asyncio.timeout(LINE_S):
+                line = await reader.readline()
+        except (OSError, TimeoutError):
+            return None
+        finally:
+            writer.close()
         return port if line.startswith(b"INFO ") else None
 
     async def _supervise(self) -> None:

@@ -99,8 +99,6 @@ class NatsBus:
         except (nats.errors.Error, TimeoutError, ConnectionError):
             await self.client.close()
 
-    close = stop
-
     async def _on_error(self, exc: Exception) -> None:
         if time.monotonic() - self._reported > 5:  # the default logs a stack at each attempt
             self._reported = time.monotonic()
@@ -268,8 +266,12 @@ class Streams:
 
     async def _ensure(self) -> None:
         await self._again.wait()
-        await ensure_streams(self._bus, self._specs)
-        self._again.clear()
+        self._again.clear()  # before the work: what happens meanwhile is looked at once more
+        try:
+            await ensure_streams(self._bus, self._specs)
+        except BaseException:
+            self._again.set()
+            raise
 
 
 async def ensure_streams(bus: NatsBus, specs: Sequence[StreamSpec]) -> None:

@@ -5,12 +5,15 @@ from pathlib import Path
 from contracts.codec import EventCodec
 from contracts.subjects import log_append_subject, log_nudge_subject
 from services.kit.bus import Msg
-from services.kit.bus.embedded import runtime_endpoint
+from services.kit.bus.embedded import LARGEST, runtime_endpoint
 from services.kit.bus.nats import NatsBus
+from services.kit.eventlog import BadTransaction
 from services.kit.eventlog.remote import RemoteLog
 from services.kit.lifecycle import Step, Whole
 
 APPEND_S = 10.0
+MOST_BYTES = LARGEST - (64 << 10)
+"""Of one request to the owner; the rest is for what the bus adds."""
 
 
 class Beside(Whole):
@@ -22,6 +25,8 @@ class Beside(Whole):
         super().__init__("beside", [self.bus, self.log, Step("log.nudges", self._listen)])
 
     async def _append(self, data: bytes) -> bytes:
+        if len(data) > MOST_BYTES:
+            raise BadTransaction(f"{len(data)} bytes can't be sent to the ledger; {MOST_BYTES} can")
         return await self.bus.request(log_append_subject(), data, APPEND_S)
 
     async def _listen(self) -> None:

@@ -1,7 +1,5 @@
 """Reads of a ledger file: synchronous, on connections that can't write, from any thread and process."""
 
-import sqlite3
-import threading
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +10,7 @@ from contracts.codec import EventCodec
 from contracts.ledger import RawRecorded, Recorded
 from services.kit.eventlog import LeaseRow
 from services.kit.queries import named
+from services.kit.readers import Readers
 
 SQL = named(Path(__file__).with_name("queries.sql"))
 END = (1 << 62) - 1
@@ -23,11 +22,7 @@ class SqliteReader:
     """What the EventLog Protocol asks of reading."""
 
     def __init__(self, path: Path, codec: EventCodec) -> None:
-        self._path = path
-        self._codec = codec
-        self._local = threading.local()
-        self._open: list[sqlite3.Connection] = []
-        self._guard = threading.Lock()
+        self._codec, self._readers = codec, Readers(path)
 
     def stream(self, stream_id: UUID, after_version: int = 0) -> list[Recorded]:
         return self._decoded(self._rows(SQL["stream"], (stream_id.bytes, after_version)))
@@ -71,30 +66,10 @@ class SqliteReader:
 
     def close_readers(self) -> None:
         """Close every connection; the next read opens a new one."""
-        with self._guard:
-            for connection in self._open:
-                connection.close()
-            self._open.clear()
-            self._local = threading.local()
+        self._readers.close()
 
     def _rows(self, query: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        return self._connection().execute(query, params).fetchall()
-
-    def _connection(self) -> sqlite3.Connection:
-        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
-        if connection is None:
-            # Closed by `close_readers` from whichever thread stops us.
-            connection = sqlite3.connect(
-                f"{self._path.absolute().as_uri()}?mode=ro",
-                uri=True,
-                isolation_level=None,
-                check_same_thread=False,
-                timeout=10,
-            )
-            self._local.connection = connection
-            with self._guard:
-                self._open.append(connection)
-        return connection
+        return self._readers.mine().execute(query, params).fetchall()
 
     def _decoded(self, rows: list[tuple[Any, ...]]) -> list[Recorded]:
         decode = self._codec.decode

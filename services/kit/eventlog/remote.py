@@ -47,6 +47,7 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     conflicts: list[tuple[str, int]] = []
     lease: LeaseRow | None = None
     error: str = ""
+    bad: str = ""
 
 
 _ASKED = msgspec.msgpack.Decoder(Asked)
@@ -72,8 +73,6 @@ class RemoteLog(SqliteReader):
     async def stop(self) -> None:
         self.started = False
         self.close_readers()
-
-    close = stop
 
     async def append(self, tx: Transaction) -> int:
         [outcome] = await self.append_stored([self._codec.stored(tx)])
@@ -110,6 +109,8 @@ class RemoteLog(SqliteReader):
             answer = _ANSWER.decode(data)
         except (OSError, TimeoutError, msgspec.DecodeError) as exc:
             raise LogUnavailable(f"the owner of the ledger did not answer: {exc}") from exc
+        if answer.bad:
+            raise BadTransaction(answer.bad)
         if answer.error:
             raise LogUnavailable(answer.error)
         return answer
@@ -121,7 +122,9 @@ def serve_remote(log: EventLog) -> Request:
     async def serve(data: bytes) -> bytes:
         try:
             answer = await _answer(log, _ASKED.decode(data))
-        except (LogUnavailable, BadTransaction, msgspec.DecodeError) as exc:
+        except BadTransaction as exc:
+            answer = Answer(bad=str(exc))
+        except (LogUnavailable, msgspec.DecodeError) as exc:
             answer = Answer(error=str(exc))
         return msgspec.msgpack.encode(answer)
 

@@ -47,8 +47,6 @@ class SqliteLog(SqliteReader):
         await self._writer.stop()
         self.close_readers()
 
-    close = stop
-
     async def append(self, tx: Transaction) -> int:
         [outcome] = await self.append_stored([self._codec.stored(tx)])
         if isinstance(outcome, WrongExpectedVersion):

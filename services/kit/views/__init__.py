@@ -1,13 +1,14 @@
 """Reads of the read models' database; knows no table."""
 
 import sqlite3
-import threading
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import msgspec
+
+from services.kit.readers import Readers
 
 Row = dict[str, Any]
 POSITION = "SELECT pos FROM tracking WHERE name = ?"
@@ -17,20 +18,17 @@ class Views:
     """Read-only connections, one per thread. Reads are synchronous: most take less than a thread hop."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._local = threading.local()
-        self._open: list[sqlite3.Connection] = []
-        self._guard = threading.Lock()
+        self._readers = Readers(path, give_functions)
 
     def all(self, query: str, params: Sequence[Any] = ()) -> list[Row]:
         """Every row of the answer."""
-        cursor = self._connection().execute(query, params)
+        cursor = self._readers.mine().execute(query, params)
         names = [column[0] for column in cursor.description]
         return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
     def one(self, query: str, params: Sequence[Any] = ()) -> Row | None:
         """The first row of the answer, None when there is none."""
-        cursor = self._connection().execute(query, params)
+        cursor = self._readers.mine().execute(query, params)
         row = cursor.fetchone()
         if row is None:
             return None
@@ -44,29 +42,14 @@ class Views:
 
     def close(self) -> None:
         """Close the connections of all threads; the next read opens a new one."""
-        with self._guard:
-            for connection in self._open:
-                connection.close()
-            self._open.clear()
-            self._local = threading.local()
-
-    def _connection(self) -> sqlite3.Connection:
-        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
-        if connection is None:
-            connection = connected(self._path)
-            self._local.connection = connection
-            with self._guard:
-                self._open.append(connection)
-        return connection
+        self._readers.close()
 
 
-def connected(path: Path) -> sqlite3.Connection:
-    """A connection that only reads, with the functions that queries use; closed by whoever asks."""
-    uri = f"{path.absolute().as_uri()}?mode=ro"
-    # Closed from whichever thread stops us.
-    connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, timeout=10)
+def give_functions(connection: sqlite3.Connection) -> None:
+    """Let its queries use ours."""
     connection.create_function("json_contains", 2, json_contains, deterministic=True)
-    return connection
+    # SQLite's own lower() knows no letters but ASCII's.
+    connection.create_function("folded", 1, str.casefold, deterministic=True)
 
 
 def json_contains(haystack: str | None, needle: str) -> bool:
