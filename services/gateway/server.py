@@ -1,6 +1,7 @@
 """The HTTP server inside the running event loop."""
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import Sequence
 from typing import Any
@@ -11,6 +12,7 @@ from services.kit.lifecycle import Part, ended
 
 GRACE_S = 3
 """How long a request may still take when the server stops."""
+TICK_S = 1.0
 
 
 class GatewayServer:
@@ -75,7 +77,7 @@ class GatewayServer:
         task, self._task = self._task, None
         if task is None or self._server is None:
             return
-        self._server.should_exit = True
+        self._server.exit()
         await asyncio.wait({task}, timeout=GRACE_S + 1)
         await ended(task)
         if self._socket is not None:
@@ -83,9 +85,23 @@ class GatewayServer:
 
 
 class _Server(uvicorn.Server):
-    """Signals are the affair of whoever owns the process."""
+    """Signals are the affair of whoever owns the process, and an idle one is not woken ten times a second."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._asked = asyncio.Event()
+
+    def exit(self) -> None:
+        """Let it end."""
+        self.should_exit = True
+        self._asked.set()
+
+    async def main_loop(self) -> None:
+        """Until it is to end; each second a tick, which is what sets the Date header."""
+        while not await self.on_tick(0):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(TICK_S):
+                    await self._asked.wait()
 
     def capture_signals(self) -> Any:
-        from contextlib import nullcontext
-
-        return nullcontext()
+        return contextlib.nullcontext()

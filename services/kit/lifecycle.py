@@ -34,7 +34,7 @@ ALL_STOP_S = 7.0
 LEAST_STOP_S = 0.2
 """What each of the others still has when those before it took all the time; the process has ten seconds."""
 AGAIN_S = 1.0
-LOOK_S = 0.5
+LOOK_S = 1.0
 
 
 class Part(Protocol):

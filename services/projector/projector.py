@@ -19,7 +19,8 @@ from services.kit.positions import PositionSignal
 from services.projector.catalog import ALL
 from services.projector.store import OtherLayout, ViewStore, mark_of_raw
 
-POLL_S = 0.25
+POLL_S = 1.0
+"""Each commit wakes it, but one whose outcome was not known: that is told by nobody."""
 STUCK_S = 10.0
 """A step takes half a second at most, on a slow machine two."""
 BATCH = 2000

@@ -9,8 +9,8 @@ from services.kit.clock import Clock
 from services.kit.eventlog import EventLog
 from services.kit.lifecycle import FAULTS, Supervised
 
-POLL_S = 0.25
-"""Another process may have appended, or a hint was lost."""
+POLL_S = 1.0
+"""Each commit wakes it, but one whose outcome was not known: that is told by nobody."""
 KEEP_S = 1.0
 """The cursor is written no more often: it is so much behind what was done, after a crash."""
 S = TypeVar("S")

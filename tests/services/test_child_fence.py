@@ -172,3 +172,16 @@ async def test_the_end_of_a_run_waits_for_its_writes(savers: list[Saver], tmp_pa
         other.rollback()
     await settled
     assert await stored(savers[1]) == 1
+
+
+async def test_checkpoints_are_synced_though_claims_are_not(savers: list[Saver]) -> None:
+    [one, *_] = savers
+    await one.claim("t", 2)
+    with pytest.raises(Fenced):
+        await one.claim("t", 1)
+    cancelled = asyncio.create_task(one.claim("t", 3))
+    await asyncio.sleep(0)
+    cancelled.cancel()
+    await asyncio.wait({cancelled})
+    async with one.conn.execute("PRAGMA synchronous") as cursor:
+        assert await cursor.fetchone() == (2,)

@@ -1,6 +1,7 @@
 """Starts the child: `[python, "-P", .../child/__main__.py, fd, project folder, name]`."""
 
 import ctypes
+import gc
 import importlib
 import importlib.util
 import os
@@ -28,6 +29,7 @@ def make_known() -> None:
 if __name__ == "__main__":
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, 9)  # die with the worker, even when a graph blocks everything
+    gc.disable()  # imports leave no garbage, and to look for it takes a tenth of their time; on again when ready
     try:
         make_known()
         importlib.import_module(f"{NAME}.serving").run(int(sys.argv[1]))

@@ -26,6 +26,8 @@ CLAIM: ContextVar[tuple[str, int] | None] = ContextVar("cronledger_claim", defau
 BUSY_S = 30.0
 LATE = "a later attempt has the thread"
 ANYBODY = -1
+SYNCED = "FULL"
+"""How a transaction is committed: on the disk when it returns. SQLite's default."""
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS cronledger_claims (thread_id TEXT PRIMARY KEY, token INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS cronledger_touched (
@@ -138,7 +140,8 @@ class Saver(AsyncSqliteSaver):
 
     async def claim(self, thread_id: str, token: int) -> None:
         """Take the thread for an attempt, before it reads anything of it. Raises Fenced."""
-        async with self._changes() as conn:
+        # Not synced: a failure of power ends whoever might come late, too; and the next checkpoint syncs it.
+        async with self._changes(synchronous="NORMAL") as conn:
             await self._claim(conn, thread_id, token)
         CLAIM.set((thread_id, token))
 
@@ -283,11 +286,13 @@ class Saver(AsyncSqliteSaver):
         )
 
     @contextlib.asynccontextmanager
-    async def _changes(self) -> AsyncIterator[aiosqlite.Connection]:
+    async def _changes(self, synchronous: str = SYNCED) -> AsyncIterator[aiosqlite.Connection]:
         """A transaction of several statements, as nobody's: one that must have the thread claims it first."""
         async with self._writing, self.lock:
             self._writer = None
             try:
+                if synchronous != SYNCED:
+                    await self.conn.execute(f"PRAGMA synchronous={synchronous}")
                 # In here: one that is cancelled meanwhile still begins, and would hold the database for ever.
                 await self.conn.execute("BEGIN IMMEDIATE")
                 yield self.conn
@@ -295,6 +300,9 @@ class Saver(AsyncSqliteSaver):
             except BaseException:
                 await self.conn.rollback()
                 raise
+            finally:
+                if synchronous != SYNCED:
+                    await self.conn.execute(f"PRAGMA synchronous={SYNCED}")
 
     async def _written(self, writing: Awaitable[T]) -> T:
         """The write's result. Raises Fenced."""

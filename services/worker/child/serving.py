@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import json
 import resource
 import socket
@@ -82,6 +83,8 @@ class Child:
             self._outlet.send({"type": "load_failed", "graph_id": loading, "error": text})
             await self._outlet.drain()
             return False
+        gc.freeze()  # what is loaded stays: no collection needs to look at it again
+        gc.enable()
         names = {graph_id: entry.name for graph_id, entry in self._entries.items()}
         self._outlet.send({"type": "ready", "graphs": names})
         return True
