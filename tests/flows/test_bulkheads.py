@@ -84,9 +84,8 @@ async def test_states_and_histories_are_told_while_every_run_process_is_blocked(
 ) -> None:
     thread_id = await new_thread(client)
     await client.runs.wait(thread_id, "slow", input={"seconds": 0})
-    # Sync: else the node may take the loop while a checkpoint is half written, and the others wait for the file.
     held = await new_thread(client)
-    made = await client.runs.create(held, "block", input={"seconds": 90}, durability="sync")
+    made = await client.runs.create(held, "block", input={"seconds": 90})
     blocked = (held, made["run_id"])
     await until(client, blocked, "running")
     await asyncio.sleep(1)  # its node has the loop by now

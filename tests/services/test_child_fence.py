@@ -4,7 +4,8 @@ import asyncio
 import contextlib
 import contextvars
 import sqlite3
-from collections.abc import AsyncIterator, Coroutine
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -60,9 +61,9 @@ async def stored(saver: Saver, table: str = "checkpoints") -> int:
     return int(count)
 
 
-def write_elsewhere(path: Path) -> None:
+def write_elsewhere(path: Path, wait_s: float = 10) -> None:
     """What another child does. Raises OperationalError when the database is held."""
-    with contextlib.closing(sqlite3.connect(path, timeout=10)) as other:
+    with contextlib.closing(sqlite3.connect(path, timeout=wait_s)) as other:
         other.execute("BEGIN IMMEDIATE")
         other.rollback()
 
@@ -185,3 +186,24 @@ async def test_checkpoints_are_synced_though_claims_are_not(savers: list[Saver])
     await asyncio.wait({cancelled})
     async with one.conn.execute("PRAGMA synchronous") as cursor:
         assert await cursor.fetchone() == (2,)
+
+
+@pytest.mark.parametrize("what", ["checkpoint", "writes", "rollback", "claim"])
+async def test_whoever_blocks_the_loop_holds_no_lock(savers: list[Saver], tmp_path: Path, what: str) -> None:
+    """Wherever in a write a node takes the loop for itself, other processes go on."""
+    saver = savers[0]
+    work = await attempt(saver, 5)
+    place = await work.put()
+    works: dict[str, Callable[[], asyncio.Task[Any]]] = {
+        "checkpoint": lambda: work.put(place),
+        "writes": lambda: work.put_writes(place["configurable"]["checkpoint_id"]),
+        "rollback": lambda: work.do(saver.rollback("other", "r", 7)),
+        "claim": lambda: work.do(saver.claim("another", 7)),
+    }
+    for steps in range(16):
+        writing = works[what]()
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        time.sleep(0.02)  # noqa: ASYNC251 - the node: what the connection's thread has begun goes on meanwhile
+        write_elsewhere(tmp_path / "checkpoints.db", wait_s=1)
+        await writing

@@ -1,15 +1,19 @@
 """The long-term memory that nodes and `/store` share."""
 
 import asyncio
+import contextlib
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
+from langgraph.store.base import GetOp, PutOp
 
 from contracts.queries import StoreDelete, StoreGet, StoreNamespaces, StorePut, StoreSearch
+from services.worker.child.storing import Store
 from services.worker.children import ChildPool
 from services.worker.graph_child import GraphLoadFailed, NoAnswer
 from tests.services.graph_children import Bench, ask, bench_of, values
@@ -197,3 +201,23 @@ async def test_children_share_the_file(bench: Bench) -> None:
     await asyncio.gather(*writes, *reads)
     for pool in (one, other):
         assert len(await ask(pool, StoreSearch(namespace_prefix=["notes"], limit=100))) == 80
+
+
+async def test_whoever_blocks_the_loop_holds_no_lock(tmp_path: Path) -> None:
+    """Wherever in a write a node takes the loop for itself, other processes go on."""
+    path = tmp_path / "alone.db"
+    store = await Store.opened({"path": str(path)})
+    try:
+        for steps in range(16):
+            writing = asyncio.create_task(store.abatch([PutOp(("a",), "k", {"n": steps})]))
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            time.sleep(0.02)  # noqa: ASYNC251 - the node: what the connection's thread has begun goes on meanwhile
+            with contextlib.closing(sqlite3.connect(path, timeout=1)) as other:
+                other.execute("BEGIN IMMEDIATE")
+                other.rollback()
+            await writing
+        [item] = await store.abatch([GetOp(("a",), "k")])
+        assert item.value == {"n": 15}  # type: ignore[union-attr]
+    finally:
+        await store.conn.close()

@@ -4,6 +4,9 @@ Fence: each attempt at a run claims its thread with a token; a write is compared
 its own transaction, so that whoever comes late is refused, however long it was held up, and nobody else is.
 Way back: what a run changes at checkpoints that it did not make (a resumed run adds its writes to the checkpoint
 at which it paused) is kept aside before its first change, so that a rollback can put it back.
+
+Each transaction is one call of the connection's thread: a node may block the loop at any step of it, and whoever then
+held the database open for writing would hold up every other process for as long.
 """
 
 import asyncio
@@ -11,7 +14,7 @@ import contextlib
 import fcntl
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
@@ -66,6 +69,39 @@ WRITES = "thread_id, checkpoint_ns, checkpoint_id, task_id, idx, channel, type, 
 T = TypeVar("T")
 
 
+class Whole(sqlite3.Connection):
+    """A connection whose transactions do not outlive the call that began them.
+
+    Single statements are committed by themselves (`isolation_level=None`), and so are LangGraph's many in one.
+    """
+
+    def cursor(self, factory: Any = None) -> Any:
+        return super().cursor(factory or WholeCursor)
+
+
+class WholeCursor(sqlite3.Cursor):
+    """A cursor of a Whole."""
+
+    def executemany(self, sql: str, parameters: Any, /) -> "WholeCursor":
+        if self.connection.in_transaction:
+            return super().executemany(sql, parameters)
+        with whole_transaction(self.connection):
+            return super().executemany(sql, parameters)
+
+
+@contextlib.contextmanager
+def whole_transaction(db: sqlite3.Connection) -> Iterator[None]:
+    """All or nothing. IMMEDIATE: what is read in it is what is written upon."""
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
+
+
 class Fenced(Exception):
     """A claim or a write was refused, because a later attempt has the thread or it was forgotten."""
 
@@ -101,14 +137,13 @@ class Saver(AsyncSqliteSaver):
     @classmethod
     async def opened(cls, path: str) -> "Saver":
         """The saver of that database file, which it makes when there is none."""
-        saver = cls(await aiosqlite.connect(path, timeout=BUSY_S))
+        saver = cls(await aiosqlite.connect(path, timeout=BUSY_S, isolation_level=None, factory=Whole))
         saver.path = path
         with alone(path):
             await saver.setup()
             await saver.conn.executescript(SCHEMA)
         await saver.conn.create_function("cronledger_token", 1, saver._token)
         await saver.conn.executescript(FENCE)
-        await saver.conn.commit()
         return saver
 
     # --- what LangGraph calls ---------------------------------------------------------------------
@@ -141,8 +176,7 @@ class Saver(AsyncSqliteSaver):
     async def claim(self, thread_id: str, token: int) -> None:
         """Take the thread for an attempt, before it reads anything of it. Raises Fenced."""
         # Not synced: a failure of power ends whoever might come late, too; and the next checkpoint syncs it.
-        async with self._changes(synchronous="NORMAL") as conn:
-            await self._claim(conn, thread_id, token)
+        await self._changed(lambda db: _claim(db, thread_id, token), synchronous="NORMAL")
         CLAIM.set((thread_id, token))
 
     async def begin(self, thread_id: str, run_id: str) -> None:
@@ -156,9 +190,12 @@ class Saver(AsyncSqliteSaver):
             self._first.add(run_id)
         if not kept:
             return
-        async with self._changes() as conn:
+
+        def change(db: sqlite3.Connection) -> None:
             for table in ("cronledger_touched", "cronledger_kept"):
-                await conn.execute(f"DELETE FROM {table} WHERE thread_id = :thread AND run_id <> :run", ids)
+                db.execute(f"DELETE FROM {table} WHERE thread_id = :thread AND run_id <> :run", ids)
+
+        await self._changed(change)
 
     async def newest_run(self, thread_id: str) -> Any:
         """The run that made the thread's newest checkpoint; None without one."""
@@ -183,9 +220,10 @@ class Saver(AsyncSqliteSaver):
         """Bring the thread's checkpoints to what they were before the run; twice is harmless. Raises Fenced."""
         self.ended(run_id)
         ids = {"thread": thread_id, "run": run_id}
-        async with self._changes() as conn:
-            await self._claim(conn, thread_id, token)
-            await conn.execute(
+
+        def change(db: sqlite3.Connection) -> None:
+            _claim(db, thread_id, token)
+            db.execute(
                 """DELETE FROM writes WHERE thread_id = :thread AND (
                     (checkpoint_ns, checkpoint_id) IN (
                         SELECT checkpoint_ns, checkpoint_id FROM checkpoints
@@ -195,31 +233,37 @@ class Saver(AsyncSqliteSaver):
                         WHERE thread_id = :thread AND run_id = :run))""",
                 ids,
             )
-            await conn.execute(
+            db.execute(
                 """DELETE FROM checkpoints WHERE thread_id = :thread
                 AND json_extract(CAST(metadata AS TEXT), '$.run_id') = :run""",
                 ids,
             )
-            await conn.execute(
+            db.execute(
                 f"""INSERT INTO writes ({WRITES}) SELECT {WRITES} FROM cronledger_kept
                 WHERE thread_id = :thread AND run_id = :run""",
                 ids,
             )
             for table in ("cronledger_touched", "cronledger_kept"):
-                await conn.execute(f"DELETE FROM {table} WHERE thread_id = :thread AND run_id = :run", ids)
+                db.execute(f"DELETE FROM {table} WHERE thread_id = :thread AND run_id = :run", ids)
+
+        await self._changed(change)
 
     async def forget(self, thread_id: str) -> None:
         """Remove everything of a thread, its claim too: who comes late has none. Twice is harmless."""
         tables = ("checkpoints", "writes", "cronledger_touched", "cronledger_kept", "cronledger_claims")
-        async with self._changes() as conn:
+
+        def change(db: sqlite3.Connection) -> None:
             for table in tables:
-                await conn.execute(f"DELETE FROM {table} WHERE thread_id = ?", (thread_id,))
+                db.execute(f"DELETE FROM {table} WHERE thread_id = ?", (thread_id,))
+
+        await self._changed(change)
 
     async def copy(self, thread_id: str, to_thread_id: str) -> None:
         """Copy a thread's checkpoints to a new thread; twice is harmless."""
         ids = {"thread": thread_id, "copy": to_thread_id}
-        async with self._changes() as conn:
-            await conn.execute(
+
+        def change(db: sqlite3.Connection) -> None:
+            db.execute(
                 """INSERT OR IGNORE INTO checkpoints
                     (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, checkpoint, metadata)
                 SELECT :copy, checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, checkpoint,
@@ -228,30 +272,19 @@ class Saver(AsyncSqliteSaver):
                 FROM checkpoints WHERE thread_id = :thread""",
                 ids,
             )
-            await conn.execute(
+            db.execute(
                 f"""INSERT OR IGNORE INTO writes ({WRITES})
                 SELECT :copy, {WRITES.partition(", ")[2]} FROM writes WHERE thread_id = :thread""",
                 ids,
             )
+
+        await self._changed(change)
 
     # --- how ----------------------------------------------------------------------------------------
 
     def _token(self, thread_id: str) -> int:
         """The token that the write under way has for the thread; ANYBODY's when it has claimed another or none."""
         return self._writer[1] if self._writer is not None and self._writer[0] == thread_id else ANYBODY
-
-    async def _claim(self, conn: aiosqlite.Connection, thread_id: str, token: int) -> None:
-        if (await conn.execute(CLAIM_IT, (thread_id, token))).rowcount == 0:
-            raise Fenced(LATE)
-
-    async def _still_ours(self, conn: aiosqlite.Connection, thread_id: str) -> None:
-        claim = CLAIM.get()
-        if claim is None or claim[0] != thread_id:
-            return
-        query = "SELECT 1 FROM cronledger_claims WHERE thread_id = ? AND token = ?"
-        async with conn.execute(query, claim) as cursor:
-            if await cursor.fetchone() is None:
-                raise Fenced(LATE)
 
     async def _keep_before_first(self, run_id: str, conf: dict[str, Any]) -> None:
         at = (str(conf["thread_id"]), str(conf["checkpoint_ns"]), str(conf["checkpoint_id"]))
@@ -267,46 +300,39 @@ class Saver(AsyncSqliteSaver):
             row = await cursor.fetchone()
         if row is None or row[0] == run_id:
             return  # LangGraph may save a task's writes before the checkpoint that they belong to
-        async with self._changes() as conn:
-            await self._still_ours(conn, at[0])
-            await self._keep_once(conn, run_id, at)
+        claim = CLAIM.get()
 
-    async def _keep_once(self, conn: aiosqlite.Connection, run_id: str, at: tuple[str, str, str]) -> None:
-        cursor = await conn.execute(
-            """INSERT OR IGNORE INTO cronledger_touched (run_id, thread_id, checkpoint_ns, checkpoint_id)
-            VALUES (?, ?, ?, ?)""",
-            (run_id, *at),
-        )
-        if cursor.rowcount == 0:
-            return  # an earlier attempt came first: what is there now is partly its own
-        await conn.execute(
-            f"""INSERT INTO cronledger_kept (run_id, {WRITES}) SELECT ?, {WRITES} FROM writes
-            WHERE thread_id = ? AND checkpoint_ns = ? AND checkpoint_id = ?""",
-            (run_id, *at),
-        )
+        def change(db: sqlite3.Connection) -> None:
+            if claim is not None and claim[0] == at[0]:
+                _still_ours(db, *claim)
+            _keep_once(db, run_id, at)
 
-    @contextlib.asynccontextmanager
-    async def _changes(self, synchronous: str = SYNCED) -> AsyncIterator[aiosqlite.Connection]:
-        """A transaction of several statements, as nobody's: one that must have the thread claims it first."""
-        async with self._writing, self.lock:
-            self._writer = None
+        await self._changed(change)
+
+    async def _changed(self, change: Callable[[sqlite3.Connection], None], synchronous: str = SYNCED) -> None:
+        """Carry out a change of several statements, as nobody's: one that must have the thread claims it first."""
+
+        def whole() -> None:
+            db = self.conn._conn
+            db.execute(f"PRAGMA synchronous={synchronous}")
             try:
-                if synchronous != SYNCED:
-                    await self.conn.execute(f"PRAGMA synchronous={synchronous}")
-                # In here: one that is cancelled meanwhile still begins, and would hold the database for ever.
-                await self.conn.execute("BEGIN IMMEDIATE")
-                yield self.conn
-                await self.conn.commit()
-            except BaseException:
-                await self.conn.rollback()
-                raise
+                with whole_transaction(db):
+                    change(db)
             finally:
-                if synchronous != SYNCED:
-                    await self.conn.execute(f"PRAGMA synchronous={SYNCED}")
+                db.execute(f"PRAGMA synchronous={SYNCED}")
+
+        async def changed() -> None:
+            async with self._writing, self.lock:
+                self._writer = None
+                # Not public, and the only way to its thread for more than one statement.
+                await self.conn._execute(whole)  # type: ignore[no-untyped-call]
+
+        # The thread goes on when we are cancelled: so must whatever keeps others from it.
+        await self._shielded(changed())
 
     async def _written(self, writing: Awaitable[T]) -> T:
         """The write's result. Raises Fenced."""
-        return await self._shielded(self._undone_if_failed(writing, CLAIM.get()))
+        return await self._shielded(self._as_writer(writing, CLAIM.get()))
 
     async def _shielded(self, writing: Coroutine[Any, Any, T]) -> T:
         """It goes on when the run is cancelled: half done, it would hold the database."""
@@ -317,18 +343,41 @@ class Saver(AsyncSqliteSaver):
         task.add_done_callback(_look)
         return await asyncio.shield(task)
 
-    async def _undone_if_failed(self, writing: Awaitable[T], writer: tuple[str, int] | None) -> T:
+    async def _as_writer(self, writing: Awaitable[T], writer: tuple[str, int] | None) -> T:
         async with self._writing:
             self._writer = writer
             try:
                 return await writing
             except sqlite3.Error as exc:
-                # Whoever waits for it or not: an open transaction would keep every other child from writing.
-                async with self.lock:
-                    await self.conn.rollback()
                 if LATE in str(exc):
                     raise Fenced(LATE) from None
                 raise
+
+
+def _claim(db: sqlite3.Connection, thread_id: str, token: int) -> None:
+    if db.execute(CLAIM_IT, (thread_id, token)).rowcount == 0:
+        raise Fenced(LATE)
+
+
+def _still_ours(db: sqlite3.Connection, thread_id: str, token: int) -> None:
+    query = "SELECT 1 FROM cronledger_claims WHERE thread_id = ? AND token = ?"
+    if db.execute(query, (thread_id, token)).fetchone() is None:
+        raise Fenced(LATE)
+
+
+def _keep_once(db: sqlite3.Connection, run_id: str, at: tuple[str, str, str]) -> None:
+    cursor = db.execute(
+        """INSERT OR IGNORE INTO cronledger_touched (run_id, thread_id, checkpoint_ns, checkpoint_id)
+        VALUES (?, ?, ?, ?)""",
+        (run_id, *at),
+    )
+    if cursor.rowcount == 0:
+        return  # an earlier attempt came first: what is there now is partly its own
+    db.execute(
+        f"""INSERT INTO cronledger_kept (run_id, {WRITES}) SELECT ?, {WRITES} FROM writes
+        WHERE thread_id = ? AND checkpoint_ns = ? AND checkpoint_id = ?""",
+        (run_id, *at),
+    )
 
 
 def _look(task: "asyncio.Future[Any]") -> None:

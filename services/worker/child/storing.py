@@ -1,6 +1,7 @@
 """The long-term memory: LangGraph's SQLite store, the same for nodes and for `/store`."""
 
 import asyncio
+import contextlib
 import importlib
 import importlib.util
 import math
@@ -8,7 +9,7 @@ import operator
 import os
 import sqlite3
 from array import array
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,7 +18,7 @@ from langgraph.store.base import NOT_PROVIDED, GetOp, Op, PutOp, Result, SearchO
 from langgraph.store.sqlite.aio import AsyncSqliteStore
 
 from .asking import BadQuestion, Unsupported
-from .checkpoints import BUSY_S, alone
+from .checkpoints import BUSY_S, alone, whole_transaction
 from .loading import CannotLoad, last_lines, named
 
 TTL = {"refresh_on_read": True, "default_ttl": None, "sweep_interval_minutes": 5}
@@ -46,6 +47,14 @@ def cosine_distance(left: bytes, right: bytes) -> float | None:
 
 
 CONNECTION = sqlite3.Connection if hasattr(sqlite3.Connection, "enable_load_extension") else VectorsInPython
+
+
+class Statements(list[tuple[str, Any]]):
+    """A cursor that only notes what it is to do."""
+
+    async def execute(self, query: str, params: Any = ()) -> None:
+        """Note the statement."""
+        self.append((query, params))
 
 
 class Store(AsyncSqliteStore):
@@ -79,6 +88,25 @@ class Store(AsyncSqliteStore):
                 for i, result in zip(mine, await self._tried([ops[i] for i in mine]), strict=True):
                     results[i] = result
         return results
+
+    @contextlib.asynccontextmanager
+    async def _cursor(self, *, transaction: bool = True) -> AsyncIterator[aiosqlite.Cursor]:
+        # No transaction over several steps of the loop, whatever LangGraph asks for: while a node blocks the loop,
+        # it would hold the store of every other process.
+        async with super()._cursor(transaction=False) as cursor:
+            yield cursor
+
+    async def _batch_put_ops(self, put_ops: Sequence[tuple[int, PutOp]], cur: aiosqlite.Cursor) -> None:
+        gathered = Statements()
+        await super()._batch_put_ops(put_ops, gathered)  # type: ignore[arg-type]
+
+        def whole() -> None:
+            with whole_transaction(self.conn._conn):
+                for statement in gathered:
+                    self.conn._conn.execute(*statement)
+
+        # Not public, and the only way to its thread for more than one statement.
+        await self.conn._execute(whole)  # type: ignore[no-untyped-call]
 
     async def _tried(self, ops: list[Op]) -> list[Result]:
         for _ in range(TRIES):
