@@ -72,9 +72,9 @@ async def live(_: GatewayParts, __: Call) -> Answer:
 
 async def health(parts: GatewayParts, _: Call) -> Answer:
     """GET /health and GET /ready. A notice, that a node blocks its process say, makes nobody unhealthy."""
-    failing = parts.health()
+    failing, noted = parts.health(), parts.notices()
     well = not any(failing.values())
-    told = {name: why or parts.notices().get(name, "ok") for name, why in failing.items()}
+    told = {name: why or noted.get(name, "ok") for name, why in failing.items()}
     return as_json({"status": "healthy" if well else "unhealthy", "services": told}, 200 if well else 503)
 
 
