@@ -20,14 +20,13 @@ import pytest_asyncio
 from httpx import ASGITransport
 
 from contracts.codec import EventCodec
-from services.gateway.app import GatewayParts, build_app
-from services.kit.clock import SystemClock
+from services.gateway.app import build_app
 from services.kit.eventlog.sqlite import SqliteLog
-from services.kit.settings import Settings
 from services.kit.views import Views
 from services.projector.projector import Projector
 from tests.bench.test_server import cpu_s
 from tests.populated import ASSISTANT, GRAPH, cron_id, populate, thread_id
+from tests.services.gateways import gateway_parts
 
 pytestmark = [pytest.mark.bench, pytest.mark.asyncio(loop_scope="module")]
 Say = Callable[[str, str, str], None]
@@ -104,18 +103,7 @@ async def http(folder: Path) -> AsyncIterator[httpx.AsyncClient]:
     projector = Projector(log, folder / "views.db")
     await projector.start()
     views = Views(folder / "views.db")
-    parts = GatewayParts(
-        log=log,
-        views=views,
-        reached=projector.reached,
-        changed=projector.changed,
-        clock=SystemClock(),
-        settings=Settings(),
-        bus=None,
-        health=dict,
-        version="0",
-        graphs=(GRAPH,),
-    )
+    parts = gateway_parts(log, views, projector, graphs=(GRAPH,))
     app: Any = build_app(parts)
     async with httpx.AsyncClient(transport=ASGITransport(app), base_url="http://t", timeout=60) as client:
         yield client

@@ -22,15 +22,15 @@ from contracts.subjects import graph_query_subject
 from domain import assistant as assistants
 from domain.assistant import RegisterGraph, default_assistant_id
 from domain.changes import Changes
-from services.gateway.app import GatewayParts, build_app
+from services.gateway.app import build_app
 from services.kit.bus import Msg
 from services.kit.bus.large import answer
 from services.kit.bus.nats import NatsBus
 from services.kit.clock import SystemClock
 from services.kit.eventlog.sqlite import SqliteLog
-from services.kit.settings import Settings
 from services.kit.views import Views
 from services.projector.projector import Projector
+from tests.services.gateways import gateway_parts
 
 GRAPHS = ("agent", "other")
 
@@ -70,18 +70,7 @@ async def http(tmp_path: Path, bus: NatsBus) -> AsyncIterator[httpx.AsyncClient]
     for graph_id in GRAPHS:
         await _register(log, graph_id)
     await projector.reached(log.head(), 10)
-    parts = GatewayParts(
-        log=log,
-        views=views,
-        reached=projector.reached,
-        changed=projector.changed,
-        clock=SystemClock(),
-        settings=Settings(),
-        bus=bus,
-        health=dict,
-        version="0",
-        graphs=GRAPHS,
-    )
+    parts = gateway_parts(log, views, projector, bus=bus, graphs=GRAPHS)
     app: Any = build_app(parts)
     async with httpx.AsyncClient(transport=ASGITransport(app), base_url="http://test") as client:
         yield client

@@ -8,12 +8,12 @@ import pytest
 from httpx import ASGITransport
 
 from contracts.codec import EventCodec
-from services.gateway.app import GatewayParts, build_app
-from services.kit.clock import SystemClock
+from services.gateway.app import build_app
 from services.kit.eventlog.sqlite import SqliteLog
 from services.kit.settings import Settings
 from services.kit.views import Views
 from services.projector.projector import Projector
+from tests.services.gateways import gateway_parts
 
 
 @pytest.mark.parametrize(
@@ -27,17 +27,8 @@ from services.projector.projector import Projector
 async def test_origins(tmp_path: Path, allowed: str, origin: str, answered: str | None) -> None:
     log = SqliteLog(tmp_path / "ledger.db", EventCodec())
     projector = Projector(log, tmp_path / "views.db")
-    parts = GatewayParts(
-        log=log,
-        views=Views(tmp_path / "views.db"),
-        reached=projector.reached,
-        changed=projector.changed,
-        clock=SystemClock(),
-        settings=Settings(cors_origins=allowed),
-        bus=None,
-        health=dict,
-        version="0",
-        graphs=(),
+    parts = gateway_parts(
+        log, Views(tmp_path / "views.db"), projector, settings=Settings(cors_origins=allowed), graphs=()
     )
     app: Any = build_app(parts)
     async with httpx.AsyncClient(transport=ASGITransport(app), base_url="http://test") as client:

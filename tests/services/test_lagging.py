@@ -14,12 +14,12 @@ from contracts.ledger import Meta
 from domain import assistant as assistants
 from domain.assistant import RegisterGraph, default_assistant_id
 from domain.changes import Changes
-from services.gateway.app import GatewayParts, build_app
+from services.gateway.app import build_app
 from services.kit.clock import SystemClock
 from services.kit.eventlog.sqlite import SqliteLog
-from services.kit.settings import Settings
 from services.kit.views import Views
 from services.projector.projector import Projector
+from tests.services.gateways import gateway_parts
 
 
 @pytest.fixture
@@ -32,17 +32,8 @@ async def client(tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
     made = Changes(appends=assistants.appends(default_assistant_id("agent"), None, events))
     assert await projector.reached(await log.append(made.by(Meta(at=SystemClock().now(), actor="test"))), 20)
     await projector.stop()  # from now on nothing is shown any more
-    parts = GatewayParts(
-        log=log,
-        views=views,
-        reached=projector.reached,
-        changed=projector.changed,
-        clock=SystemClock(),
-        settings=Settings(),
-        bus=None,
-        health=lambda: {"projector": projector.failing or "not started"},
-        version="0",
-        graphs=("agent",),
+    parts = gateway_parts(
+        log, views, projector, health=lambda: {"projector": projector.failing or "not started"}
     )
     app: Any = build_app(parts)
     async with httpx.AsyncClient(transport=ASGITransport(app), base_url="http://test") as opened:

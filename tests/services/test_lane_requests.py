@@ -28,6 +28,7 @@ from services.gateway.problems import STATUSES
 from services.gateway.requesting import Asked
 from services.kit.ids import uuid7
 from services.kit.settings import Settings
+from tests.services.gateways import gateway_parts
 from tests.services.lane_bench import Bench
 
 MOST = 20
@@ -38,19 +39,8 @@ class Gateway(Bench):
     """A bench with the gateway's commands."""
 
     def parts(self, **fields: Any) -> GatewayParts:
-        given: dict[str, Any] = {
-            "log": self.log,
-            "views": self.views,
-            "reached": self.projector.reached,
-            "changed": self.projector.changed,
-            "clock": self.clock,
-            "settings": Settings(waiting_per_thread=MOST),
-            "bus": None,
-            "health": dict,
-            "version": "0",
-            "graphs": ("agent",),
-        }
-        return GatewayParts(**given | fields)
+        given = {"clock": self.clock, "settings": Settings(waiting_per_thread=MOST), **fields}
+        return gateway_parts(self.log, self.views, self.projector, **given)
 
     async def thread(self) -> UUID:
         thread_id = uuid7()

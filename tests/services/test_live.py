@@ -37,6 +37,7 @@ from services.kit.settings import Settings
 from services.kit.views import Views
 from services.projector.projector import Projector
 from services.worker.feed import Feed
+from tests.services.gateways import gateway_parts
 
 BEGAN = 1_795_000_000_000
 
@@ -158,18 +159,7 @@ async def bench(tmp_path: Path, bus: NatsBus) -> AsyncIterator[Bench]:
     events = assistants.decide(None, RegisterGraph(graph_id="agent", name="agent"))
     made = Changes(appends=assistants.appends(default_assistant_id("agent"), None, events))
     await projector.reached(await log.append(made.by(Meta(at=SystemClock().now(), actor="test"))), 10)
-    parts = GatewayParts(
-        log=log,
-        views=views,
-        reached=projector.reached,
-        changed=projector.changed,
-        clock=SystemClock(),
-        settings=Settings(cancel_grace_s=1, lease_s=1),
-        bus=bus,
-        health=dict,
-        version="0",
-        graphs=("agent",),
-    )
+    parts = gateway_parts(log, views, projector, settings=Settings(cancel_grace_s=1, lease_s=1), bus=bus)
     server = GatewayServer(build_app(parts), "127.0.0.1", 0)
     await server.start()
     await parts.start()

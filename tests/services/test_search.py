@@ -14,13 +14,13 @@ from httpx import ASGITransport
 from contracts.codec import EventCodec, pack
 from contracts.events import RunRequested, RunSucceeded, ThreadCreated, ThreadDeleted, ThreadUpdated
 from contracts.ledger import Append, Meta, Transaction
-from services.gateway.app import GatewayParts, build_app
-from services.kit.clock import SystemClock
+from services.gateway.app import build_app
 from services.kit.eventlog.sqlite import SqliteLog
 from services.kit.settings import Settings
 from services.kit.views import Views
 from services.projector.projector import Projector
 from tests.populated import ASSISTANT, GRAPH, populate, run_id, thread_id
+from tests.services.gateways import gateway_parts
 
 THREADS, CRONS = 1300, 40
 META = Meta(at=datetime(2026, 6, 1, tzinfo=UTC), actor="test")
@@ -66,17 +66,8 @@ async def server(populated: Path) -> AsyncIterator[Server]:
     projector = Projector(log, populated / "views.db")
     await projector.start()
     views = Views(populated / "views.db")
-    parts = GatewayParts(
-        log=log,
-        views=views,
-        reached=projector.reached,
-        changed=projector.changed,
-        clock=SystemClock(),
-        settings=Settings(max_body_mb=1, max_answer_mb=1),
-        bus=None,
-        health=dict,
-        version="0",
-        graphs=(GRAPH,),
+    parts = gateway_parts(
+        log, views, projector, settings=Settings(max_body_mb=1, max_answer_mb=1), graphs=(GRAPH,)
     )
     app: Any = build_app(parts)
     async with httpx.AsyncClient(transport=ASGITransport(app), base_url="http://test", timeout=60) as http:

@@ -27,13 +27,13 @@ from contracts.ledger import Append, Body, Meta, Payload, Transaction
 from domain import assistant as assistants
 from domain.assistant import RegisterGraph, default_assistant_id
 from domain.lane import lane_id_of
-from services.gateway.app import GatewayParts, build_app
+from services.gateway.app import build_app
 from services.kit.clock import SystemClock
 from services.kit.eventlog.sqlite import SqliteLog
 from services.kit.ids import uuid7
-from services.kit.settings import Settings
 from services.kit.views import Views
 from services.projector.projector import Projector
+from tests.services.gateways import gateway_parts
 
 META = Meta(at=datetime(2026, 11, 24, 12, tzinfo=UTC), actor="test")
 ASSISTANT = default_assistant_id("agent")
@@ -70,17 +70,8 @@ class Bench:
         await self.projector.start()
         created = assistants.decide(None, RegisterGraph(graph_id="agent", name="agent"))
         await self.store(*assistants.appends(ASSISTANT, None, created))
-        parts = GatewayParts(
-            log=self.log,
-            views=self.views,
-            reached=self.projector.reached,
-            changed=self.clock.changed,
-            clock=self.clock,
-            settings=Settings(),
-            bus=None,
-            health=dict,
-            version="0",
-            graphs=("agent",),
+        parts = gateway_parts(
+            self.log, self.views, self.projector, changed=self.clock.changed, clock=self.clock
         )
         app: Any = build_app(parts)
         return httpx.AsyncClient(transport=ASGITransport(app), base_url="http://test")
