@@ -13,7 +13,7 @@ from services.gateway.routes import (
     runs,
     stateless,
     states,
-    storage,
+    store,
     system,
     threads,
 )
@@ -30,7 +30,7 @@ def all_routes() -> list[Route]:
         *runs.routes(),
         *stateless.routes(),
         *assistants.routes(),
-        *storage.routes(),
+        *store.routes(),
         *ledger.routes(),
     ]
     return [*described, *system.routes(described)]

@@ -14,7 +14,7 @@ from litestar.handlers import route as litestar_route
 from contracts.ledger import Meta
 from domain.errors import AnswerTooLarge, InvalidField
 from services.gateway.parts import GatewayParts
-from services.gateway.streamed import Over, Pieces
+from services.gateway.streams.response import Over, Pieces
 from services.kit.ids import parse_uuid
 
 JSON = "application/json"

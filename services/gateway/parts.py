@@ -3,8 +3,8 @@
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
-from services.gateway.live import Live
-from services.gateway.watching import Ends
+from services.gateway.streams.channels import Live
+from services.gateway.streams.ends import Ends
 from services.kit.bus.nats import NatsBus
 from services.kit.clock import Clock
 from services.kit.commands import KeyedLocks

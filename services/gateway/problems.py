@@ -8,7 +8,7 @@ from litestar import Request, Response
 from litestar.exceptions import HTTPException
 
 from domain import errors
-from services.gateway.graphs import GraphsUnavailable
+from services.gateway.queries.graphs import GraphsUnavailable
 from services.kit.commands import Conflict
 from services.kit.eventlog import LogUnavailable
 

@@ -15,7 +15,7 @@ from contracts.events import ThreadCreated, ThreadUpdated
 from contracts.ledger import Append, Blob, Meta, Transaction
 from services.commandline.audit import SQL as COMMAND_SQL
 from services.commandline.audit import add, conditions
-from services.gateway.filters import (
+from services.gateway.queries.filters import (
     ASSISTANTS,
     AUDIT,
     CRONS,
@@ -28,8 +28,8 @@ from services.gateway.filters import (
     Kind,
     has_facet,
 )
-from services.gateway.filters import SQL as GATEWAY_SQL
-from services.gateway.queries import counting, gathering, page, row_query, walking
+from services.gateway.queries.filters import SQL as GATEWAY_SQL
+from services.gateway.queries.search import counting, gathering, page, row_query, walking
 from services.kit.eventlog.reading import SQL as LOG_SQL
 from services.kit.eventlog.sqlite import SqliteLog
 from services.kit.ids import uuid7

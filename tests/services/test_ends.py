@@ -23,7 +23,7 @@ from contracts.events import (
 )
 from contracts.ledger import Append, Body, Meta, Transaction
 from domain.lane import lane_id_of
-from services.gateway.watching import Ends
+from services.gateway.streams.ends import Ends
 from services.kit.clock import SystemClock
 from services.kit.eventlog.sqlite import SqliteLog
 from services.kit.views import Row, Views

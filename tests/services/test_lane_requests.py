@@ -20,12 +20,12 @@ from domain.cron import CreateCron
 from domain.errors import LaneFull
 from domain.lane import MultitaskStrategy
 from domain.thread import CreateThread
-from services.gateway import requesting
-from services.gateway.ending import delete_thread
+from services.gateway.commands import runs
+from services.gateway.commands.endings import delete_thread
+from services.gateway.commands.runs import Asked
 from services.gateway.http import Call
 from services.gateway.parts import GatewayParts
 from services.gateway.problems import STATUSES
-from services.gateway.requesting import Asked
 from services.kit.ids import uuid7
 from services.kit.settings import Settings
 from tests.services.gateways import gateway_parts
@@ -51,7 +51,7 @@ class Gateway(Bench):
     async def request(self, thread_id: UUID, strategy: MultitaskStrategy = "enqueue") -> UUID:
         run_id = uuid7()
         body = RunCreate(assistant_id="agent", multitask_strategy=strategy)
-        await requesting.on_thread(self.parts(), CALL, body, Asked(run_id, thread_id))
+        await runs.on_thread(self.parts(), CALL, body, Asked(run_id, thread_id))
         return run_id
 
     def cron(self, thread_id: UUID) -> tuple[UUID, Changes]:

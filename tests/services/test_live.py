@@ -25,10 +25,10 @@ from domain.changes import Changes
 from domain.errors import InvalidField
 from domain.lane import lane_id_of, lane_of
 from domain.run import ClaimRun, Outcome, Run, SettleRun, run_of
-from services.gateway import live, sse
 from services.gateway.app import GatewayParts, build_app
 from services.gateway.server import GatewayServer
-from services.gateway.sse import Wanted
+from services.gateway.streams import channels, frames
+from services.gateway.streams.frames import Wanted
 from services.kit.bus.nats import NatsBus
 from services.kit.bus.replay import replay
 from services.kit.clock import SystemClock
@@ -388,7 +388,7 @@ async def test_without_ids_there_is_nothing_to_go_on_from(bench: Bench) -> None:
 
 
 async def test_forgotten_events_leave_the_milestones(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("services.gateway.streaming.GRACE_S", 0.0)
+    monkeypatch.setattr("services.gateway.streams.run_stream.GRACE_S", 0.0)
     path, run_id = await bench.run(stream_resumable=True)
     await bench.settle(run_id, await bench.claim(run_id), {"n": 7})
     await bench.forget()
@@ -473,7 +473,7 @@ async def test_run_that_never_starts_ends_its_stream(bench: Bench) -> None:
 
 
 async def test_listener_that_lags_is_cut_off(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live, "MOST_BATCHES", 3)
+    monkeypatch.setattr(channels, "MOST_BATCHES", 3)
     _, run_id = await bench.run()
     listener = await bench.parts.live.listen(run_id)
     feed = await bench.claim(run_id)
@@ -547,8 +547,8 @@ async def test_head_of_a_stream_leaves_nothing_behind(bench: Bench) -> None:
 
 
 async def test_keep_alive(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("services.gateway.streaming.HEARTBEAT_S", 0.02)
-    monkeypatch.setattr("services.gateway.waiting.KEEP_ALIVE_S", 0.02)
+    monkeypatch.setattr("services.gateway.streams.run_stream.HEARTBEAT_S", 0.02)
+    monkeypatch.setattr("services.gateway.streams.joins.KEEP_ALIVE_S", 0.02)
     path, run_id = await bench.run()
     async with bench.http.stream("GET", path + "/stream") as stream:
         chunks = stream.aiter_bytes()
@@ -591,12 +591,16 @@ async def test_replay_of_no_stream(bus: NatsBus) -> None:
 
 
 def test_marks() -> None:
-    assert [sse.mark_of(text) for text in (None, "", "-1", "0", "-")] == [None, None, *[sse.BEGINNING] * 3]
-    assert sse.mark_of("100-2") == (100, 2)
+    assert [frames.mark_of(text) for text in (None, "", "-1", "0", "-")] == [
+        None,
+        None,
+        *[frames.BEGINNING] * 3,
+    ]
+    assert frames.mark_of("100-2") == (100, 2)
     with pytest.raises(InvalidField, match="Last-Event-ID"):
-        sse.mark_of("100")
+        frames.mark_of("100")
 
 
 def test_node_names_cannot_break_a_frame() -> None:
     batch = LiveBatch(attempt=1, began_ms=1, events=[LiveEvent(1, "values|a\nevent: b", msgspec.Raw(b"1"))])
-    assert sse.frames(batch, batch.events, Wanted()) == b"event: values|a event: b\r\ndata: 1\r\n\r\n"
+    assert frames.frames(batch, batch.events, Wanted()) == b"event: values|a event: b\r\ndata: 1\r\n\r\n"

@@ -30,11 +30,13 @@ from domain.changes import Changes
 from domain.cron import DeleteCron
 from domain.errors import AlreadyExists, AssistantNotFound, InvalidField
 from projections import assistants as assistant_rows
-from services.gateway import acting, ending, fold, graphs, shapes
-from services.gateway.filters import ASSISTANTS, SQL, THREADS, VERSIONS, Filter
+from services.gateway.answers import shapes
+from services.gateway.commands import endings, execution
 from services.gateway.http import USER, Answer, Call, Route, as_json, as_list, nothing
 from services.gateway.parts import GatewayParts
-from services.gateway.queries import by_id, count, keys_of, page, row_query, rows_of, search, selected
+from services.gateway.queries import fold, graphs
+from services.gateway.queries.filters import ASSISTANTS, SQL, THREADS, VERSIONS, Filter
+from services.gateway.queries.search import by_id, count, keys_of, page, row_query, rows_of, search, selected
 from services.kit.ids import parse_uuid
 
 DEEPEST = 1000
@@ -71,10 +73,10 @@ async def create(parts: GatewayParts, call: Call) -> Answer:
             raise InvalidField("assistant_id: Invalid assistant ID: must be a UUID")
         assistant_id = chosen
     command, keep = create_of(body, assistant_id, USER), body.if_exists == "do_nothing"
-    position = await acting.act(parts, call, assistant_id, lambda: _created(parts, command, keep=keep))
+    position = await execution.act(parts, call, assistant_id, lambda: _created(parts, command, keep=keep))
     if position is None:
         # It exists, perhaps since a moment ago, and is not shown yet.
-        await parts.reached(parts.log.head(), acting.SHOWN_S)
+        await parts.reached(parts.log.head(), execution.SHOWN_S)
     row = fold.row(parts, assistant_rows, "assistants", assistant_id) or _row(parts, str(assistant_id))
     return as_json(shapes.assistant(row))
 
@@ -115,13 +117,15 @@ async def choose(parts: GatewayParts, call: Call) -> Answer:
 
 
 async def _changed(parts: GatewayParts, call: Call, command: Callable[[UUID], AssistantCommand]) -> Answer:
-    assistant_id = acting.assistant(parts, _named(call)).assistant_id
-    await acting.act(parts, call, assistant_id, lambda: _decided(parts, assistant_id, command(assistant_id)))
+    assistant_id = execution.assistant(parts, _named(call)).assistant_id
+    await execution.act(
+        parts, call, assistant_id, lambda: _decided(parts, assistant_id, command(assistant_id))
+    )
     return as_json(shapes.assistant(_row(parts, str(assistant_id))))
 
 
 def _decided(parts: GatewayParts, assistant_id: UUID, command: AssistantCommand) -> Changes:
-    assistant = acting.assistant(parts, str(assistant_id))
+    assistant = execution.assistant(parts, str(assistant_id))
     return Changes(appends=assistants.appends(assistant_id, assistant, assistants.decide(assistant, command)))
 
 
@@ -139,19 +143,19 @@ async def versions(parts: GatewayParts, call: Call) -> Answer:
 async def delete(parts: GatewayParts, call: Call) -> Answer:
     """DELETE /assistants/{assistant_id}: it goes last, so that after a crash it can be asked for again."""
     with_threads = call.flag("delete_threads")
-    assistant_id = acting.assistant(parts, _named(call)).assistant_id
+    assistant_id = execution.assistant(parts, _named(call)).assistant_id
     _decided(parts, assistant_id, DeleteAssistant())  # refused before anything has ended
     if with_threads:
         for thread_id in await keys_of(parts.views, _threads_of(assistant_id)):
-            await ending.delete_thread(parts, call, UUID(bytes=thread_id))
+            await endings.delete_thread(parts, call, UUID(bytes=thread_id))
     await _stop_runs(parts, call, assistant_id)
     command = DeleteCron(reason="assistant_deleted")
 
     def decide() -> Changes:
-        ended = ending.end_crons(parts, call, "assistant", assistant_id, command)
+        ended = endings.end_crons(parts, call, "assistant", assistant_id, command)
         return ended + _decided(parts, assistant_id, DeleteAssistant())
 
-    await acting.act(parts, call, assistant_id, decide)
+    await execution.act(parts, call, assistant_id, decide)
     await _stop_runs(parts, call, assistant_id)  # those that its crons began meanwhile
     return nothing()
 
@@ -166,7 +170,7 @@ def _threads_of(assistant_id: UUID) -> Filter:
 async def _stop_runs(parts: GatewayParts, call: Call, assistant_id: UUID) -> None:
     for row in parts.views.all(SQL["active_runs_of_assistant"], (assistant_id.bytes,)):
         thread_id, run_id = UUID(bytes=row["thread_id"]), UUID(bytes=row["run_id"])
-        await ending.stop_run(parts, call, thread_id, run_id, "assistant deleted")
+        await endings.stop_run(parts, call, thread_id, run_id, "assistant deleted")
 
 
 async def find(parts: GatewayParts, call: Call) -> Answer:
@@ -200,7 +204,7 @@ async def subgraphs(parts: GatewayParts, call: Call) -> Answer:
 
 
 async def _told(parts: GatewayParts, call: Call, kind: type[GraphQuery], **more: Any) -> Answer:
-    assistant = acting.assistant(parts, _named(call))
+    assistant = execution.assistant(parts, _named(call))
     query = kind(
         graph_id=assistant.graph_id, config=assistant.config, context=assistant.context or None, **more
     )

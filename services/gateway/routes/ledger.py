@@ -4,11 +4,11 @@ from datetime import UTC, datetime
 
 from contracts.events import BODIES
 from domain.errors import CronNotFound, InvalidField, RunNotFound
-from services.gateway import shapes
-from services.gateway.filters import AUDIT, Filter
+from services.gateway.answers import shapes
 from services.gateway.http import Answer, Call, Route, as_list
 from services.gateway.parts import GatewayParts
-from services.gateway.queries import find, page
+from services.gateway.queries.filters import AUDIT, Filter
+from services.gateway.queries.search import find, page
 
 EVER = 1 << 62  # microseconds
 LAST = "\U0010ffff"  # sorts behind whatever goes on from a prefix

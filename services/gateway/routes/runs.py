@@ -5,19 +5,21 @@ from uuid import UUID
 
 from contracts.api import RunCreate
 from domain import requests
-from domain import run as runs
+from domain import run as run_domain
 from domain.changes import Changes
 from domain.errors import InvalidField, NotSupported, RunNotActive, RunNotFound
 from domain.run import CancelRun, DeleteRun, RunStatus
-from services.gateway import acting, following, requesting, shapes, sse
-from services.gateway.ending import stop_run
-from services.gateway.filters import RUNS, SQL
+from services.gateway.answers import shapes
+from services.gateway.commands import execution, runs
+from services.gateway.commands.endings import stop_run
+from services.gateway.commands.runs import Asked
 from services.gateway.http import Answer, Call, Route, as_json, as_list, nothing
-from services.gateway.live import Listener
 from services.gateway.parts import GatewayParts
-from services.gateway.queries import Row, by_id, row_query, rows_of, selected, thread_row
-from services.gateway.requesting import Asked
-from services.gateway.sse import Wanted
+from services.gateway.queries.filters import RUNS, SQL
+from services.gateway.queries.search import Row, by_id, row_query, rows_of, selected, thread_row
+from services.gateway.streams import followers, frames
+from services.gateway.streams.channels import Listener
+from services.gateway.streams.frames import Wanted
 from services.kit.ids import uuid7
 
 REQUESTED = "cancelled by request"
@@ -62,8 +64,8 @@ def routes() -> list[Route]:
 async def create(parts: GatewayParts, call: Call) -> Answer:
     """POST /threads/{thread_id}/runs."""
     body, asked = _asked(parts, call)
-    await requesting.on_thread(parts, call, body, asked)
-    return as_json(requesting.shown(parts, asked), headers={"Content-Location": asked.path})
+    await runs.on_thread(parts, call, body, asked)
+    return as_json(runs.shown(parts, asked), headers={"Content-Location": asked.path})
 
 
 async def create_and_stream(parts: GatewayParts, call: Call) -> Answer:
@@ -72,7 +74,7 @@ async def create_and_stream(parts: GatewayParts, call: Call) -> Answer:
     body, asked = _asked(parts, call)
     listener = await parts.live.listen(asked.run_id)  # before it can begin, so that nothing is missed
     try:
-        await requesting.on_thread(parts, call, body, asked)
+        await runs.on_thread(parts, call, body, asked)
     except BaseException:
         listener.close()
         raise
@@ -82,13 +84,13 @@ async def create_and_stream(parts: GatewayParts, call: Call) -> Answer:
 async def create_and_wait(parts: GatewayParts, call: Call) -> Answer:
     """POST /threads/{thread_id}/runs/wait."""
     body, asked = _asked(parts, call)
-    await requesting.on_thread(parts, call, body, asked)
-    return following.waited(parts, call, asked, cancels=body.on_disconnect == "cancel")
+    await runs.on_thread(parts, call, body, asked)
+    return followers.waited(parts, call, asked, cancels=body.on_disconnect == "cancel")
 
 
 def _asked(parts: GatewayParts, call: Call) -> tuple[RunCreate, Asked]:
     thread_id, body = call.uuid("thread_id"), call.body(RunCreate)
-    requesting.check(parts, body)
+    runs.check(parts, body)
     return body, Asked(uuid7(), thread_id)
 
 
@@ -120,15 +122,15 @@ async def read(parts: GatewayParts, call: Call) -> Answer:
 async def join(parts: GatewayParts, call: Call) -> Answer:
     """GET /threads/{thread_id}/runs/{run_id}/join and GET /runs/{run_id}/join."""
     cancels = bool(call.flag("cancel_on_disconnect"))
-    return following.waited(parts, call, _place(_named(parts, call)), cancels=cancels)
+    return followers.waited(parts, call, _place(_named(parts, call)), cancels=cancels)
 
 
 async def watch(parts: GatewayParts, call: Call) -> Answer:
     """GET /threads/{thread_id}/runs/{run_id}/stream and GET /runs/{run_id}/stream."""
     check_stream(call)
     cancels = bool(call.flag("cancel_on_disconnect"))
-    modes = sse.modes_of(call.texts("stream_mode"))
-    since = sse.mark_of(call.headers.get("last-event-id"))
+    modes = frames.modes_of(call.texts("stream_mode"))
+    since = frames.mark_of(call.headers.get("last-event-id"))
     row = _named(parts, call)
     is_resumable = bool((shapes.value_of(row["kwargs"], parts.log.blob) or {}).get("resumable"))
     asked = _place(row)
@@ -136,7 +138,7 @@ async def watch(parts: GatewayParts, call: Call) -> Answer:
     wanted = Wanted(modes, with_ids=is_resumable)
     if not is_resumable:
         since = None  # its events have no ids, so nothing tells where to go on
-    return following.streamed(parts, call, asked, listener, wanted, since=since, cancels=cancels)
+    return followers.streamed(parts, call, asked, listener, wanted, since=since, cancels=cancels)
 
 
 # --- stop ---------------------------------------------------------------------------------------------
@@ -147,7 +149,7 @@ async def cancel(parts: GatewayParts, call: Call) -> Answer:
     asked = Asked(call.uuid("run_id"), call.uuid("thread_id"))
     waits = bool(call.flag("wait"))
     await stop(parts, call, asked, action_of(call))
-    return following.stopped(parts, call, asked) if waits else nothing(202)
+    return followers.stopped(parts, call, asked) if waits else nothing(202)
 
 
 def reason_of(call: Call) -> str:
@@ -173,15 +175,15 @@ async def stop(parts: GatewayParts, call: Call, asked: Asked, action: Action) ->
     """Ask that the run stops. Raises RunNotFound when it has ended, or is being stopped."""
 
     def decide() -> Changes:
-        run = acting.run(parts, asked.thread_id, asked.run_id)
+        run = execution.run(parts, asked.thread_id, asked.run_id)
         if run.request.kind == "state":
             raise RunNotFound("Run not found")
-        lane = acting.lane(parts, asked.thread_id)
+        lane = execution.lane(parts, asked.thread_id)
         return requests.cancel(run, CancelRun(action=action, reason=reason), lane)
 
     reason = reason_of(call)
     try:
-        await acting.act(parts, call, asked.thread_id, decide)
+        await execution.act(parts, call, asked.thread_id, decide)
     except RunNotActive:
         raise RunNotFound("Run not found or not active") from None
 
@@ -195,10 +197,10 @@ async def delete(parts: GatewayParts, call: Call) -> Answer:
         raise RunNotActive("The run has not stopped yet; try again.")
 
     def decide() -> Changes:
-        run = acting.run(parts, asked.thread_id, asked.run_id)
-        return Changes(appends=runs.appends(run, runs.decide(run, DeleteRun())))
+        run = execution.run(parts, asked.thread_id, asked.run_id)
+        return Changes(appends=run_domain.appends(run, run_domain.decide(run, DeleteRun())))
 
-    await acting.act(parts, call, asked.run_id, decide)
+    await execution.act(parts, call, asked.run_id, decide)
     return nothing()
 
 
@@ -211,7 +213,7 @@ def streamed_from_birth(
     """The stream of a run that was just asked for."""
     wanted = Wanted(with_ids=bool(body.stream_resumable))
     cancels = body.on_disconnect == "cancel"
-    return following.streamed(parts, call, asked, listener, wanted, whole=True, cancels=cancels)
+    return followers.streamed(parts, call, asked, listener, wanted, whole=True, cancels=cancels)
 
 
 def visible(parts: GatewayParts, run_id: UUID) -> Row:

@@ -5,11 +5,11 @@ from uuid import UUID
 
 from contracts.api import RunsCancel, StatelessRunCreate
 from domain.errors import InvalidField, Refused, RunNotFound
-from services.gateway import following, requesting
-from services.gateway.filters import SQL
+from services.gateway.commands import runs
+from services.gateway.commands.runs import Asked
 from services.gateway.http import Answer, Call, Route, as_json, nothing
 from services.gateway.parts import GatewayParts
-from services.gateway.requesting import Asked
+from services.gateway.queries.filters import SQL
 from services.gateway.routes.runs import (
     CANCELLING,
     Action,
@@ -18,6 +18,7 @@ from services.gateway.routes.runs import (
     stop,
     streamed_from_birth,
 )
+from services.gateway.streams import followers
 from services.kit.ids import parse_uuid, uuid7
 
 MOST_RUNS = 1000
@@ -45,8 +46,8 @@ async def create(parts: GatewayParts, call: Call) -> Answer:
     """POST /runs."""
     body = _body(parts, call)
     asked = Asked(uuid7(), uuid7())
-    await requesting.stateless(parts, call, [(asked, body)])
-    return as_json(requesting.shown(parts, asked), headers={"Content-Location": asked.path})
+    await runs.stateless(parts, call, [(asked, body)])
+    return as_json(runs.shown(parts, asked), headers={"Content-Location": asked.path})
 
 
 async def create_and_stream(parts: GatewayParts, call: Call) -> Answer:
@@ -56,7 +57,7 @@ async def create_and_stream(parts: GatewayParts, call: Call) -> Answer:
     asked = Asked(uuid7(), uuid7())
     listener = await parts.live.listen(asked.run_id)
     try:
-        await requesting.stateless(parts, call, [(asked, body)])
+        await runs.stateless(parts, call, [(asked, body)])
     except BaseException:
         listener.close()
         raise
@@ -67,8 +68,8 @@ async def create_and_wait(parts: GatewayParts, call: Call) -> Answer:
     """POST /runs/wait."""
     body = _body(parts, call)
     asked = Asked(uuid7(), uuid7())
-    await requesting.stateless(parts, call, [(asked, body)])
-    return following.waited(parts, call, asked, cancels=body.on_disconnect == "cancel")
+    await runs.stateless(parts, call, [(asked, body)])
+    return followers.waited(parts, call, asked, cancels=body.on_disconnect == "cancel")
 
 
 async def create_batch(parts: GatewayParts, call: Call) -> Answer:
@@ -79,20 +80,20 @@ async def create_batch(parts: GatewayParts, call: Call) -> Answer:
     for number, body in enumerate(bodies):
         _check_numbered(parts, number, body)
     wanted = [(Asked(uuid7(), uuid7()), body) for body in bodies]
-    await requesting.stateless(parts, call, wanted)
-    return as_json([requesting.shown(parts, asked) for asked, _ in wanted])
+    await runs.stateless(parts, call, wanted)
+    return as_json([runs.shown(parts, asked) for asked, _ in wanted])
 
 
 def _body(parts: GatewayParts, call: Call) -> StatelessRunCreate:
     body = call.body(StatelessRunCreate)
-    requesting.check_own_thread(parts, body)
+    runs.check_own_thread(parts, body)
     return body
 
 
 def _check_numbered(parts: GatewayParts, number: int, body: StatelessRunCreate) -> None:
     """Check it, and say of which of the runs it is that something is wrong."""
     try:
-        requesting.check_own_thread(parts, body)
+        runs.check_own_thread(parts, body)
     except Refused as exc:
         raise type(exc)(f"[{number}].{exc}") from None
 

@@ -14,11 +14,13 @@ from domain.errors import InvalidField, NotFound, ThreadNotFound, ThreadWithoutG
 from domain.request import checkpoint_of, updates_of
 from domain.requests import state_plan
 from domain.thread import CreateThread
-from services.gateway import acting, graphs, shapes, writing
-from services.gateway.graphs import GraphsUnavailable
+from services.gateway.answers import shapes
+from services.gateway.commands import execution, writes
 from services.gateway.http import USER, Answer, Call, Route, as_json
 from services.gateway.parts import GatewayParts
-from services.gateway.queries import Row, thread_row
+from services.gateway.queries import graphs
+from services.gateway.queries.graphs import GraphsUnavailable
+from services.gateway.queries.search import Row, thread_row
 from services.kit.ids import uuid7
 
 MOST_CHARACTERS = 1024
@@ -153,8 +155,8 @@ async def update(parts: GatewayParts, call: Call) -> Answer:
     updates = [updates_of([StateWrite(values=body.values, as_node=body.as_node)])]
     run_id = uuid7()
     plan = state_plan(updates, checkpoint, assistant, USER)
-    await writing.write(parts, call, thread_id, run_id, plan)
-    row = await writing.written(parts, call, thread_id, run_id, "values")
+    await writes.write(parts, call, thread_id, run_id, plan)
+    row = await writes.written(parts, call, thread_id, run_id, "values")
     return as_json(shapes.state_written(row))
 
 
@@ -177,7 +179,7 @@ def _writing_assistant(parts: GatewayParts, row: Row) -> Assistant:
             "Thread has no graph: start a run on it, or create it with 'graph_id' in its metadata."
         )
     _known(parts, graph_id)
-    assistant = _assistant(parts, row) or acting.assistant(parts, str(default_assistant_id(graph_id)))
+    assistant = _assistant(parts, row) or execution.assistant(parts, str(default_assistant_id(graph_id)))
     # It may have been given another graph since the run.
     return msgspec.structs.replace(assistant, graph_id=graph_id)
 
@@ -201,10 +203,10 @@ async def copy(parts: GatewayParts, call: Call) -> Answer:
     )
 
     def decide() -> Changes:
-        acting.thread(parts, thread_id)
+        execution.thread(parts, thread_id)
         return Changes(appends=threads.appends(copy_id, None, threads.decide(None, command)))
 
-    await acting.act(parts, call, copy_id, decide)
+    await execution.act(parts, call, copy_id, decide)
     return as_json(shapes.thread(thread_row(parts, copy_id), parts.log.blob))
 
 

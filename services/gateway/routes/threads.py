@@ -14,13 +14,15 @@ from domain.lane import Lane
 from domain.requests import RunPlan
 from domain.thread import CreateThread, UpdateThread, thread_of
 from projections import threads as thread_rows
-from services.gateway import acting, fold, shapes, writing
-from services.gateway.ending import delete_thread
-from services.gateway.filters import SQL, THREADS, Filter
-from services.gateway.graphs import GraphsUnavailable
+from services.gateway.answers import shapes
+from services.gateway.commands import execution, writes
+from services.gateway.commands.endings import delete_thread
 from services.gateway.http import USER, Answer, Call, Route, as_json, as_list, nothing
 from services.gateway.parts import GatewayParts
-from services.gateway.queries import Row, count, page, row_query, rows_of, search, thread_row
+from services.gateway.queries import fold
+from services.gateway.queries.filters import SQL, THREADS, Filter
+from services.gateway.queries.graphs import GraphsUnavailable
+from services.gateway.queries.search import Row, count, page, row_query, rows_of, search, thread_row
 from services.kit.ids import parse_uuid, uuid7
 
 MOST_IDS = 10_000
@@ -52,7 +54,9 @@ async def create(parts: GatewayParts, call: Call) -> Answer:
         thread_id=thread_id, user_id=USER, metadata=body.metadata or {}, chosen=body.thread_id is not None
     )
     plan, run_id, keep = _first_state(parts, body), uuid7(), body.if_exists == "do_nothing"
-    made = await acting.act(parts, call, thread_id, lambda: _created(parts, command, plan, run_id, keep=keep))
+    made = await execution.act(
+        parts, call, thread_id, lambda: _created(parts, command, plan, run_id, keep=keep)
+    )
     if plan is not None and made is not None:
         await _written_or_gone(parts, call, thread_id, run_id)
     row = fold.row(parts, thread_rows, "threads", thread_id) or thread_row(parts, thread_id)
@@ -72,11 +76,11 @@ def _first_state(parts: GatewayParts, body: ThreadCreate) -> RunPlan | None:
     """The plan of the supersteps, if there are any. Raises InvalidField."""
     if not body.supersteps:
         return None
-    updates, graph_id = writing.checked(body.supersteps), (body.metadata or {}).get("graph_id")
+    updates, graph_id = writes.checked(body.supersteps), (body.metadata or {}).get("graph_id")
     if graph_id not in parts.graphs:
         known = ", ".join(parts.graphs)
         raise InvalidField(f"metadata.graph_id: must name the graph of the supersteps; graphs are {known}")
-    return requests.state_plan(updates, {}, acting.assistant(parts, graph_id), USER)
+    return requests.state_plan(updates, {}, execution.assistant(parts, graph_id), USER)
 
 
 def _created(
@@ -99,7 +103,7 @@ def _created(
 async def _written_or_gone(parts: GatewayParts, call: Call, thread_id: UUID, run_id: UUID) -> None:
     """Wait for the first state; when it can't be made, the thread is deleted again, and the reason raised."""
     try:
-        await writing.written(parts, call, thread_id, run_id, "supersteps")
+        await writes.written(parts, call, thread_id, run_id, "supersteps")
     except (Refused, GraphsUnavailable):
         await delete_thread(parts, call, thread_id)
         raise
@@ -117,11 +121,11 @@ async def change(parts: GatewayParts, call: Call) -> Answer:
         raise NotSupported("ttl: not supported yet")
 
     def decide() -> Changes:
-        thread = acting.thread(parts, thread_id)
+        thread = execution.thread(parts, thread_id)
         events = threads.decide(thread, UpdateThread(metadata=body.metadata or {}))
         return Changes(appends=threads.appends(thread_id, thread, events))
 
-    await acting.act(parts, call, thread_id, decide)
+    await execution.act(parts, call, thread_id, decide)
     if "return=minimal" in call.headers.get("prefer", ""):
         return nothing()
     return as_json(shapes.thread(thread_row(parts, thread_id), parts.log.blob))
@@ -130,7 +134,7 @@ async def change(parts: GatewayParts, call: Call) -> Answer:
 async def delete(parts: GatewayParts, call: Call) -> Answer:
     """DELETE /threads/{thread_id}: its runs are stopped, its crons end."""
     thread_id = call.uuid("thread_id")
-    acting.thread(parts, thread_id)
+    execution.thread(parts, thread_id)
     await delete_thread(parts, call, thread_id)
     return nothing()
 

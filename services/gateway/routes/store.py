@@ -8,9 +8,9 @@ import msgspec
 from contracts.api import StoreItemDelete, StoreItemPut, StoreItemsSearch, StoreNamespacesList
 from contracts.queries import StoreDelete, StoreGet, StoreNamespaces, StorePut, StoreSearch
 from domain.errors import IncompleteRequest, InvalidField
-from services.gateway.graphs import ask
 from services.gateway.http import Answer, Call, Route, as_json, nothing
 from services.gateway.parts import GatewayParts
+from services.gateway.queries.graphs import ask
 
 OPERATORS = frozenset({"$eq", "$ne", "$gt", "$gte", "$lt", "$lte"})
 RESERVED_ROOT = "langgraph"

@@ -6,10 +6,10 @@ from uuid import UUID
 
 import msgspec
 
-from services.gateway import shapes
+from services.gateway.answers import shapes
 from services.gateway.parts import GatewayParts
-from services.gateway.queries import by_id
-from services.gateway.streaming import has_ended, result_values
+from services.gateway.queries.search import by_id
+from services.gateway.streams.run_stream import has_ended, result_values
 
 KEEP_ALIVE_S = 5.0
 AGAIN_S = 0.5

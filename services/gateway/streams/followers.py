@@ -2,14 +2,14 @@
 
 from collections.abc import AsyncIterator
 
-from services.gateway import sse, waiting
-from services.gateway.ending import stop_run
+from services.gateway.commands.endings import stop_run
+from services.gateway.commands.runs import Asked
 from services.gateway.http import Answer, Call
-from services.gateway.live import Listener
 from services.gateway.parts import GatewayParts
-from services.gateway.requesting import Asked
-from services.gateway.sse import Mark, Wanted
-from services.gateway.streaming import RunStream
+from services.gateway.streams import frames, joins
+from services.gateway.streams.channels import Listener
+from services.gateway.streams.frames import Mark, Wanted
+from services.gateway.streams.run_stream import RunStream
 
 GONE = "the client went away"
 
@@ -32,18 +32,18 @@ def streamed(
         stream.close()
         _left(parts, call, asked, cancels=cancels and has_left)
 
-    headers = {**sse.HEADERS, "Location": asked.path + "/stream", "Content-Location": asked.path}
-    return Answer(200, headers=headers, media_type=sse.MEDIA_TYPE, pieces=stream.pieces(), over=over)
+    headers = {**frames.HEADERS, "Location": asked.path + "/stream", "Content-Location": asked.path}
+    return Answer(200, headers=headers, media_type=frames.MEDIA_TYPE, pieces=stream.pieces(), over=over)
 
 
 def waited(parts: GatewayParts, call: Call, asked: Asked, *, cancels: bool = False) -> Answer:
     """What the run comes to, when it has."""
-    return _document(parts, call, asked, waiting.values(parts, asked.run_id), cancels=cancels)
+    return _document(parts, call, asked, joins.values(parts, asked.run_id), cancels=cancels)
 
 
 def stopped(parts: GatewayParts, call: Call, asked: Asked) -> Answer:
     """An empty object, when the run has stopped."""
-    return _document(parts, call, asked, waiting.stopped(parts, asked.run_id), cancels=False)
+    return _document(parts, call, asked, joins.stopped(parts, asked.run_id), cancels=False)
 
 
 def _document(

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from uuid import UUID
 
 from contracts.events import BODIES, RunDeleted, RunRolledBack, Settled, ThreadDeleted
-from services.gateway.filters import SQL
+from services.gateway.queries.filters import SQL
 from services.kit.lifecycle import Part, Supervised
 from services.kit.views import Row, Views
 

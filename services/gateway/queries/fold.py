@@ -3,8 +3,8 @@
 from uuid import UUID
 
 from projections.rows import Projection
-from services.gateway.filters import SQL
 from services.gateway.parts import GatewayParts
+from services.gateway.queries.filters import SQL
 from services.kit.views import Row
 
 

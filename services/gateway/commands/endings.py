@@ -9,10 +9,10 @@ from domain.changes import Changes
 from domain.cron import DeleteCron, cron_of
 from domain.errors import RunNotFound, ThreadNotFound
 from domain.run import CancelRun, run_of
-from services.gateway import acting
-from services.gateway.filters import SQL
+from services.gateway.commands import execution
 from services.gateway.http import Call
 from services.gateway.parts import GatewayParts
+from services.gateway.queries.filters import SQL
 
 
 async def stop_run(parts: GatewayParts, call: Call, thread_id: UUID, run_id: UUID, reason: str) -> None:
@@ -20,14 +20,14 @@ async def stop_run(parts: GatewayParts, call: Call, thread_id: UUID, run_id: UUI
 
     def decide() -> Changes:
         try:
-            run = acting.run(parts, thread_id, run_id)
+            run = execution.run(parts, thread_id, run_id)
         except RunNotFound:
             return Changes()
         if not run.is_active or run.cancel:
             return Changes()
-        return requests.cancel(run, CancelRun(reason=reason), acting.lane(parts, thread_id))
+        return requests.cancel(run, CancelRun(reason=reason), execution.lane(parts, thread_id))
 
-    await acting.act(parts, call, thread_id, decide)
+    await execution.act(parts, call, thread_id, decide)
 
 
 async def delete_thread(parts: GatewayParts, call: Call, thread_id: UUID) -> None:
@@ -39,10 +39,10 @@ async def delete_thread(parts: GatewayParts, call: Call, thread_id: UUID) -> Non
 
     def decide() -> Changes:
         try:
-            thread = acting.thread(parts, thread_id)
+            thread = execution.thread(parts, thread_id)
         except ThreadNotFound:
             return Changes()
-        lane = acting.lane(parts, thread_id)
+        lane = execution.lane(parts, thread_id)
         found = [run_of(entry.run_id, parts.log.stream(entry.run_id)) for entry in lane.in_flight]
         in_flight = [run for run in found if run is not None]
         ended = end_crons(parts, call, "thread", thread_id, DeleteCron(reason="thread_deleted"))
@@ -51,8 +51,8 @@ async def delete_thread(parts: GatewayParts, call: Call, thread_id: UUID) -> Non
     def left_behind() -> Changes:
         return end_crons(parts, call, "thread", thread_id, DeleteCron(reason="thread_deleted"))
 
-    await acting.act(parts, call, thread_id, decide)
-    await acting.act(parts, call, thread_id, left_behind)
+    await execution.act(parts, call, thread_id, decide)
+    await execution.act(parts, call, thread_id, left_behind)
 
 
 def end_crons(

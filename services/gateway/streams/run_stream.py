@@ -10,11 +10,12 @@ from contracts.work import LiveBatch
 from domain.run import run_of
 from domain.thread import thread_of
 from projections.runs import GONE
-from services.gateway import shapes, sse
-from services.gateway.live import Listener
+from services.gateway.answers import shapes
 from services.gateway.parts import GatewayParts
-from services.gateway.queries import by_id
-from services.gateway.sse import Mark, Wanted
+from services.gateway.queries.search import by_id
+from services.gateway.streams import frames
+from services.gateway.streams.channels import Listener
+from services.gateway.streams.frames import Mark, Wanted
 
 HEARTBEAT_S = 5.0
 GRACE_S = 1.0
@@ -67,14 +68,14 @@ class RunStream:
                 if piece:
                     yield piece
             elif self._now() >= beat_at:
-                yield sse.HEARTBEAT
+                yield frames.HEARTBEAT
                 beat_at = self._now() + HEARTBEAT_S
         if self._listener.is_cut_off:
             return
         if self._listener.is_doubtful:
             yield await self._kept()
         while self._settled and not await self._parts.reached(self._settled, HEARTBEAT_S):
-            yield sse.HEARTBEAT  # nobody hears of an end that nobody can read
+            yield frames.HEARTBEAT  # nobody hears of an end that nobody can read
         yield ending(self._parts, self._run_id) or b""
 
     # --- live ---------------------------------------------------------------------------------------
@@ -89,7 +90,7 @@ class RunStream:
 
     def _new(self, batch: LiveBatch) -> bytes:
         """The frames of what was not seen yet."""
-        began, seq = self._seen or sse.BEGINNING
+        began, seq = self._seen or frames.BEGINNING
         if batch.began_ms < began:
             return b""  # of an attempt that was given up
         events = batch.events
@@ -98,13 +99,13 @@ class RunStream:
         if events:
             self._seen = (batch.began_ms, events[-1].seq)
         self._settled = batch.settled or self._settled
-        return sse.frames(batch, events, self._wanted)
+        return frames.frames(batch, events, self._wanted)
 
     def _skips(self, batch: LiveBatch) -> bool:
         """Whether something between what was seen and this batch did not come."""
         if not batch.events or (self._seen is None and not self._whole):
             return False
-        began, seq = self._seen or sse.BEGINNING
+        began, seq = self._seen or frames.BEGINNING
         if batch.began_ms < began:
             return False
         return batch.events[0].seq > (seq + 1 if batch.began_ms == began else 1)
@@ -174,15 +175,15 @@ def ending(parts: GatewayParts, run_id: UUID) -> bytes | None:
     row = by_id(parts.views, "runs", "run_id", run_id)
     if row is not None and row["phase"] == "ended":
         if row["status"] == "error":
-            return sse.frame("error", {"error": row["error"], "message": row["message"]})
-        return sse.frame("end", {"status": row["status"]})
+            return frames.frame("error", {"error": row["error"], "message": row["message"]})
+        return frames.frame("end", {"status": row["status"]})
     if not has_ended(parts, run_id):
         return None
     run = run_of(run_id, parts.log.stream(run_id))
     if run is not None and run.gone and run.cancel == "rollback":
-        return sse.frame("end", {"status": "rollback"})
+        return frames.frame("end", {"status": "rollback"})
     is_known = run is not None and run.status not in ("pending", "running")
-    return sse.frame("end", {"status": run.status if run is not None and is_known else "interrupted"})
+    return frames.frame("end", {"status": run.status if run is not None and is_known else "interrupted"})
 
 
 def has_ended(parts: GatewayParts, run_id: UUID) -> bool:
@@ -206,10 +207,10 @@ def was_started(parts: GatewayParts, run_id: UUID) -> bool:
 
 def milestones(parts: GatewayParts, row: Row, wanted: Wanted) -> bytes:
     """What can still be told of a run that has ended and whose events are forgotten."""
-    told = sse.frame("metadata", {"run_id": shapes.uuid(row["run_id"]), "attempt": row["attempt"]})
+    told = frames.frame("metadata", {"run_id": shapes.uuid(row["run_id"]), "attempt": row["attempt"]})
     kwargs = shapes.value_of(row["kwargs"], parts.log.blob) or {}
     if "values" in kwargs.get("stream_mode", ()) and wanted.has("values") and row["output"] is not None:
-        told += sse.frame("values", result_values(parts, row))
+        told += frames.frame("values", result_values(parts, row))
     return told
 
 

@@ -9,8 +9,8 @@ import msgspec
 
 from domain.errors import ThreadNotFound
 from projections.facets import LARGE
-from services.gateway.filters import END, SQL, Condition, Driver, Filter, Kind, has_facet
 from services.gateway.parts import GatewayParts
+from services.gateway.queries.filters import END, SQL, Condition, Driver, Filter, Kind, has_facet
 from services.kit.views import Views
 
 FEW = 500

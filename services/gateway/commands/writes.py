@@ -9,12 +9,12 @@ from domain.changes import Changes
 from domain.errors import GraphFailed, InvalidField, Refused, RunNotFound, ThreadBusy
 from domain.request import check_write, updates_of
 from domain.requests import RunPlan
-from services.gateway import acting
-from services.gateway.ending import stop_run
-from services.gateway.graphs import GraphsUnavailable
+from services.gateway.commands import execution
+from services.gateway.commands.endings import stop_run
 from services.gateway.http import Call
 from services.gateway.parts import GatewayParts
-from services.gateway.queries import by_id
+from services.gateway.queries.graphs import GraphsUnavailable
+from services.gateway.queries.search import by_id
 
 WRITTEN_S = 60.0
 LOOK_AGAIN_S = 1.0
@@ -37,11 +37,11 @@ async def write(parts: GatewayParts, call: Call, thread_id: UUID, run_id: UUID, 
     """Ask for the write. Raises ThreadBusy, LaneFull, ThreadNotFound."""
 
     def decide() -> Changes:
-        metadata = acting.thread(parts, thread_id).metadata
-        line = requests.Line(lane=acting.lane(parts, thread_id))
+        metadata = execution.thread(parts, thread_id).metadata
+        line = requests.Line(lane=execution.lane(parts, thread_id))
         return requests.write_state(plan, run_id, line, metadata, parts.clock.now())
 
-    await acting.act(parts, call, thread_id, decide)
+    await execution.act(parts, call, thread_id, decide)
 
 
 async def written(
@@ -72,9 +72,9 @@ async def written(
 
 def _still_there(parts: GatewayParts, thread_id: UUID, run_id: UUID) -> None:
     """Raises ThreadNotFound or ThreadBusy when the write will never be done."""
-    acting.thread(parts, thread_id)
+    execution.thread(parts, thread_id)
     try:
-        acting.run(parts, thread_id, run_id)
+        execution.run(parts, thread_id, run_id)
     except RunNotFound:
         raise ThreadBusy("The state was not written: a run took its place.") from None
 

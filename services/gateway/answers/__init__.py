@@ -1,0 +1,1 @@
+"""What clients see: a struct per object, and the rows that it is made from."""

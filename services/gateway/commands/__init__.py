@@ -1,0 +1,1 @@
+"""What clients ask to be done: decided, appended, and until it shows."""
