@@ -1,8 +1,11 @@
-"""The application: routes, errors, CORS."""
+"""The application: routes, what is injected, errors, CORS."""
 
 from litestar import Litestar
 from litestar.config.cors import CORSConfig
+from litestar.di import Provide
 
+from services.gateway.bodies import GatewayRequest, JsonBody
+from services.gateway.envelope import Envelope, caller, canonical_ids
 from services.gateway.http import Route, handler
 from services.gateway.parts import GatewayParts
 from services.gateway.problems import problem
@@ -25,7 +28,6 @@ def all_routes() -> list[Route]:
     """Every endpoint of the server."""
     described = [
         *crons.routes(),
-        *threads.routes(),
         *states.routes(),
         *runs.routes(),
         *stateless.routes(),
@@ -39,7 +41,16 @@ def all_routes() -> list[Route]:
 def build_app(parts: GatewayParts) -> Litestar:
     """The ASGI application over these parts."""
     return Litestar(
-        route_handlers=[handler(parts, route) for route in all_routes()],
+        route_handlers=[threads.ThreadController, *(handler(parts, route) for route in all_routes())],
+        dependencies={
+            "parts": Provide(lambda: parts, use_cache=True, sync_to_thread=False),
+            "caller": Provide(caller, sync_to_thread=False),
+        },
+        request_class=GatewayRequest,
+        dto=JsonBody,
+        return_dto=None,
+        guards=[canonical_ids],
+        middleware=[Envelope],
         exception_handlers={Exception: problem},
         cors_config=CORSConfig(
             allow_origins=parts.settings.cors_origins.split(","), expose_headers=EXPOSED, max_age=600

@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from services.gateway.streams.channels import Live
 from services.gateway.streams.ends import Ends
@@ -10,8 +11,12 @@ from services.kit.clock import Clock
 from services.kit.commands import KeyedLocks
 from services.kit.eventlog import EventLog
 from services.kit.lifecycle import Background, Part
+from services.kit.reads import read
 from services.kit.settings import Settings
 from services.kit.views import Views
+from services.repository import Repository
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,11 +41,17 @@ class GatewayParts:
     graphs: tuple[str, ...]
     locks: KeyedLocks = field(default_factory=KeyedLocks)
     background: Background = field(default_factory=lambda: Background("gateway.background"))
+    repository: Repository = field(init=False)
     live: Live = field(init=False)
     ends: Ends = field(init=False)
 
+    async def read(self, function: Callable[[], T]) -> T:
+        """What the function comes to, which may read the log and the read models."""
+        return await read((self.log, self.views), function)
+
     def __post_init__(self) -> None:
         # Frozen, and still made of its other fields.
+        object.__setattr__(self, "repository", Repository(self.log))
         object.__setattr__(self, "live", Live(self.bus))
         object.__setattr__(self, "ends", Ends(self.views, self.changed))
 

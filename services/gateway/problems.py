@@ -1,13 +1,15 @@
 """Refusals to HTTP: one table, and one form of error body."""
 
 import logging
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 from litestar import Request, Response
-from litestar.exceptions import HTTPException
+from litestar.exceptions import HTTPException, ValidationException
+from litestar.params import KwargDefinition
 
 from domain import errors
+from services.gateway.bodies import readable
 from services.gateway.queries.graphs import GraphsUnavailable
 from services.kit.commands import Conflict
 from services.kit.eventlog import LogUnavailable
@@ -51,7 +53,7 @@ CODES: dict[type[Exception], str] = {
 
 def problem(request: Request[Any, Any, Any], exc: Exception) -> Response[bytes]:
     """The answer for anything that was raised."""
-    status, code, detail = _told(exc)
+    status, code, detail = _invalid(request, exc) if isinstance(exc, ValidationException) else _told(exc)
     if status >= 500:
         log_.error("gateway.failed %s %s", request.method, request.url.path, exc_info=exc)
     body = msgspec.json.encode({"detail": detail, "error": code})
@@ -68,6 +70,34 @@ def _told(exc: Exception) -> tuple[int, str, str]:
             code = exc.code if isinstance(exc, errors.Refused) else CODES[cls]
             return STATUSES[cls], code, str(exc)
     return 500, "internal", "Internal Server Error"
+
+
+def _invalid(request: Request[Any, Any, Any], exc: ValidationException) -> tuple[int, str, str]:
+    """A parameter of the path or the query that is not what its handler says."""
+    wrong: dict[str, str] = exc.extra[0] if isinstance(exc.extra, list) and exc.extra else {}
+    field = wrong.get("key", "query").partition(".")[0]
+    return (
+        422,
+        errors.InvalidField.code,
+        f"{field}: {_expected(request, field) or readable(wrong['message'])}",
+    )
+
+
+def _expected(request: Request[Any, Any, Any], field: str) -> str:
+    """What the parameter must be, in words; '' when only the decoder can say."""
+    declared = request.route_handler.parsed_fn_signature.parameters.get(field)
+    if declared is None:
+        return ""
+    kind = declared if not declared.is_optional else declared.inner_types[0]
+    if kind.annotation is bool:
+        return "must be true or false"
+    bounds = declared.kwarg_definition or kind.kwarg_definition
+    if kind.annotation is int and isinstance(bounds, KwargDefinition) and bounds.le is not None:
+        return f"must be a whole number from {bounds.ge} to {bounds.le}"
+    choices = get_args(kind.annotation)
+    if choices and all(isinstance(choice, str) for choice in choices):
+        return f"must be one of {', '.join(choices)}"
+    return ""
 
 
 _HTTP = {404: "Not Found", 405: "Method Not Allowed", 413: "Request body is too large"}

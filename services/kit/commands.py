@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Hashable
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
 from contextlib import asynccontextmanager
 
 from contracts.ledger import Transaction
@@ -14,7 +14,7 @@ class Conflict(Exception):
 
 
 async def execute(
-    log: EventLog, decide: Callable[[], Transaction | None], *, attempts: int = 5
+    log: EventLog, decide: Callable[[], Awaitable[Transaction | None]], *, attempts: int = 5
 ) -> int | None:
     """The position of what was decided; None when there was nothing to do.
 
@@ -22,7 +22,7 @@ async def execute(
     whatever `decide` refuses.
     """
     for attempt in range(attempts):
-        tx = decide()
+        tx = await decide()
         if tx is None or not tx.appends:
             return None
         try:

@@ -53,7 +53,7 @@ class Claims:
         except Conflict:
             job.verdict = Later(CONFLICT_DELAY_S)
 
-    def _decide(self, job: Job, lost: int) -> Transaction | None:
+    async def _decide(self, job: Job, lost: int) -> Transaction | None:
         story = story_of(self._log, job.run_id)
         job.run, job.corr = story.run, story.corr
         if story.run is None or not story.run.is_active:

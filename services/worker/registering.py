@@ -13,7 +13,7 @@ async def register(log: EventLog, clock: Clock, command: RegisterGraph, worker: 
     """See to it that the graph's default assistant exists and has its name. Twice is harmless."""
     assistant_id = default_assistant_id(command.graph_id)
 
-    def decide() -> Transaction | None:
+    async def decide() -> Transaction | None:
         known = assistant_of(assistant_id, log.newest([assistant_id]).get(assistant_id))
         events = assistants.decide(known, command)
         changes = Changes(appends=assistants.appends(assistant_id, known, events))

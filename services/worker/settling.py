@@ -35,7 +35,7 @@ class Settlements:
         """
         is_ours = True
 
-        def decide() -> Transaction | None:
+        async def decide() -> Transaction | None:
             nonlocal is_ours
             story = story_of(self._log, job.run_id)
             if _is_open(story, job.attempt):
@@ -55,7 +55,7 @@ class Settlements:
         Raises LogUnavailable, Conflict: then others have it when our lease has ended.
         """
 
-        def decide() -> Transaction | None:
+        async def decide() -> Transaction | None:
             story = story_of(self._log, job.run_id)
             if not _is_open(story, job.attempt):
                 return None

@@ -65,7 +65,7 @@ class Client:
     async def do(self, decide: Decide) -> None:
         """Carry it out, however often the log has to be asked."""
 
-        def transaction() -> Transaction:
+        async def transaction() -> Transaction:
             return decide().by(Meta(at=self._clock.now(), actor="u"))
 
         while True:

@@ -9,28 +9,28 @@ from domain.changes import Changes
 from domain.cron import DeleteCron, cron_of
 from domain.errors import RunNotFound, ThreadNotFound
 from domain.run import CancelRun, run_of
-from services.gateway.commands import execution
-from services.gateway.http import Call
+from services.gateway.commands import acting
+from services.gateway.commands.acting import Asks
 from services.gateway.parts import GatewayParts
 from services.gateway.queries.filters import SQL
 
 
-async def stop_run(parts: GatewayParts, call: Call, thread_id: UUID, run_id: UUID, reason: str) -> None:
+async def stop_run(parts: GatewayParts, call: Asks, thread_id: UUID, run_id: UUID, reason: str) -> None:
     """Ask that the run stops; one that waits ends at once. Harmless when it has ended or is gone."""
 
     def decide() -> Changes:
         try:
-            run = execution.run(parts, thread_id, run_id)
+            run = acting.run(parts, thread_id, run_id)
         except RunNotFound:
             return Changes()
         if not run.is_active or run.cancel:
             return Changes()
-        return requests.cancel(run, CancelRun(reason=reason), execution.lane(parts, thread_id))
+        return requests.cancel(run, CancelRun(reason=reason), acting.lane(parts, thread_id))
 
-    await execution.act(parts, call, thread_id, decide)
+    await acting.act(parts, call, thread_id, decide)
 
 
-async def delete_thread(parts: GatewayParts, call: Call, thread_id: UUID) -> None:
+async def delete_thread(parts: GatewayParts, call: Asks, thread_id: UUID) -> None:
     """Delete the thread with its runs and crons. Harmless when it is gone.
 
     Its crons are found in the read models, which may lag. One that is created elsewhere while we decide rests on
@@ -39,10 +39,10 @@ async def delete_thread(parts: GatewayParts, call: Call, thread_id: UUID) -> Non
 
     def decide() -> Changes:
         try:
-            thread = execution.thread(parts, thread_id)
+            thread = acting.thread(parts, thread_id)
         except ThreadNotFound:
             return Changes()
-        lane = execution.lane(parts, thread_id)
+        lane = acting.lane(parts, thread_id)
         found = [run_of(entry.run_id, parts.log.stream(entry.run_id)) for entry in lane.in_flight]
         in_flight = [run for run in found if run is not None]
         ended = end_crons(parts, call, "thread", thread_id, DeleteCron(reason="thread_deleted"))
@@ -51,13 +51,13 @@ async def delete_thread(parts: GatewayParts, call: Call, thread_id: UUID) -> Non
     def left_behind() -> Changes:
         return end_crons(parts, call, "thread", thread_id, DeleteCron(reason="thread_deleted"))
 
-    await execution.act(parts, call, thread_id, decide)
-    await execution.act(parts, call, thread_id, left_behind)
+    await acting.act(parts, call, thread_id, decide)
+    await acting.act(parts, call, thread_id, left_behind)
 
 
 def end_crons(
     parts: GatewayParts,
-    call: Call,
+    call: Asks,
     owner: Literal["thread", "assistant"],
     owner_id: UUID,
     command: DeleteCron,

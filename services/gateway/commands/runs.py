@@ -18,8 +18,9 @@ from domain.requests import Occurrence, plan_of
 from domain.thread import CreateThread, Thread, thread_of
 from projections.runs import row_as_requested
 from services.gateway.answers import shapes
-from services.gateway.commands import execution
-from services.gateway.http import USER, Call
+from services.gateway.commands import acting
+from services.gateway.commands.acting import Asks
+from services.gateway.http import USER
 from services.gateway.parts import GatewayParts
 from services.gateway.queries.search import Row, by_id
 from services.kit.ids import parse_uuid
@@ -40,15 +41,15 @@ class Asked(msgspec.Struct, frozen=True):
 Wanted = tuple[Asked, StatelessRunCreate]
 
 
-async def on_thread(parts: GatewayParts, call: Call, body: RunCreate, asked: Asked) -> None:
+async def on_thread(parts: GatewayParts, call: Asks, body: RunCreate, asked: Asked) -> None:
     """Let the run take its place on its thread. Raises ThreadNotFound, ThreadBusy, LaneFull, AssistantNotFound."""
-    await execution.act(parts, call, asked.thread_id, lambda: _on_thread(parts, body, asked))
+    await acting.act(parts, call, asked.thread_id, lambda: _on_thread(parts, body, asked))
 
 
-async def stateless(parts: GatewayParts, call: Call, wanted: Sequence[Wanted]) -> None:
+async def stateless(parts: GatewayParts, call: Asks, wanted: Sequence[Wanted]) -> None:
     """Ask for runs with a thread each: all of them, or none. Raises AssistantNotFound."""
     key = wanted[0][0].run_id
-    await execution.act(parts, call, key, lambda: _stateless(parts, wanted))
+    await acting.act(parts, call, key, lambda: _stateless(parts, wanted))
 
 
 def shown(parts: GatewayParts, asked: Asked) -> dict[str, Any]:
@@ -93,14 +94,14 @@ def _check_assistant(parts: GatewayParts, body: RunCreate) -> None:
 
 
 def _on_thread(parts: GatewayParts, body: RunCreate, asked: Asked) -> Changes:
-    assistant = execution.assistant(parts, body.assistant_id)
+    assistant = acting.assistant(parts, body.assistant_id)
     events = parts.log.newest([asked.thread_id]).values()
     thread, made = thread_of(asked.thread_id, events), Changes()
     if thread is None:
         made = _made(body, asked.thread_id, was_used=bool(events))
     now = parts.clock.now()
     plan = plan_of(run_spec_of(body), assistant, USER)
-    line = execution.line(parts, asked.thread_id, plan.strategy)
+    line = acting.line(parts, asked.thread_id, plan.strategy)
     limit = parts.settings.waiting_per_thread
     return made + requests.request_on_thread(
         plan, _occurrence(body, asked, now), line, _metadata(thread), now, limit
@@ -124,7 +125,7 @@ def _metadata(thread: Thread | None) -> dict[str, object]:
 def _stateless(parts: GatewayParts, wanted: Sequence[Wanted]) -> Changes:
     changes, now = Changes(), parts.clock.now()
     for asked, body in wanted:
-        assistant = execution.assistant(parts, body.assistant_id)
+        assistant = acting.assistant(parts, body.assistant_id)
         temporary = (body.on_completion or "delete") == "delete"
         plan = plan_of(run_spec_of(body), assistant, USER, temporary=temporary)
         changes += requests.request_stateless(plan, _occurrence(body, asked, now), now)

@@ -9,9 +9,9 @@ from domain.changes import Changes
 from domain.errors import GraphFailed, InvalidField, Refused, RunNotFound, ThreadBusy
 from domain.request import check_write, updates_of
 from domain.requests import RunPlan
-from services.gateway.commands import execution
+from services.gateway.commands import acting
+from services.gateway.commands.acting import Asks
 from services.gateway.commands.endings import stop_run
-from services.gateway.http import Call
 from services.gateway.parts import GatewayParts
 from services.gateway.queries.graphs import GraphsUnavailable
 from services.gateway.queries.search import by_id
@@ -33,19 +33,19 @@ def checked(supersteps: list[Superstep]) -> list[list[dict[str, Any]]]:
     return [updates_of(superstep.updates) for superstep in supersteps]
 
 
-async def write(parts: GatewayParts, call: Call, thread_id: UUID, run_id: UUID, plan: RunPlan) -> None:
+async def write(parts: GatewayParts, call: Asks, thread_id: UUID, run_id: UUID, plan: RunPlan) -> None:
     """Ask for the write. Raises ThreadBusy, LaneFull, ThreadNotFound."""
 
     def decide() -> Changes:
-        metadata = execution.thread(parts, thread_id).metadata
-        line = requests.Line(lane=execution.lane(parts, thread_id))
+        metadata = acting.thread(parts, thread_id).metadata
+        line = requests.Line(lane=acting.lane(parts, thread_id))
         return requests.write_state(plan, run_id, line, metadata, parts.clock.now())
 
-    await execution.act(parts, call, thread_id, decide)
+    await acting.act(parts, call, thread_id, decide)
 
 
 async def written(
-    parts: GatewayParts, call: Call, thread_id: UUID, run_id: UUID, field: str
+    parts: GatewayParts, call: Asks, thread_id: UUID, run_id: UUID, field: str
 ) -> dict[str, Any]:
     """The row of the run once the write is done; after a minute it is given up and withdrawn.
 
@@ -72,9 +72,9 @@ async def written(
 
 def _still_there(parts: GatewayParts, thread_id: UUID, run_id: UUID) -> None:
     """Raises ThreadNotFound or ThreadBusy when the write will never be done."""
-    execution.thread(parts, thread_id)
+    acting.thread(parts, thread_id)
     try:
-        execution.run(parts, thread_id, run_id)
+        acting.run(parts, thread_id, run_id)
     except RunNotFound:
         raise ThreadBusy("The state was not written: a run took its place.") from None
 

@@ -31,7 +31,7 @@ from domain.cron import DeleteCron
 from domain.errors import AlreadyExists, AssistantNotFound, InvalidField
 from projections import assistants as assistant_rows
 from services.gateway.answers import shapes
-from services.gateway.commands import endings, execution
+from services.gateway.commands import acting, endings
 from services.gateway.http import USER, Answer, Call, Route, as_json, as_list, nothing
 from services.gateway.parts import GatewayParts
 from services.gateway.queries import fold, graphs
@@ -73,10 +73,10 @@ async def create(parts: GatewayParts, call: Call) -> Answer:
             raise InvalidField("assistant_id: Invalid assistant ID: must be a UUID")
         assistant_id = chosen
     command, keep = create_of(body, assistant_id, USER), body.if_exists == "do_nothing"
-    position = await execution.act(parts, call, assistant_id, lambda: _created(parts, command, keep=keep))
+    position = await acting.act(parts, call, assistant_id, lambda: _created(parts, command, keep=keep))
     if position is None:
         # It exists, perhaps since a moment ago, and is not shown yet.
-        await parts.reached(parts.log.head(), execution.SHOWN_S)
+        await parts.reached(parts.log.head(), acting.SHOWN_S)
     row = fold.row(parts, assistant_rows, "assistants", assistant_id) or _row(parts, str(assistant_id))
     return as_json(shapes.assistant(row))
 
@@ -117,15 +117,13 @@ async def choose(parts: GatewayParts, call: Call) -> Answer:
 
 
 async def _changed(parts: GatewayParts, call: Call, command: Callable[[UUID], AssistantCommand]) -> Answer:
-    assistant_id = execution.assistant(parts, _named(call)).assistant_id
-    await execution.act(
-        parts, call, assistant_id, lambda: _decided(parts, assistant_id, command(assistant_id))
-    )
+    assistant_id = acting.assistant(parts, _named(call)).assistant_id
+    await acting.act(parts, call, assistant_id, lambda: _decided(parts, assistant_id, command(assistant_id)))
     return as_json(shapes.assistant(_row(parts, str(assistant_id))))
 
 
 def _decided(parts: GatewayParts, assistant_id: UUID, command: AssistantCommand) -> Changes:
-    assistant = execution.assistant(parts, str(assistant_id))
+    assistant = acting.assistant(parts, str(assistant_id))
     return Changes(appends=assistants.appends(assistant_id, assistant, assistants.decide(assistant, command)))
 
 
@@ -143,7 +141,7 @@ async def versions(parts: GatewayParts, call: Call) -> Answer:
 async def delete(parts: GatewayParts, call: Call) -> Answer:
     """DELETE /assistants/{assistant_id}: it goes last, so that after a crash it can be asked for again."""
     with_threads = call.flag("delete_threads")
-    assistant_id = execution.assistant(parts, _named(call)).assistant_id
+    assistant_id = acting.assistant(parts, _named(call)).assistant_id
     _decided(parts, assistant_id, DeleteAssistant())  # refused before anything has ended
     if with_threads:
         for thread_id in await keys_of(parts.views, _threads_of(assistant_id)):
@@ -155,7 +153,7 @@ async def delete(parts: GatewayParts, call: Call) -> Answer:
         ended = endings.end_crons(parts, call, "assistant", assistant_id, command)
         return ended + _decided(parts, assistant_id, DeleteAssistant())
 
-    await execution.act(parts, call, assistant_id, decide)
+    await acting.act(parts, call, assistant_id, decide)
     await _stop_runs(parts, call, assistant_id)  # those that its crons began meanwhile
     return nothing()
 
@@ -204,7 +202,7 @@ async def subgraphs(parts: GatewayParts, call: Call) -> Answer:
 
 
 async def _told(parts: GatewayParts, call: Call, kind: type[GraphQuery], **more: Any) -> Answer:
-    assistant = execution.assistant(parts, _named(call))
+    assistant = acting.assistant(parts, _named(call))
     query = kind(
         graph_id=assistant.graph_id, config=assistant.config, context=assistant.context or None, **more
     )

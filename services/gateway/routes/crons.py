@@ -28,7 +28,7 @@ from domain.requests import Occurrence, plan_of
 from domain.schedule import dst_kind, local_time, next_after, parse, zone
 from projections import crons as cron_rows
 from services.gateway.answers import shapes
-from services.gateway.commands import execution, runs
+from services.gateway.commands import acting, runs
 from services.gateway.http import USER, Answer, Call, Route, as_json, as_list, nothing
 from services.gateway.parts import GatewayParts
 from services.gateway.queries import fold
@@ -84,7 +84,7 @@ async def _create(parts: GatewayParts, call: Call, thread_id: UUID | None) -> An
     def decide() -> Changes:
         return _created(parts, call, body, cron_id, run_id, thread_id)
 
-    await execution.act(parts, call, thread_id or cron_id, decide)
+    await acting.act(parts, call, thread_id or cron_id, decide)
     row, run_row = fold.row(parts, cron_rows, "crons", cron_id), runs.first_row(parts, run_id)
     if row is None:
         raise CronNotFound("Cron was deleted at once")
@@ -99,8 +99,8 @@ def _created(
     parts: GatewayParts, call: Call, body: CronCreate, cron_id: UUID, run_id: UUID, thread_id: UUID | None
 ) -> Changes:
     now = call.meta(parts).at
-    thread = None if thread_id is None else execution.thread(parts, thread_id)
-    assistant = execution.assistant(parts, body.assistant_id)
+    thread = None if thread_id is None else acting.thread(parts, thread_id)
+    assistant = acting.assistant(parts, body.assistant_id)
     _check_cap(parts)
     spec = spec_of(body)
     enabled = body.enabled is not False
@@ -150,7 +150,7 @@ def _first_run(
     occurrence = Occurrence(run_id=run_id, thread_id=command.thread_id or uuid7(), kind="first")
     if command.thread_id is None:
         return requests.request_stateless(plan, occurrence, now)
-    line = execution.line(parts, command.thread_id, plan.strategy)
+    line = acting.line(parts, command.thread_id, plan.strategy)
     limit = parts.settings.waiting_per_thread
     return requests.request_on_thread(plan, occurrence, line, metadata, now, limit)
 
@@ -189,7 +189,7 @@ async def change(parts: GatewayParts, call: Call) -> Answer:
         command = UpdateCron() if cron is None else _update(parts, cron, body)
         return crons.changes(cron_id, cron, crons.decide(cron, command, call.meta(parts).at))
 
-    await execution.act(parts, call, cron_id, decide)
+    await acting.act(parts, call, cron_id, decide)
     return as_json(_shown(parts, _row(parts, cron_id)))
 
 
@@ -242,7 +242,7 @@ async def delete(parts: GatewayParts, call: Call) -> Answer:
         cron = cron_of(cron_id, parts.log.stream(cron_id))
         return crons.changes(cron_id, cron, crons.decide(cron, DeleteCron(), call.meta(parts).at))
 
-    await execution.act(parts, call, cron_id, decide)
+    await acting.act(parts, call, cron_id, decide)
     return nothing()
 
 

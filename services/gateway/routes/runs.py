@@ -10,7 +10,7 @@ from domain.changes import Changes
 from domain.errors import InvalidField, NotSupported, RunNotActive, RunNotFound
 from domain.run import CancelRun, DeleteRun, RunStatus
 from services.gateway.answers import shapes
-from services.gateway.commands import execution, runs
+from services.gateway.commands import acting, runs
 from services.gateway.commands.endings import stop_run
 from services.gateway.commands.runs import Asked
 from services.gateway.http import Answer, Call, Route, as_json, as_list, nothing
@@ -175,15 +175,15 @@ async def stop(parts: GatewayParts, call: Call, asked: Asked, action: Action) ->
     """Ask that the run stops. Raises RunNotFound when it has ended, or is being stopped."""
 
     def decide() -> Changes:
-        run = execution.run(parts, asked.thread_id, asked.run_id)
+        run = acting.run(parts, asked.thread_id, asked.run_id)
         if run.request.kind == "state":
             raise RunNotFound("Run not found")
-        lane = execution.lane(parts, asked.thread_id)
+        lane = acting.lane(parts, asked.thread_id)
         return requests.cancel(run, CancelRun(action=action, reason=reason), lane)
 
     reason = reason_of(call)
     try:
-        await execution.act(parts, call, asked.thread_id, decide)
+        await acting.act(parts, call, asked.thread_id, decide)
     except RunNotActive:
         raise RunNotFound("Run not found or not active") from None
 
@@ -197,10 +197,10 @@ async def delete(parts: GatewayParts, call: Call) -> Answer:
         raise RunNotActive("The run has not stopped yet; try again.")
 
     def decide() -> Changes:
-        run = execution.run(parts, asked.thread_id, asked.run_id)
+        run = acting.run(parts, asked.thread_id, asked.run_id)
         return Changes(appends=run_domain.appends(run, run_domain.decide(run, DeleteRun())))
 
-    await execution.act(parts, call, asked.run_id, decide)
+    await acting.act(parts, call, asked.run_id, decide)
     return nothing()
 
 

@@ -15,7 +15,7 @@ from domain.request import checkpoint_of, updates_of
 from domain.requests import state_plan
 from domain.thread import CreateThread
 from services.gateway.answers import shapes
-from services.gateway.commands import execution, writes
+from services.gateway.commands import acting, writes
 from services.gateway.http import USER, Answer, Call, Route, as_json
 from services.gateway.parts import GatewayParts
 from services.gateway.queries import graphs
@@ -179,7 +179,7 @@ def _writing_assistant(parts: GatewayParts, row: Row) -> Assistant:
             "Thread has no graph: start a run on it, or create it with 'graph_id' in its metadata."
         )
     _known(parts, graph_id)
-    assistant = _assistant(parts, row) or execution.assistant(parts, str(default_assistant_id(graph_id)))
+    assistant = _assistant(parts, row) or acting.assistant(parts, str(default_assistant_id(graph_id)))
     # It may have been given another graph since the run.
     return msgspec.structs.replace(assistant, graph_id=graph_id)
 
@@ -203,10 +203,10 @@ async def copy(parts: GatewayParts, call: Call) -> Answer:
     )
 
     def decide() -> Changes:
-        execution.thread(parts, thread_id)
+        acting.thread(parts, thread_id)
         return Changes(appends=threads.appends(copy_id, None, threads.decide(None, command)))
 
-    await execution.act(parts, call, copy_id, decide)
+    await acting.act(parts, call, copy_id, decide)
     return as_json(shapes.thread(thread_row(parts, copy_id), parts.log.blob))
 
 

@@ -2,9 +2,10 @@
 
 from collections.abc import AsyncIterator
 
+from services.gateway.commands.acting import Asks
 from services.gateway.commands.endings import stop_run
 from services.gateway.commands.runs import Asked
-from services.gateway.http import Answer, Call
+from services.gateway.http import Answer
 from services.gateway.parts import GatewayParts
 from services.gateway.streams import frames, joins
 from services.gateway.streams.channels import Listener
@@ -16,7 +17,7 @@ GONE = "the client went away"
 
 def streamed(
     parts: GatewayParts,
-    call: Call,
+    call: Asks,
     asked: Asked,
     listener: Listener,
     wanted: Wanted,
@@ -36,18 +37,18 @@ def streamed(
     return Answer(200, headers=headers, media_type=frames.MEDIA_TYPE, pieces=stream.pieces(), over=over)
 
 
-def waited(parts: GatewayParts, call: Call, asked: Asked, *, cancels: bool = False) -> Answer:
+def waited(parts: GatewayParts, call: Asks, asked: Asked, *, cancels: bool = False) -> Answer:
     """What the run comes to, when it has."""
     return _document(parts, call, asked, joins.values(parts, asked.run_id), cancels=cancels)
 
 
-def stopped(parts: GatewayParts, call: Call, asked: Asked) -> Answer:
+def stopped(parts: GatewayParts, call: Asks, asked: Asked) -> Answer:
     """An empty object, when the run has stopped."""
     return _document(parts, call, asked, joins.stopped(parts, asked.run_id), cancels=False)
 
 
 def _document(
-    parts: GatewayParts, call: Call, asked: Asked, pieces: AsyncIterator[bytes], *, cancels: bool
+    parts: GatewayParts, call: Asks, asked: Asked, pieces: AsyncIterator[bytes], *, cancels: bool
 ) -> Answer:
     headers = {"Location": asked.path + "/join", "Content-Location": asked.path}
 
@@ -57,6 +58,6 @@ def _document(
     return Answer(200, headers=headers, pieces=pieces, over=over)
 
 
-def _left(parts: GatewayParts, call: Call, asked: Asked, *, cancels: bool) -> None:
+def _left(parts: GatewayParts, call: Asks, asked: Asked, *, cancels: bool) -> None:
     if cancels:
         parts.background.spawn(stop_run(parts, call, asked.thread_id, asked.run_id, GONE))

@@ -42,6 +42,11 @@ class EventLog(Protocol):
     stream costs less than a thread hop. Positions start at 1, only grow, and are in commit order.
     """
 
+    @property
+    def is_near(self) -> bool:
+        """Whether a point read costs less than a thread hop; otherwise no read may be made on the event loop."""
+        ...
+
     async def append(self, tx: Transaction) -> int:
         """Store a transaction; its last position.
 

@@ -21,6 +21,8 @@ LAST = "\U0010ffff"
 class SqliteReader:
     """What the EventLog Protocol asks of reading."""
 
+    is_near = True
+
     def __init__(self, path: Path, codec: EventCodec) -> None:
         self._codec, self._readers = codec, Readers(path)
 

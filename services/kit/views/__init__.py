@@ -17,6 +17,8 @@ POSITION = "SELECT pos FROM tracking WHERE name = ?"
 class Views:
     """Read-only connections, one per thread. Reads are synchronous: most take less than a thread hop."""
 
+    is_near = True
+
     def __init__(self, path: Path) -> None:
         self._readers = Readers(path, give_functions)
 

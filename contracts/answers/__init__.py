@@ -1,0 +1,1 @@
+"""HTTP answers as clients see them: a struct per object."""

@@ -1,0 +1,56 @@
+"""Columns of the read models as clients see them."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from contracts.ledger import Payload
+
+Row = dict[str, Any]
+BlobOf = Callable[[str], bytes | None]
+_payload = msgspec.json.Decoder(Payload)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def instant(microseconds: int) -> str:
+    """An instant: explicit offset, microseconds when there are any."""
+    return (EPOCH + timedelta(microseconds=microseconds)).isoformat()
+
+
+def maybe_instant(microseconds: int | None) -> str | None:
+    """The same, None when there is none."""
+    return None if microseconds is None else instant(microseconds)
+
+
+def maybe_uuid(value: bytes | None) -> UUID | None:
+    """An id, None when there is none."""
+    return None if value is None else UUID(bytes=value)
+
+
+def json_of(stored: str) -> Any:
+    """JSON that is stored as text, passed on without a look at it: the encoder writes it as it is."""
+    return msgspec.Raw(stored.encode())
+
+
+def maybe_json(stored: str | None) -> Any:
+    """The same, None when there is none."""
+    return None if stored is None else json_of(stored)
+
+
+def value_of(stored: str | None, blob_of: BlobOf) -> Any:
+    """The JSON of a stored payload, as it is; None when there is none or it was erased."""
+    if stored is None:
+        return None
+    payload = _payload.decode(stored)
+    if payload.sha256:
+        data = blob_of(payload.sha256)
+        return None if data is None else msgspec.Raw(data)
+    return None if payload.inline is msgspec.UNSET else payload.inline
+
+
+def decoded(value: Any) -> Any:
+    """What such JSON says."""
+    return msgspec.json.decode(value) if isinstance(value, msgspec.Raw) else value

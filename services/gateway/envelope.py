@@ -1,0 +1,108 @@
+"""What every request and answer has around it: an id that can be followed, and a query as clients mean it."""
+
+import re
+from typing import Any
+from urllib.parse import parse_qsl, urlencode
+from uuid import UUID, uuid4
+
+import msgspec
+from litestar import Request
+from litestar.connection import ASGIConnection
+from litestar.datastructures import MutableScopeHeaders
+from litestar.enums import ScopeType
+from litestar.handlers import BaseRouteHandler
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
+
+from contracts.ledger import Meta
+from domain.errors import InvalidField
+from services.gateway.parts import GatewayParts
+from services.kit.ids import parse_uuid
+
+REQUEST_ID = re.compile(r"[\w.:-]{1,128}")
+FLAGS = frozenset(
+    {
+        "cancel_on_disconnect",
+        "delete_threads",
+        "recurse",
+        "refresh_ttl",
+        "subgraphs",
+        "values",
+        "wait",
+        "xray",
+    }
+)
+YES_NO = {"yes": "true", "no": "false"}
+IDS = frozenset({"thread_id", "run_id", "cron_id"})
+"""Path parameters that are UUIDs; an assistant can be named by its graph too."""
+ANONYMOUS = "anonymous"
+"""Whoever asks, as long as nobody is authenticated."""
+
+
+class Caller(msgspec.Struct, frozen=True):
+    """Who asks: on the events that the request leads to, and on what is made for them."""
+
+    request_id: str
+    user_id: str = ANONYMOUS
+
+    def meta(self, parts: GatewayParts) -> Meta:
+        """Who asks, and why, for the events of this request."""
+        return Meta(at=parts.clock.now(), actor=self.user_id, cause=self.request_id, corr=self.request_id)
+
+
+def caller(request: Request[Any, Any, Any]) -> Caller:
+    """Who asks: a dependency of the handlers."""
+    return Caller(request.scope["state"]["request_id"])
+
+
+class Envelope:
+    """Gives each request its id, which the answer carries too, and brings the query into one form.
+
+    An empty value of a query is as good as absent, and a flag may be `yes`: clients send both.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The ASGI application."""
+        if scope["type"] != ScopeType.HTTP:
+            await self.app(scope, receive, send)
+            return
+        given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
+        text = given.decode("latin-1")
+        request_id = text if REQUEST_ID.fullmatch(text) else str(uuid4())
+        scope.setdefault("state", {})["request_id"] = request_id
+        if scope["query_string"]:
+            scope["query_string"] = plain(scope["query_string"])
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableScopeHeaders(message)["x-request-id"] = request_id
+            await send(message)
+
+        await self.app(scope, receive, send_with_id)
+
+
+def plain(query: bytes) -> bytes:
+    """The query without empty values, flags as true or false."""
+    pairs = parse_qsl(query.decode("latin-1"))
+    return urlencode([(name, _meant(name, value)) for name, value in pairs]).encode()
+
+
+def canonical_ids(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
+    """Refuse an id in the path that is no UUID in its hyphenated form: a guard of the handlers."""
+    for name, value in connection.path_params.items():
+        if name in IDS:
+            uuid_of(name, value)
+
+
+def uuid_of(field: str, text: str) -> UUID:
+    """The id that a client names. Raises InvalidField."""
+    value = parse_uuid(text)
+    if value is None:
+        raise InvalidField(f"{field}: Invalid {field.removesuffix('_id')} ID: must be a UUID")
+    return value
+
+
+def _meant(name: str, value: str) -> str:
+    return YES_NO.get(value.lower(), value) if name in FLAGS else value

@@ -1,0 +1,146 @@
+"""Aggregates from the log: load, decide, append. The one place where commands of any service meet the log."""
+
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+from uuid import UUID
+
+from contracts.ledger import Expect, Meta, Recorded, Transaction
+from domain.assistant import Assistant, assistant_of, default_assistant_id
+from domain.changes import Changes
+from domain.cron import Cron, cron_of
+from domain.errors import AssistantNotFound, RunNotFound, ThreadNotFound
+from domain.lane import TAKES_PLACES, Lane, MultitaskStrategy, lane_id_of, lane_of
+from domain.requests import Line
+from domain.run import Run, run_of
+from domain.thread import Thread, thread_of
+from services.kit.commands import execute
+from services.kit.eventlog import EventLog
+from services.kit.ids import parse_uuid
+from services.kit.reads import read
+
+T = TypeVar("T")
+
+
+class Aggregates:
+    """What a command looks at, as the log has it now; it remembers at which versions it saw what it saw.
+
+    Reads are synchronous: `Repository` calls whoever loads where that is harmless.
+    """
+
+    def __init__(self, log: EventLog) -> None:
+        self.log = log
+        self.seen: dict[UUID, int] = {}
+        """Versions of the streams that were looked at, 0 for one that has no event."""
+
+    def thread_or_none(self, thread_id: UUID) -> Thread | None:
+        """The thread; None when there is none or it is deleted."""
+        newest = self._newest(thread_id)
+        return thread_of(thread_id, [] if newest is None else [newest])
+
+    def thread(self, thread_id: UUID) -> Thread:
+        """The thread. Raises ThreadNotFound."""
+        found = self.thread_or_none(thread_id)
+        if found is None:
+            raise ThreadNotFound("Thread not found")
+        return found
+
+    def lane(self, thread_id: UUID) -> Lane:
+        """The thread's lane; an empty one when there is none yet."""
+        return lane_of(thread_id, self._newest(lane_id_of(thread_id)))
+
+    def line(self, thread_id: UUID, strategy: MultitaskStrategy) -> Line:
+        """The thread's lane, with the runs that stand in it when the strategy takes their places."""
+        lane = self.lane(thread_id)
+        return Line(lane=lane, runs=self.runs_of(lane) if strategy in TAKES_PLACES else {})
+
+    def runs_of(self, lane: Lane) -> Mapping[UUID, Run]:
+        """The runs that stand in a lane."""
+        found = {entry.run_id: run_of(entry.run_id, self.stream(entry.run_id)) for entry in lane.in_flight}
+        return {run_id: run for run_id, run in found.items() if run is not None}
+
+    def run(self, thread_id: UUID, run_id: UUID) -> Run:
+        """The run of that thread. Raises RunNotFound."""
+        found = run_of(run_id, self.stream(run_id))
+        if found is None or found.gone or found.request.thread_id != thread_id:
+            raise RunNotFound("Run not found")
+        return found
+
+    def assistant_or_none(self, assistant_id: UUID) -> Assistant | None:
+        """The assistant; None when there is none or it is deleted."""
+        return assistant_of(assistant_id, self._newest(assistant_id))
+
+    def assistant(self, text: str) -> Assistant:
+        """The assistant of that id, or the default one of that graph. Raises AssistantNotFound."""
+        found = self.assistant_or_none(parse_uuid(text) or default_assistant_id(text))
+        if found is None:
+            raise AssistantNotFound(f"assistant_id: assistant or graph '{text[:100]}' not found")
+        return found
+
+    def cron(self, cron_id: UUID) -> Cron | None:
+        """The cron; None when there is none or it is deleted."""
+        return cron_of(cron_id, self.stream(cron_id))
+
+    def stream(self, stream_id: UUID) -> list[Recorded]:
+        """The events of a stream, oldest first."""
+        events = self.log.stream(stream_id)
+        self.seen[stream_id] = events[-1].version if events else 0
+        return events
+
+    def version(self, stream_id: UUID) -> int:
+        """The version of a stream, 0 when it has no event: what the first event of a new life rests on."""
+        if stream_id not in self.seen:
+            self._newest(stream_id)
+        return self.seen[stream_id]
+
+    def forget(self, stream_id: UUID) -> None:
+        """Let the append not rest on that stream: whoever does says why it may change meanwhile."""
+        self.seen.pop(stream_id, None)
+
+    def _newest(self, stream_id: UUID) -> Recorded | None:
+        found = self.log.newest([stream_id]).get(stream_id)
+        self.seen[stream_id] = 0 if found is None else found.version
+        return found
+
+
+class Repository:
+    """Carries out commands on the log."""
+
+    def __init__(self, log: EventLog) -> None:
+        self._log = log
+
+    async def load(self, load: Callable[[Aggregates], T]) -> T:
+        """What `load` looks up, without a command."""
+        return await read(self._log, lambda: load(Aggregates(self._log)))
+
+    async def carry_out(
+        self,
+        load: Callable[[Aggregates], T],
+        decide: Callable[[T], Changes],
+        meta: Meta | Callable[[T], Meta],
+        *,
+        attempts: int = 8,
+    ) -> int | None:
+        """The position of what was decided; None when there was nothing to do.
+
+        `load` looks up all that the decision needs; `decide` is a function of that alone. The append rests on
+        everything that was looked up: when somebody else was quicker, both are called again.
+        Raises Conflict, LogUnavailable and whatever the two refuse.
+        """
+
+        async def transaction() -> Transaction | None:
+            aggregates = Aggregates(self._log)
+            found = await read(self._log, lambda: load(aggregates))
+            changes = decide(found)
+            return (changes + _rest(aggregates, changes)).by(meta(found) if callable(meta) else meta)
+
+        return await execute(self._log, transaction, attempts=attempts)
+
+
+def _rest(aggregates: Aggregates, changes: Changes) -> Changes:
+    """What the changes rest on without saying so by an append or by themselves."""
+    said = {append.stream_id for append in changes.appends} | {expect.stream_id for expect in changes.expects}
+    return Changes(
+        expects=tuple(
+            Expect(stream, version) for stream, version in aggregates.seen.items() if stream not in said
+        )
+    )
