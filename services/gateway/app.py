@@ -3,10 +3,12 @@
 from litestar import Litestar
 from litestar.config.cors import CORSConfig
 from litestar.di import Provide
+from litestar.types import ASGIApp
 
 from services.gateway.bodies import GatewayRequest, JsonBody
 from services.gateway.envelope import Envelope, caller, canonical_ids
 from services.gateway.http import Route, handler
+from services.gateway.openapi import openapi_config, page_assets
 from services.gateway.parts import GatewayParts
 from services.gateway.problems import problem
 from services.gateway.routes import (
@@ -26,7 +28,7 @@ EXPOSED = ["x-pagination-total", "x-pagination-next", "content-location", "locat
 
 def all_routes() -> list[Route]:
     """Every endpoint of the server."""
-    described = [
+    return [
         *crons.routes(),
         *states.routes(),
         *runs.routes(),
@@ -35,13 +37,17 @@ def all_routes() -> list[Route]:
         *store.routes(),
         *ledger.routes(),
     ]
-    return [*described, *system.routes(described)]
 
 
-def build_app(parts: GatewayParts) -> Litestar:
+def build_app(parts: GatewayParts) -> ASGIApp:
     """The ASGI application over these parts."""
-    return Litestar(
-        route_handlers=[threads.ThreadController, *(handler(parts, route) for route in all_routes())],
+    app = Litestar(
+        route_handlers=[
+            threads.ThreadController,
+            system.SystemController,
+            page_assets(),
+            *(handler(parts, route) for route in all_routes()),
+        ],
         dependencies={
             "parts": Provide(lambda: parts, use_cache=True, sync_to_thread=False),
             "caller": Provide(caller, sync_to_thread=False),
@@ -50,17 +56,18 @@ def build_app(parts: GatewayParts) -> Litestar:
         dto=JsonBody,
         return_dto=None,
         guards=[canonical_ids],
-        middleware=[Envelope],
         exception_handlers={Exception: problem},
         cors_config=CORSConfig(
             allow_origins=parts.settings.cors_origins.split(","), expose_headers=EXPOSED, max_age=600
         ),
         request_max_body_size=parts.settings.max_body_mb << 20,
-        openapi_config=None,
+        openapi_config=openapi_config(parts.version),
         # Errors are answered by `problem`, which logs what must be looked at.
         logging_config=None,
         debug=False,
     )
+    # Around everything: what is not found has an id too.
+    return Envelope(app)
 
 
 __all__ = ["GatewayParts", "all_routes", "build_app"]

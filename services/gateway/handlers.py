@@ -62,6 +62,11 @@ def _some(objects: Iterator[Any]) -> list[bytes]:
     return taken
 
 
+def nothing(status: int = 204) -> Response[Any]:
+    """An answer without a body."""
+    return Response(None, status_code=status)
+
+
 def encoded(body: bytes, headers: Mapping[str, str] | None = None) -> Response[Any]:
     """An answer whose JSON is there already."""
     return Response(body, media_type=JSON, headers=dict(headers or {}))

@@ -194,7 +194,7 @@ def handler(parts: GatewayParts, route: Route) -> HTTPRouteHandler:
 
 def framed(answer: Answer, request_id: str) -> Response[Any]:
     """An answer in the framework's form."""
-    headers = {**answer.headers, "x-request-id": request_id}
+    headers = dict(answer.headers)
     if answer.pieces is not None:
         return Pieces(
             answer.pieces,

@@ -1,64 +1,209 @@
-"""The OpenAPI document, made from the table of routes and the structs of their bodies. Pure."""
+"""The OpenAPI document and the page that shows it: made by the framework, completed by what holds everywhere."""
 
-import re
+from functools import cache
+from http import HTTPStatus
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from pkgutil import iter_modules
 from typing import Any
 
 import msgspec
+from litestar import HttpMethod, Litestar, Request, Router
+from litestar.datastructures import ResponseHeader
+from litestar.handlers import HTTPRouteHandler
+from litestar.openapi.config import OpenAPIConfig
+from litestar.openapi.plugins import SwaggerRenderPlugin
+from litestar.openapi.spec import Tag
+from litestar.static_files import create_static_files_router
+from litestar.types import Method
+from litestar.types.internal_types import PathParameterDefinition
 
+from contracts import answers, api
+from contracts.answers.system import Problem
 from contracts.asyncapi import dedented
-from services.gateway.http import Route
 
+ASSETS = "/docs/assets"
+POLICY = "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data:"
+"""The page asks this server for everything, and nobody else."""
+TAGS = {
+    "crons": "Schedules, and what became of each of their occurrences",
+    "threads": "Conversations and their states",
+    "runs": "Runs of graphs: on a thread, or with one of their own",
+    "assistants": "Graphs with a configuration, in versions",
+    "store": "The long-term memory that graphs and clients share",
+    "ledger": "What happened: every event",
+    "system": "Probes and descriptions",
+}
+ERRORS = {
+    400: "Fields exclude each other, or what is needed is absent.",
+    404: "There is no such object.",
+    409: "Somebody else was quicker, the id is taken, or the thread is busy.",
+    413: "The body or the answer is too large.",
+    422: "A field has a value that it may not have.",
+    429: "There are too many already.",
+    503: "Something that is needed is not there for the moment: try again.",
+}
+PARAMETERS = {
+    "assistant_id": "Id of an assistant, or the name of a graph for its default assistant",
+    "checkpoint_id": "Id of a checkpoint",
+    "cron_id": "Id of a cron",
+    "namespace": "Where the graph inside is: names of nodes, joined by `|`",
+    "run_id": "Id of a run",
+    "thread_id": "Id of a thread",
+}
+CRON = {
+    "assistant_id": "agent",
+    "schedule": "0 9 * * mon-fri",
+    "timezone": "Europe/Berlin",
+    "input": {"topic": "news"},
+}
+RUN = {"assistant_id": "agent", "input": {"messages": [{"role": "user", "content": "Good morning"}]}}
+EXAMPLES: dict[str, Any] = {
+    "create_thread_cron": CRON,
+    "create_cron": {**CRON, "on_run_completed": "keep"},
+    "update_cron": {"enabled": False},
+    "search_crons": {"metadata": {"team": "support"}, "sort_by": "next_run_date", "limit": 20},
+    "create_thread": {"metadata": {"team": "support"}},
+    "search_threads": {"status": "interrupted", "extract": {"last": "values.messages[-1].content"}},
+    "create_run": RUN,
+    "create_run_and_stream": {**RUN, "stream_mode": ["updates", "messages-tuple"]},
+    "create_run_and_wait": RUN,
+    "create_assistant": {"graph_id": "agent", "name": "Brief", "context": {"tone": "brief"}},
+    "update_state": {"values": {"topic": "weather"}, "as_node": "plan"},
+    "put_item": {"namespace": ["users", "ada"], "key": "likes", "value": {"colour": "green"}},
+}
+JSON = "application/json"
 TEMPLATE = "#/components/schemas/{name}"
 
 
-def openapi_document(routes: list[Route], version: str) -> dict[str, Any]:
-    """The whole document (OpenAPI 3.1)."""
-    bodies = list(dict.fromkeys(route.body for route in routes if route.body is not None))
-    references, found = msgspec.json.schema_components(bodies, ref_template=TEMPLATE)
-    body_of = dict(zip(bodies, references, strict=True))
-    paths: dict[str, Any] = {}
-    for route in routes:
-        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, body_of)
-    schemas = dedented(found)
-    schemas["Problem"] = {
-        "type": "object",
-        "required": ["detail"],
-        "properties": {
-            "detail": {"type": "string", "description": "what is wrong, with the field in front"},
-            "error": {"type": "string", "description": "a short, stable code"},
-        },
-    }
-    return {
-        "openapi": "3.1.0",
-        "info": {"title": "Cronledger", "version": version},
-        "paths": paths,
-        "components": {"schemas": schemas},
-    }
+class _Page(SwaggerRenderPlugin):
+    """The framework's page, over the completed document."""
+
+    def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
+        return super().render(request, document(request.app))
 
 
-def _operation(route: Route, body_of: dict[Any, Any]) -> dict[str, Any]:
-    parameters = [
-        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
-        for name in re.findall(r"\{(\w+)\}", route.path)
-    ]
-    parameters += [
-        {"name": name, "in": "query", "description": text, "schema": {"type": "string"}}
-        for name, text in route.query.items()
-    ]
-    success: dict[str, Any] = {"description": "done"}
-    if route.status != 204:
-        success["content"] = {"application/json": {"schema": {}}}
-    problem = {"application/json": {"schema": {"$ref": TEMPLATE.format(name="Problem")}}}
-    operation: dict[str, Any] = {
-        "summary": route.summary,
-        "tags": [route.tag],
-        "operationId": route.handle.__name__ + "_" + re.sub(r"\W+", "_", route.path).strip("_"),
-        "parameters": parameters,
-        "responses": {
-            str(route.status): success,
-            "4XX": {"description": "refused; nothing was written", "content": problem},
-        },
+def openapi_config(version: str) -> OpenAPIConfig:
+    """How the framework describes the server."""
+    page = _Page(
+        path="/",
+        js_url=f"{ASSETS}/swagger-ui-bundle.js",
+        css_url=f"{ASSETS}/swagger-ui.css",
+        standalone_preset_js_url=f"{ASSETS}/swagger-ui-standalone-preset.js",
+    )
+    policy = ResponseHeader(name="Content-Security-Policy", value=POLICY, documentation_only=False)
+    return OpenAPIConfig(
+        title="Cronledger",
+        version=version,
+        description="An event-sourced server for scheduled LangGraph agents.",
+        path="/docs",
+        openapi_router=Router("/docs", route_handlers=[], response_headers=[policy], include_in_schema=False),
+        render_plugins=[page],
+        tags=[Tag(name, text) for name, text in TAGS.items()],
+        use_handler_docstrings=True,
+        operation_id_creator=_operation_id,
+    )
+
+
+def _operation_id(
+    handler: HTTPRouteHandler, method: Method, path: list[str | PathParameterDefinition]
+) -> str:
+    """The handler's name; with the last word of its path where it has several."""
+    said = [handler.handler_name]
+    if len(handler.paths) > 1:
+        words = [str(part) for part in path if isinstance(part, str) and part]
+        said.append(words[-1] if words else "root")
+    return "_".join([*said, "head"] if method == HttpMethod.HEAD else said)
+
+
+def page_assets() -> Router:
+    """The files of the page, from the package that is installed with us."""
+    spec = find_spec("swagger_ui")  # not imported: it would bring a web framework's worth of its own
+    assert spec is not None
+    assert spec.origin is not None
+    folder = Path(spec.origin).with_name("static")
+    return create_static_files_router(ASSETS, directories=[folder], include_in_schema=False)
+
+
+@cache
+def document(app: Litestar) -> dict[str, Any]:
+    """The whole document: GET stands for HEAD too, and each operation says how it refuses."""
+    described = app.openapi_schema.to_schema()
+    schemas = described["components"]["schemas"]
+    schemas.update(_structs(schemas.keys() | {Problem.__name__}))
+    for path, item in described["paths"].items():
+        item.pop("head", None)
+        for method, operation in item.items():
+            _complete(operation, schemas)
+            _refusals(operation, method, path)
+    return described
+
+
+def _structs(names: set[str]) -> dict[str, Any]:
+    """Schemas of bodies and answers as their decoder has them; the framework's leave out some bounds."""
+    modules = [api, *(import_module(f"{answers.__name__}.{m.name}") for m in iter_modules(answers.__path__))]
+    structs = {
+        name: kind
+        for module in modules
+        for name, kind in vars(module).items()
+        if name in names and isinstance(kind, type) and issubclass(kind, msgspec.Struct)
     }
-    if route.body is not None:
-        operation["requestBody"] = {"content": {"application/json": {"schema": body_of[route.body]}}}
-    return operation
+    _, found = msgspec.json.schema_components(structs.values(), ref_template=TEMPLATE)
+    return dedented(found)
+
+
+def _complete(operation: dict[str, Any], schemas: dict[str, Any]) -> None:
+    """Say what parameters and answers are, show an example, and leave out what `select` may leave out."""
+    for parameter in operation.get("parameters", ()):
+        parameter.setdefault("description", PARAMETERS.get(parameter["name"], ""))
+    for status, answer in operation["responses"].items():
+        if status.startswith("2"):
+            if answer["description"] == HTTPStatus(int(status)).description:
+                answer["description"] = operation["description"]
+            if _selects(operation, schemas):
+                _optional(answer, schemas)
+    example = EXAMPLES.get(operation["operationId"])
+    if example is not None:
+        operation["requestBody"]["content"][JSON]["example"] = example
+
+
+def _selects(operation: dict[str, Any], schemas: dict[str, Any]) -> bool:
+    """Whether whoever asks can choose the keys of the answer."""
+    if any(parameter["name"] == "select" for parameter in operation.get("parameters", ())):
+        return True
+    body = operation.get("requestBody", {}).get("content", {}).get(JSON, {}).get("schema", {})
+    named = schemas.get(body.get("$ref", "").rpartition("/")[2], {})
+    return "select" in named.get("properties", {})
+
+
+def _optional(answer: dict[str, Any], schemas: dict[str, Any]) -> None:
+    """Let no key of the objects in the answer be required."""
+    items = answer["content"][JSON]["schema"].get("items", {})
+    name = items.get("$ref", "").rpartition("/")[2]
+    if name:
+        part = f"{name}Part"
+        schemas[part] = {**schemas[name], "title": part}
+        schemas[part].pop("required", None)
+        items["$ref"] = TEMPLATE.format(name=part)
+
+
+def _refusals(operation: dict[str, Any], method: str, path: str) -> None:
+    """Say how the operation may refuse; what the framework would answer is never answered here."""
+    operation["responses"].pop("400", None)
+    content = {JSON: {"schema": {"$ref": TEMPLATE.format(name=Problem.__name__)}}}
+    for status in _statuses(method, path, has_body="requestBody" in operation):
+        said = {"description": ERRORS[status], "content": content}
+        operation["responses"].setdefault(str(status), said)
+
+
+def _statuses(method: str, path: str, *, has_body: bool) -> list[int]:
+    writes = method != "get"
+    found = [422]
+    if has_body:
+        found += [400, 413]
+    if "{" in path or writes:
+        found += [404]
+    if writes:
+        found += [409, 429]
+    return sorted([*found, 503])

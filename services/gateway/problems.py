@@ -57,9 +57,7 @@ def problem(request: Request[Any, Any, Any], exc: Exception) -> Response[bytes]:
     if status >= 500:
         log_.error("gateway.failed %s %s", request.method, request.url.path, exc_info=exc)
     body = msgspec.json.encode({"detail": detail, "error": code})
-    request_id = request.scope["state"].get("request_id") or request.headers.get("x-request-id", "")
-    headers = {"x-request-id": request_id} if request_id else {}
-    return Response(body, status_code=status, headers=headers, media_type="application/json")
+    return Response(body, status_code=status, media_type="application/json")
 
 
 def _told(exc: Exception) -> tuple[int, str, str]:

@@ -4,6 +4,7 @@ from typing import Annotated
 from uuid import UUID
 
 from litestar import Controller, Response
+from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import Parameter
 
 from contracts.answers.threads import ThreadAnswer
@@ -12,10 +13,11 @@ from domain.errors import NotSupported
 from domain.thread import UpdateThread
 from services.gateway.commands import endings
 from services.gateway.commands import threads as commands
-from services.gateway.handlers import By, Parts, deletes, many, patches, posts, reads
+from services.gateway.handlers import By, Parts, deletes, many, nothing, patches, posts, reads
 from services.gateway.queries import threads as queries
 from services.gateway.queries.search import count
 
+NOTHING = ResponseSpec(None, description="`Prefer: return=minimal` was asked for.")
 Prefer = Annotated[str, Parameter(header="prefer", description="`return=minimal`: answer 204 without a body")]
 
 
@@ -47,17 +49,17 @@ class ThreadController(Controller):
         """The thread with the state that its last run left."""
         return await parts.read(lambda: queries.by_id(parts, thread_id))
 
-    @patches("/{thread_id:str}", summary="Merge into a thread's metadata")
+    @patches("/{thread_id:str}", summary="Merge into a thread's metadata", responses={204: NOTHING})
     async def update_thread(
         self, parts: Parts, caller: By, thread_id: UUID, data: ThreadPatch, prefer: Prefer = ""
-    ) -> ThreadAnswer | Response[None]:
+    ) -> Response[ThreadAnswer]:
         """Keys are merged (shallow)."""
         if data.ttl is not None:
             raise NotSupported("ttl: not supported yet")
         await commands.change(parts, caller, thread_id, UpdateThread(metadata=data.metadata or {}))
         if "return=minimal" in prefer:
-            return Response(None, status_code=204)
-        return await parts.read(lambda: queries.by_id(parts, thread_id))
+            return nothing()
+        return Response(await parts.read(lambda: queries.by_id(parts, thread_id)))
 
     @deletes("/{thread_id:str}", summary="Delete a thread with its runs and crons")
     async def delete_thread(self, parts: Parts, caller: By, thread_id: UUID) -> None:
