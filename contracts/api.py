@@ -409,9 +409,9 @@ class StoreItemPut(msgspec.Struct, frozen=True, kw_only=True):
 
     namespace: Namespace
     key: str
-    value: Json
+    value: Any = None  # must be an object
     index: Literal[False] | list[str] | None = None
-    ttl: Annotated[float, Meta(gt=0)] | None = None
+    ttl: Annotated[float, Meta(gt=0, le=4_000_000_000)] | None = None  # what a date can hold
 
 
 class StoreItemDelete(msgspec.Struct, frozen=True, kw_only=True):

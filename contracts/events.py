@@ -330,7 +330,7 @@ class RunDeleted(RunEvent, frozen=True, kw_only=True):
 class LaneChanged(LaneEvent, frozen=True, kw_only=True):
     """The whole line of a thread's runs after a change, so that the newest row is all that is read."""
 
-    change: Literal["joined", "started", "left", "closed", "stopping"]
+    change: Literal["joined", "started", "left", "closed", "opened", "stopping"]
     run_id: UUID | None = None
     in_flight: tuple[LaneRun, ...] = ()
     closed: bool = False  # the thread is deleted: nothing joins any more

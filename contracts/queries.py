@@ -53,10 +53,33 @@ class History(GraphQuery, frozen=True, kw_only=True):
     checkpoint_ns: str = ""
 
 
+class CheckpointsExist(Query, frozen=True, kw_only=True):
+    """Whether a thread has all of these checkpoints, each as (namespace, id). Answer: null, or `not_found`."""
+
+    VERB: ClassVar[str] = "checkpoints_exist"
+
+    thread_id: str
+    points: list[tuple[str, str]]
+
+
 class Forget(Query, frozen=True, kw_only=True):
-    """Remove a thread's checkpoints. Twice is harmless. Answer: null."""
+    """Remove a thread's checkpoints, unless an attempt with a later token has claimed it. Answer: null.
+
+    `token` is a position of the log at which the thread was deleted. With `fence` nothing that was claimed
+    before it writes into the thread any more. Twice is harmless.
+    """
 
     VERB: ClassVar[str] = "forget"
+
+    thread_id: str
+    token: int
+    fence: bool = False
+
+
+class ForgetDeleted(Query, frozen=True, kw_only=True):
+    """The same, if the thread is deleted: asked before its id has a new life. Answer: null."""
+
+    VERB: ClassVar[str] = "forget_deleted"
 
     thread_id: str
 
@@ -171,6 +194,6 @@ class QueryAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 QUERIES: tuple[type[Query], ...] = (
-    State, History, Forget, Rollback, Copy, Drawing, Schemas, Subgraphs,
+    State, History, CheckpointsExist, Forget, ForgetDeleted, Rollback, Copy, Drawing, Schemas, Subgraphs,
     StorePut, StoreGet, StoreDelete, StoreSearch, StoreNamespaces,
 )  # fmt: skip

@@ -108,7 +108,7 @@ class ChooseVersion(msgspec.Struct, frozen=True, kw_only=True, tag="assistant.ch
 
 
 class DeleteAssistant(msgspec.Struct, frozen=True, kw_only=True, tag="assistant.delete"):
-    """End the assistant; its id is never used again."""
+    """End the assistant."""
 
 
 AssistantCommand = RegisterGraph | CreateAssistant | UpdateAssistant | ChooseVersion | DeleteAssistant
@@ -128,9 +128,11 @@ def assistant_of(assistant_id: UUID, newest: Recorded | None) -> Assistant | Non
 
 
 def version_of(number: int, events: Iterable[Recorded]) -> AssistantVersion | None:
-    """What a version says, from the whole stream; None when there is no such version."""
+    """What a version says, from the whole stream; None when there is no such version in its last life."""
     found: AssistantVersion | None = None
     for recorded in events:
+        if isinstance(recorded.body, AssistantDeleted):
+            found = None
         if isinstance(recorded.body, AssistantSaid) and recorded.body.number == number:
             found = _version(recorded.body)
     return found
@@ -153,10 +155,12 @@ def decide(assistant: Assistant | None, command: AssistantCommand) -> list[Assis
             assert_never(command)
 
 
-def appends(assistant_id: UUID, assistant: Assistant | None, events: Iterable[Body]) -> tuple[Append, ...]:
-    """The append that stores the events, if there are any."""
+def appends(
+    assistant_id: UUID, assistant: Assistant | None, events: Iterable[Body], *, former: int = 0
+) -> tuple[Append, ...]:
+    """The append that stores the events, if there are any; a new life goes on behind the `former` version."""
     bodies = tuple(events)
-    return (Append(assistant_id, assistant.version if assistant else 0, bodies),) if bodies else ()
+    return (Append(assistant_id, assistant.version if assistant else former, bodies),) if bodies else ()
 
 
 def mirrored(config: dict[str, Any], context: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -6,8 +6,9 @@ from uuid import UUID
 import msgspec
 
 from contracts.api import AssistantCreate, AssistantPatch
+from contracts.spec import RunSpec
 from domain.assistant import UNTITLED, CreateAssistant, UpdateAssistant
-from domain.request import check_config, clean_spec
+from domain.spec import check_config, cleaned
 
 CLEANED = ("config", "context", "metadata")
 
@@ -37,7 +38,8 @@ def update_of(body: AssistantPatch) -> UpdateAssistant:
 
 def _cleaned(body: AssistantCreate | AssistantPatch) -> dict[str, Any]:
     check_config(body.config, body.context)
-    return clean_spec({name: value for name in CLEANED if (value := getattr(body, name)) is not None})
+    spec = cleaned(RunSpec(**{name: getattr(body, name) for name in CLEANED}))
+    return {name: value for name in CLEANED if (value := getattr(spec, name)) is not None}
 
 
 def _given(value: str | None) -> str | msgspec.UnsetType:

@@ -22,6 +22,7 @@ from contracts.events import (
     RuleEvent,
 )
 from contracts.ledger import Append, Blob, Payload, Recorded
+from contracts.spec import RUN_FIELDS, CronPayload, RunSpec
 from domain.changes import Changes
 from domain.errors import CronNotFound, InvalidField
 from domain.schedule import (
@@ -77,24 +78,31 @@ class Cron(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CreateCron(msgspec.Struct, frozen=True, kw_only=True, tag="cron.create"):
-    """Begin a schedule. `spec` describes the runs (`domain.request.spec_of`)."""
+    """Begin a schedule. `spec` describes the runs (`domain.spec.spec_of`); `enabled` None = it was not said."""
 
     cron_id: UUID
     assistant_id: UUID
     graph_id: str
     user_id: str
     schedule: str
-    spec: dict[str, Any]
+    spec: RunSpec
     thread_id: UUID | None = None
     timezone: str | None = None
     end_time: datetime | None = None
-    enabled: bool = True
+    enabled: bool | None = None
     on_run_completed: OnRunCompleted | None = None
     seconds: bool = False  # six fields are allowed
 
+    @property
+    def is_enabled(self) -> bool:
+        """Whether it begins at once."""
+        return self.enabled is not False
+
 
 class UpdateCron(msgspec.Struct, frozen=True, kw_only=True, tag="cron.update"):
-    """Change fields; absent ones keep their value. `spec` holds the run fields that are replaced."""
+    """Change fields; absent ones keep their value. `payload` is the cron's as it is, read by whoever asks, and
+    `spec` what its run fields become.
+    """
 
     schedule: str | msgspec.UnsetType = msgspec.UNSET
     timezone: str | None | msgspec.UnsetType = msgspec.UNSET
@@ -102,8 +110,8 @@ class UpdateCron(msgspec.Struct, frozen=True, kw_only=True, tag="cron.update"):
     enabled: bool | msgspec.UnsetType = msgspec.UNSET
     on_run_completed: OnRunCompleted | msgspec.UnsetType = msgspec.UNSET
     metadata: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
-    spec: dict[str, Any] = {}
-    current_spec: dict[str, Any] = {}  # the payload as it is, read by whoever asks
+    spec: RunSpec | None = None
+    payload: CronPayload = CronPayload()
     seconds: bool = False
 
 
@@ -201,12 +209,21 @@ def _present(cron: Cron | None) -> Cron:
     return cron
 
 
+def check(
+    schedule: str, timezone: str | None, end_time: datetime | None, now: datetime, *, seconds: bool
+) -> None:
+    """Refuse what no cron can have, whatever it is for. Raises InvalidSchedule, InvalidTimezone, InvalidField."""
+    parse(schedule, seconds=seconds)
+    zone(timezone)
+    _future(end_time, now)
+
+
 def _create(command: CreateCron, now: datetime) -> Decision:
     schedule = parse(command.schedule, seconds=command.seconds)
     place = zone(command.timezone)
     end_time = _future(command.end_time, now)
-    payload, blobs = _payload(command.cron_id, command.assistant_id, command.schedule, command.spec)
     stateless = command.thread_id is None
+    payload, blobs = _packed(_first_payload(command, end_time), command.cron_id)
     created = CronCreated(
         assistant_id=command.assistant_id,
         graph_id=command.graph_id,
@@ -216,14 +233,26 @@ def _create(command: CreateCron, now: datetime) -> Decision:
         thread_id=command.thread_id,
         timezone=command.timezone,
         end_time=end_time,
-        enabled=command.enabled,
+        enabled=command.is_enabled,
         on_run_completed=(command.on_run_completed or "delete") if stateless else None,
-        metadata=command.spec.get("metadata") or {},
+        metadata=command.spec.metadata or {},
         payload=payload,
         next_at=next_occurrence(schedule, place, now, end_time),
         tzdata=tzdata_version(),
     )
     return [created], blobs
+
+
+def _first_payload(command: CreateCron, end_time: datetime | None) -> CronPayload:
+    return CronPayload(
+        **msgspec.structs.asdict(command.spec),
+        assistant_id=str(command.assistant_id),
+        schedule=command.schedule,
+        timezone=command.timezone,
+        end_time=None if end_time is None else end_time.isoformat(),
+        enabled=command.enabled,
+        on_run_completed=command.on_run_completed,
+    )
 
 
 def _future(end_time: datetime | None, now: datetime) -> datetime | None:
@@ -235,13 +264,9 @@ def _future(end_time: datetime | None, now: datetime) -> datetime | None:
     return end_time
 
 
-def _payload(
-    cron_id: UUID, assistant_id: UUID, schedule: str, spec: dict[str, Any]
-) -> tuple[Payload, tuple[Blob, ...]]:
-    config = dict(spec.get("config") or {})
-    config["configurable"] = {**config.get("configurable", {}), "cron_id": str(cron_id)}
-    value = {"assistant_id": str(assistant_id), "schedule": schedule, **spec, "config": config}
-    data = msgspec.json.encode(value)
+def _packed(payload: CronPayload, cron_id: UUID) -> tuple[Payload, tuple[Blob, ...]]:
+    config = {**(payload.config or {}), "configurable": {**payload.configurable, "cron_id": str(cron_id)}}
+    data = msgspec.json.encode(msgspec.structs.replace(payload, config=config))
     if len(data) > PAYLOAD_LIMIT:
         raise InvalidField(
             f"payload: {len(data)} bytes of JSON (input, config, context, metadata, ...);"
@@ -273,11 +298,9 @@ def _updated_fields(
         fields["end_time"] = _future(command.end_time, now)
     fields |= _timing(cron, command, fields, now)
     blobs: tuple[Blob, ...] = ()
-    spec = _new_spec(cron, command)
-    if spec is not None or "schedule" in fields:
-        merged = command.current_spec if spec is None else spec
-        schedule = fields.get("schedule", cron.schedule)
-        fields["payload"], blobs = _payload(cron.cron_id, cron.assistant_id, schedule, merged)
+    payload = _new_payload(cron, command, fields)
+    if payload != command.payload:
+        fields["payload"], blobs = _packed(payload, cron.cron_id)
     if command.metadata is not msgspec.UNSET:
         fields["metadata"] = {**cron.metadata, **command.metadata}
     return (CronUpdated(**fields) if fields else None), blobs
@@ -314,12 +337,22 @@ def _newest(cron: Cron, now: datetime) -> datetime | None:
     return None if newest is None else datetime.fromtimestamp(newest, UTC)
 
 
-def _new_spec(cron: Cron, command: UpdateCron) -> dict[str, Any] | None:
-    spec = dict(command.spec)
+def _new_payload(cron: Cron, command: UpdateCron, fields: dict[str, Any]) -> CronPayload:
+    """The payload in step with what the cron becomes; what nobody has said of it stays unsaid."""
+    spec = command.payload if command.spec is None else command.spec
+    said = {name: getattr(spec, name) for name in RUN_FIELDS}
     if command.metadata is not msgspec.UNSET:
         # One single metadata: the payload shows what the cron has.
-        spec["metadata"] = {**cron.metadata, **command.metadata}
-    return {**command.current_spec, **spec} if spec else None
+        said["metadata"] = {**cron.metadata, **command.metadata}
+    changed: dict[str, Any] = {
+        name: fields[name] for name in ("schedule", "timezone", "on_run_completed") if name in fields
+    }
+    if "end_time" in fields:
+        changed["end_time"] = None if fields["end_time"] is None else fields["end_time"].isoformat()
+    if command.enabled is not msgspec.UNSET:
+        changed["enabled"] = command.enabled
+    said |= {name: value for name, value in changed.items() if getattr(command.payload, name) is not None}
+    return msgspec.structs.replace(command.payload, **said)
 
 
 def _life(cron: Cron, command: UpdateCron, updated: CronUpdated | None, now: datetime) -> list[CronEvent]:

@@ -93,7 +93,11 @@ class CloseLane(msgspec.Struct, frozen=True, kw_only=True, tag="lane.close"):
     started: frozenset[UUID] = frozenset()
 
 
-LaneCommand = JoinLane | StartInLane | StopInLane | LeaveLane | CloseLane
+class OpenLane(msgspec.Struct, frozen=True, kw_only=True, tag="lane.open"):
+    """The id of a deleted thread has a new life: let runs in again."""
+
+
+LaneCommand = JoinLane | StartInLane | StopInLane | LeaveLane | CloseLane | OpenLane
 
 
 class Stop(msgspec.Struct, frozen=True):
@@ -131,6 +135,8 @@ def decide(lane: Lane, command: LaneCommand) -> list[LaneChanged]:
             return _leave(lane, command)
         case CloseLane():
             return _close(lane, command)
+        case OpenLane():
+            return _open(lane)
         case _:
             assert_never(command)
 
@@ -245,3 +251,12 @@ def _close(lane: Lane, command: CloseLane) -> list[LaneChanged]:
         if entry.run_id in command.started
     )
     return [LaneChanged(thread_id=lane.thread_id, change="closed", in_flight=line, closed=True)]
+
+
+def _open(lane: Lane) -> list[LaneChanged]:
+    """Raises ThreadBusy while runs of the former life stop: their end must not be taken for one of the new life."""
+    if not lane.closed:
+        return []
+    if lane.in_flight:
+        raise ThreadBusy("Runs of the deleted thread have not stopped yet; try again.")
+    return [LaneChanged(thread_id=lane.thread_id, change="opened")]

@@ -72,10 +72,12 @@ def decide(thread: Thread | None, command: ThreadCommand) -> list[ThreadEvent]:
             assert_never(command)
 
 
-def appends(thread_id: UUID, thread: Thread | None, events: Iterable[Body]) -> tuple[Append, ...]:
-    """The append that stores the events, if there are any."""
+def appends(
+    thread_id: UUID, thread: Thread | None, events: Iterable[Body], *, former: int = 0
+) -> tuple[Append, ...]:
+    """The append that stores the events, if there are any; a new life goes on behind the `former` version."""
     bodies = tuple(events)
-    return (Append(thread_id, thread.version if thread else 0, bodies),) if bodies else ()
+    return (Append(thread_id, thread.version if thread else former, bodies),) if bodies else ()
 
 
 def clean_metadata(metadata: dict[str, Any]) -> dict[str, Any]:

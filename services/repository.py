@@ -8,9 +8,9 @@ from contracts.ledger import Expect, Meta, Recorded, Transaction
 from domain.assistant import Assistant, assistant_of, default_assistant_id
 from domain.changes import Changes
 from domain.cron import Cron, cron_of
+from domain.decisions import Line
 from domain.errors import AssistantNotFound, RunNotFound, ThreadNotFound
 from domain.lane import TAKES_PLACES, Lane, MultitaskStrategy, lane_id_of, lane_of
-from domain.requests import Line
 from domain.run import Run, run_of
 from domain.thread import Thread, thread_of
 from services.kit.commands import execute

@@ -17,6 +17,7 @@ from contracts.events import (
     ThreadCreated,
 )
 from contracts.ledger import Append, Meta, Transaction
+from contracts.spec import RunSpec
 from domain import assistant as assistants
 from domain import cron as crons
 from domain.assistant import CreateAssistant, RegisterGraph, default_assistant_id
@@ -139,7 +140,7 @@ def _cron(n: int) -> Transaction:
         graph_id=GRAPH,
         user_id="anonymous",
         schedule=f"{n % 60} {n % 24} 29 2 *",
-        spec={"metadata": _metadata(n), "input": {"x": n}},
+        spec=RunSpec(metadata=_metadata(n), input={"x": n}),
         thread_id=thread_id(n) if n % 10 == 0 else None,
         end_time=FAR + timedelta(seconds=n) if n % 3 == 0 else None,
         enabled=n % 2 == 0,

@@ -7,7 +7,6 @@ from litestar.types import ASGIApp
 
 from services.gateway.bodies import GatewayRequest, JsonBody
 from services.gateway.envelope import Envelope, caller, canonical_ids
-from services.gateway.http import Route, handler
 from services.gateway.openapi import openapi_config, page_assets
 from services.gateway.parts import GatewayParts
 from services.gateway.problems import problem
@@ -16,7 +15,6 @@ from services.gateway.routes import (
     crons,
     ledger,
     runs,
-    stateless,
     states,
     store,
     system,
@@ -26,27 +24,21 @@ from services.gateway.routes import (
 EXPOSED = ["x-pagination-total", "x-pagination-next", "content-location", "location", "x-request-id"]
 
 
-def all_routes() -> list[Route]:
-    """Every endpoint of the server."""
-    return [
-        *crons.routes(),
-        *states.routes(),
-        *runs.routes(),
-        *stateless.routes(),
-        *assistants.routes(),
-        *store.routes(),
-        *ledger.routes(),
-    ]
-
-
 def build_app(parts: GatewayParts) -> ASGIApp:
     """The ASGI application over these parts."""
     app = Litestar(
         route_handlers=[
+            crons.CronController,
+            crons.ThreadCronController,
+            runs.RunController,
+            runs.ThreadRunController,
             threads.ThreadController,
+            states.StateController,
+            assistants.AssistantController,
+            store.StoreController,
+            ledger.LedgerController,
             system.SystemController,
             page_assets(),
-            *(handler(parts, route) for route in all_routes()),
         ],
         dependencies={
             "parts": Provide(lambda: parts, use_cache=True, sync_to_thread=False),
@@ -70,4 +62,4 @@ def build_app(parts: GatewayParts) -> ASGIApp:
     return Envelope(app)
 
 
-__all__ = ["GatewayParts", "all_routes", "build_app"]
+__all__ = ["GatewayParts", "build_app"]

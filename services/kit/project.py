@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import msgspec
+from dotenv import dotenv_values
 
 NAMES = ("aegra.json", "langgraph.json")
 VARIABLE = "CRONLEDGER_CONFIG"
@@ -196,7 +197,13 @@ def _env(file: Path, folder: Path, env: Any) -> dict[str, str]:
     path = folder / env
     if not path.is_file():
         raise ProjectError(f"{file}: env: {path} is not there")
-    return dict(_env_lines(path.read_text(encoding="utf-8")))
+    try:
+        found = dotenv_values(path, encoding="utf-8-sig")
+    except UnicodeDecodeError as exc:
+        raise ProjectError(f"{file}: env: {path} is not UTF-8: {exc.reason} at byte {exc.start}") from None
+    except OSError as exc:
+        raise ProjectError(f"{file}: env: {path} can't be read: {exc.strerror}") from None
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _store(file: Path, folder: Path, store: Any) -> StoreConfig:
@@ -240,18 +247,3 @@ def _embed(where: str, folder: Path, value: str) -> str:
     if not path.is_file():
         raise ProjectError(f"{where}: {path} is not there")
     return f"{path}:{name}"
-
-
-def _env_lines(text: str) -> list[tuple[str, str]]:
-    found = []
-    for line in text.splitlines():
-        name, equals, value = line.strip().removeprefix("export ").partition("=")
-        if not equals or name.startswith("#"):
-            continue
-        value = value.strip()
-        if len(value) >= 2 and value[0] == value[-1] and value[0] in "'\"":
-            value = value[1:-1]
-        else:
-            value = value.partition(" #")[0].rstrip()
-        found.append((name.strip(), value))
-    return found

@@ -13,9 +13,9 @@ from contracts.events import CronDeleted, LaneChanged
 from contracts.ledger import Append, Meta, Payload, Transaction
 from domain.assistant import Assistant
 from domain.changes import Changes
+from domain.decisions import Line, Occurrence, RunPlan, fire_on_thread, miss, request_stateless, skip
 from domain.identity import run_id_of, thread_id_of
 from domain.lane import Lane, evolve
-from domain.requests import Line, Occurrence, RunPlan, fire_on_thread, miss, request_stateless, skip
 from domain.schedule import tzdata_version
 from domain.thread import thread_of
 from domain.timeline import Due

@@ -10,10 +10,11 @@ from uuid import UUID
 import msgspec
 
 from contracts.ledger import Payload
+from contracts.spec import CronPayload
 from domain.assistant import Assistant, assistant_of
 from domain.cron import cron_of
+from domain.decisions import Line, RunPlan, plan_of
 from domain.lane import TAKES_PLACES, Lane, MultitaskStrategy, lane_id_of, lane_of
-from domain.requests import Line, RunPlan, plan_of
 from domain.run import run_of
 from domain.timeline import Due
 from services.kit.eventlog import EventLog
@@ -139,10 +140,7 @@ class Plans:
             self._assistants[assistant_id] = assistant_of(assistant_id, newest.get(assistant_id))
         return self._assistants[assistant_id]
 
-    def _spec(self, stored: str | bytes) -> dict[str, Any]:
+    def _spec(self, stored: str | bytes) -> CronPayload:
         payload = _payload.decode(stored)
-        data: Any = payload.inline
-        if payload.sha256:
-            data = self._log.blob(payload.sha256)
-        spec: dict[str, Any] = msgspec.json.decode(data or b"{}")
-        return spec
+        data = self._log.blob(payload.sha256) if payload.sha256 else payload.inline
+        return msgspec.json.decode(data or b"{}", type=CronPayload)

@@ -7,13 +7,16 @@ from collections.abc import Sequence
 
 import msgspec
 
-from contracts.queries import QUERIES, Forget, QueryAnswer, QueryFailed, Rollback
+from contracts.queries import QUERIES, Forget, ForgetDeleted, QueryAnswer, QueryFailed, Rollback
 from contracts.subjects import graph_query_subject
 from services.kit.bus import Msg
 from services.kit.bus.large import answer
 from services.kit.bus.nats import NatsBus
+from services.kit.eventlog import EventLog
+from services.kit.ids import parse_uuid
 from services.kit.lifecycle import Part
 from services.worker.children import ChildPool
+from services.worker.chores import forget_deleted
 from services.worker.graph_child import NoAnswer
 
 QUEUE = "graphs"
@@ -28,8 +31,8 @@ log_ = logging.getLogger("cronledger.worker")
 class Answering:
     """One member of the queue group that answers."""
 
-    def __init__(self, bus: NatsBus, children: ChildPool) -> None:
-        self._bus, self._children = bus, children
+    def __init__(self, bus: NatsBus, children: ChildPool, log: EventLog) -> None:
+        self._bus, self._children, self._log = bus, children, log
         self._slots = asyncio.Semaphore(AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
         self._subscription: object | None = None
@@ -81,6 +84,16 @@ class Answering:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
             return QueryAnswer(failed=QueryFailed("invalid", f"{verb}: {exc}"))
         try:
+            if verb == ForgetDeleted.VERB:
+                return await self._forgotten(data)
             return QueryAnswer(body=await self._children.ask(verb, question))
         except NoAnswer as exc:
             return QueryAnswer(failed=exc.failed)
+
+    async def _forgotten(self, data: bytes) -> QueryAnswer:
+        """A fence is left: somebody is about to use the id again, and nobody of its former life may come back."""
+        thread_id = parse_uuid(msgspec.json.decode(data, type=ForgetDeleted).thread_id)
+        if thread_id is None:
+            return QueryAnswer(failed=QueryFailed("invalid", "thread_id: must be a UUID"))
+        await forget_deleted(self._log, self._children.ask, thread_id, fence=True)
+        return QueryAnswer(body=msgspec.Raw(b"null"))

@@ -3,15 +3,19 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from uuid import UUID
 
 import msgspec
 
 from contracts.queries import Forget
 from contracts.subjects import CHORES, DEFAULT_POOL, RUNS, run_queue_subject
 from contracts.work import Chore
+from domain.thread import thread_of
 from services.kit.bus.nats import NatsBus
 from services.kit.bus.work import Delivery, PullLoop
+from services.kit.eventlog import EventLog
 from services.kit.lifecycle import Supervised
+from services.kit.reads import read
 from services.worker.graph_child import NoAnswer
 
 AT_ONCE = 4
@@ -25,8 +29,8 @@ log_ = logging.getLogger("cronledger.worker")
 class Chores:
     """Does them, a few at a time; `ask` is a child's answer in bounded time. Raises NoAnswer: later, then."""
 
-    def __init__(self, bus: NatsBus, ask: Ask) -> None:
-        self._ask = ask
+    def __init__(self, bus: NatsBus, ask: Ask, log: EventLog) -> None:
+        self._ask, self._log = ask, log
         subject, name = run_queue_subject(DEFAULT_POOL, CHORES), f"w_{DEFAULT_POOL}_{CHORES}"
         self._queue = PullLoop(bus, RUNS.name, name, subject, AT_ONCE, ACK_WAIT_S)
         self._loop = Supervised("worker.chores", self._take)
@@ -74,14 +78,28 @@ class Chores:
             return
         try:
             if chore.forget_thread is not None:
-                query = Forget(thread_id=str(chore.forget_thread))
-                await self._ask(query.VERB, msgspec.Raw(msgspec.json.encode(query)))
+                await forget_deleted(self._log, self._ask, chore.forget_thread)
             await delivery.ack()
         except NoAnswer as exc:
             log_.warning("chore.failed chore=%s deliveries=%d error=%s", chore, delivery.num_delivered, exc)
         finally:
             # Whatever it was: a message without an answer would keep its slot.
             await delivery.nak(back_off_s(delivery.num_delivered))  # nothing when it is done
+
+
+async def forget_deleted(log: EventLog, ask: Ask, thread_id: UUID, *, fence: bool = False) -> None:
+    """Remove what a deleted thread has left; harmless for one that lives, or lives again. Raises NoAnswer."""
+
+    def look() -> tuple[int, bool]:
+        # The position first: when the thread is deleted after it, every claim of a new life is behind it, and
+        # a new life that begins after this look is passed over by the child.
+        head = log.head()
+        return head, thread_of(thread_id, log.newest([thread_id]).values()) is not None
+
+    head, lives = await read(log, look)
+    if not lives:
+        query = Forget(thread_id=str(thread_id), token=head, fence=fence)
+        await ask(query.VERB, msgspec.Raw(msgspec.json.encode(query)))
 
 
 def back_off_s(deliveries: int) -> float:

@@ -7,8 +7,8 @@ from uuid import UUID
 
 from contracts.ledger import Transaction
 from domain.changes import Changes
+from domain.decisions import claim, may_claim
 from domain.lane import Lane
-from domain.requests import claim, may_claim
 from domain.run import ClaimRun, Run, evolve, is_outcome
 from services.kit.clock import Clock
 from services.kit.commands import Conflict, execute

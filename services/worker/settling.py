@@ -6,7 +6,7 @@ from contracts.events import RunRolledBack, Settled
 from contracts.ledger import Transaction
 from domain import run as runs
 from domain.changes import Changes
-from domain.requests import settle
+from domain.decisions import settle
 from domain.run import ReleaseRun, SettleRun
 from services.kit.clock import Clock
 from services.kit.commands import execute

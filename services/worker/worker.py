@@ -67,7 +67,7 @@ class Worker:
         self._settlements = Settlements(log, clock)
         self._feeds = Feeds(bus)
         self._attempts = Attempts(log, children, project, settings)
-        self._answering = Answering(bus, children)
+        self._answering = Answering(bus, children, log)
         self._runs = PullLoop(
             bus,
             RUNS.name,
@@ -76,7 +76,7 @@ class Worker:
             children.slots,
             settings.lease_s,  # whoever gets the runs of a dead worker finds that its lease has ended
         )
-        self._chores = Chores(bus, children.ask)
+        self._chores = Chores(bus, children.ask, log)
         self._heart = Supervised("worker.heartbeat", self._heartbeat, settings.lease_s / 3)
         self._taking = Supervised("worker.runs", self._take_run)
         self._cancels: Subscription | None = None

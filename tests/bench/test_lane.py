@@ -13,9 +13,10 @@ import pytest
 from contracts.codec import EventCodec
 from contracts.events import LaneChanged, RunSucceeded, ThreadCreated
 from contracts.ledger import Append, Meta, Transaction
+from contracts.spec import RunSpec
 from domain.assistant import Assistant
+from domain.decisions import Line, Occurrence, fire_on_thread, plan_of
 from domain.lane import Lane, lane_id_of, lane_of
-from domain.requests import Line, Occurrence, fire_on_thread, plan_of
 from services.kit.clock import SystemClock
 from services.kit.eventlog.sqlite import SqliteLog
 from services.kit.ids import uuid7
@@ -29,7 +30,7 @@ Say = Callable[[str, str, str], None]
 DUE = datetime(2026, 11, 24, tzinfo=UTC)
 META = Meta(at=DUE, actor="bench")
 ASSISTANT = Assistant(assistant_id=UUID(int=7), version=1, graph_id="agent", name="agent")
-PLAN = plan_of({}, ASSISTANT, "u", cron_id=UUID(int=8))
+PLAN = plan_of(RunSpec(), ASSISTANT, "u", cron_id=UUID(int=8))
 OLD, AT_ONCE, ROUNDS = 1_000_000, 20_000, 300
 
 

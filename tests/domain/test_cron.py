@@ -9,6 +9,7 @@ import pytest
 
 from contracts.events import CronEvent, CronPaused, CronResumed, CronUpdated, Rule
 from contracts.ledger import Meta, Recorded
+from contracts.spec import RunSpec
 from domain.cron import CreateCron, Cron, UpdateCron, aware, decide, evolve
 from domain.errors import InvalidField
 
@@ -24,7 +25,7 @@ def cron(*edits: UpdateCron, created: datetime = AT, at: datetime = AT, **fields
         graph_id="g",
         user_id="u",
         schedule="*/10 * * * *",
-        spec={},
+        spec=RunSpec(),
         **fields,
     )
     found = told(None, decide(None, command, created)[0], created)

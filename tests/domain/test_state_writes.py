@@ -10,13 +10,14 @@ import pytest
 from contracts.api import CommandBody, RunKwargs, StateWrite
 from contracts.events import FiringKind, LaneChanged, LaneRun, RunRequested, Stopping
 from contracts.ledger import Body
-from domain import requests
+from contracts.spec import RunSpec
+from domain import decisions
 from domain.assistant import Assistant
 from domain.changes import Changes
+from domain.decisions import MAX_WAITING, Line, RunPlan
 from domain.errors import InvalidField, LaneFull, ThreadBusy, ThreadNotFound
 from domain.lane import Lane, lane_id_of
-from domain.request import check_write, updates_of
-from domain.requests import MAX_WAITING, Line, RunPlan
+from domain.spec import check_write, updates_of
 
 THREAD, RUN, OTHER = UUID("01900000-0000-7000-8000-000000000001"), UUID(int=4), UUID(int=5)
 NOW = datetime(2026, 11, 24, 9, tzinfo=UTC)
@@ -32,7 +33,7 @@ UPDATES = [[{"values": {"x": 1}, "as_node": "node"}]]
 
 
 def plan(checkpoint: dict[str, Any] | None = None) -> RunPlan:
-    return requests.state_plan(UPDATES, checkpoint or {}, ASSISTANT, "alice")
+    return decisions.state_plan(UPDATES, checkpoint or {}, ASSISTANT, "alice")
 
 
 def line(*entries: tuple[UUID, FiringKind, Stopping]) -> Line:
@@ -41,7 +42,7 @@ def line(*entries: tuple[UUID, FiringKind, Stopping]) -> Line:
 
 
 def written(on: Line, checkpoint: dict[str, Any] | None = None) -> Changes:
-    return requests.write_state(plan(checkpoint), RUN, on, {"topic": "t"}, NOW)
+    return decisions.write_state(plan(checkpoint), RUN, on, {"topic": "t"}, NOW)
 
 
 def bodies(changes: Changes) -> dict[UUID, tuple[Body, ...]]:
@@ -88,7 +89,7 @@ def test_fork_names_its_checkpoint_and_leaves_the_context_alone() -> None:
 
 
 def test_runs_have_no_updates() -> None:
-    run_plan = requests.plan_of({"input": {"x": 1}}, ASSISTANT, "alice")
+    run_plan = decisions.plan_of(RunSpec(input={"x": 1}), ASSISTANT, "alice")
     inline = run_plan.kwargs.inline
     assert isinstance(inline, msgspec.Raw)
     assert "updates" not in msgspec.json.decode(inline)

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from contracts.events import ThreadCreated
 from contracts.ledger import Append, Meta, Transaction
+from contracts.spec import RunSpec
 from domain import cron as crons
 from domain.assistant import default_assistant_id
 from domain.changes import Changes
@@ -47,7 +48,7 @@ class Client:
             graph_id=graph,
             user_id="u",
             schedule=schedule,
-            spec=spec,
+            spec=RunSpec(**spec),
             seconds=True,
             **fields,
         )

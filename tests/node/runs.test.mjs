@@ -74,7 +74,7 @@ test("cancel", async () => {
   assert.deepEqual((await stream).at(-1).data, { status: "interrupted" });
   await refused(404, client.runs.cancel(threadId, run.run_id));
   const soon = await running(threadId);
-  assert.equal(await client.runs.cancel(threadId, soon.run_id), undefined);
+  assert.equal((await client.runs.cancel(threadId, soon.run_id)).run_id, soon.run_id);
   await until(async () => (await client.runs.get(threadId, soon.run_id)).status === "interrupted");
 });
 

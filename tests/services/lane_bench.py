@@ -12,12 +12,13 @@ import msgspec
 from contracts.codec import EventCodec
 from contracts.events import RunSucceeded
 from contracts.ledger import Append, Meta
+from contracts.spec import RunSpec
 from contracts.subjects import DEFAULT_POOL, NORMAL, RUNS, run_queue_subject
-from domain import requests
+from domain import decisions
 from domain.assistant import Assistant
 from domain.changes import Changes
+from domain.decisions import Line, Occurrence, plan_of
 from domain.lane import Lane, MultitaskStrategy, lane_id_of, lane_of
-from domain.requests import Line, Occurrence, plan_of
 from domain.run import Run, run_of
 from services.kit.bus.nats import NatsBus
 from services.kit.bus.work import Delivery, PullLoop
@@ -112,20 +113,20 @@ class Bench:
         run_id = uuid7()
         now = self.clock.now()
         not_before = now + timedelta(seconds=after_s) if after_s else None
-        plan = plan_of({"multitask_strategy": strategy, "input": INPUT}, ASSISTANT, "alice")
+        plan = plan_of(RunSpec(multitask_strategy=strategy, input=INPUT), ASSISTANT, "alice")
         occurrence = Occurrence(run_id=run_id, thread_id=thread_id, kind="", not_before=not_before)
         lane = self.lane(thread_id)
         runs = {entry.run_id: self.run(entry.run_id) for entry in lane.in_flight}
-        await self.store(requests.request_on_thread(plan, occurrence, Line(lane=lane, runs=runs), {}, now))
+        await self.store(decisions.request_on_thread(plan, occurrence, Line(lane=lane, runs=runs), {}, now))
         return run_id
 
     async def ask_alone(self, *, after_s: float = 0) -> UUID:
         """A temporary run; its id."""
         run_id, now = uuid7(), self.clock.now()
         not_before = now + timedelta(seconds=after_s) if after_s else None
-        plan = plan_of({"input": INPUT}, ASSISTANT, "alice", temporary=True)
+        plan = plan_of(RunSpec(input=INPUT), ASSISTANT, "alice", temporary=True)
         occurrence = Occurrence(run_id=run_id, thread_id=uuid7(), kind="", not_before=not_before)
-        await self.store(requests.request_stateless(plan, occurrence, now))
+        await self.store(decisions.request_stateless(plan, occurrence, now))
         return run_id
 
     async def store(self, changes: Changes) -> int:

@@ -16,6 +16,7 @@ from contracts.events import (
     ThreadCreated,
 )
 from contracts.ledger import Append, Body, Meta, Transaction
+from contracts.spec import RunSpec
 from domain import cron as crons
 from domain.cron import CreateCron, CronCommand, cron_of
 from services.kit.eventlog import LogUnavailable
@@ -184,7 +185,7 @@ class Bench:
             graph_id="agent",
             user_id="u",
             schedule=schedule,
-            spec=fields.pop("spec", {}),
+            spec=RunSpec(**fields.pop("spec", {})),
             seconds=True,
             **fields,
         )

@@ -106,10 +106,25 @@ async def test_what_is_undone_or_forgotten_stays_so(savers: list[Saver]) -> None
     late = await attempt(savers[0], 7)
     await late.put()
     for _ in range(2):
-        await savers[1].forget("t")
+        await savers[1].forget("t", 8, fence=False)
     with pytest.raises(Fenced):
         await late.put()
     assert [await stored(savers[0], table) for table in ("checkpoints", "cronledger_claims")] == [0, 0]
+
+
+async def test_a_new_life_is_safe_from_the_former_one(savers: list[Saver]) -> None:
+    """Who forgets late, and who claimed the thread before it was deleted."""
+    former = await attempt(savers[0], 5)
+    await former.put()
+    await savers[1].forget("t", 8, fence=True)
+    with pytest.raises(Fenced):
+        await former.put()
+    with pytest.raises(Fenced):
+        await attempt(savers[0], 7)
+    assert await stored(savers[0], "checkpoints") == 0
+    await (await attempt(savers[0], 9)).put()
+    await savers[1].forget("t", 8, fence=False)
+    assert await stored(savers[0], "checkpoints") == 1
 
 
 async def test_a_late_attempt_keeps_nothing_aside(savers: list[Saver]) -> None:

@@ -104,7 +104,7 @@ async def bench(shared: tuple[Bench, ChildPool]) -> AsyncIterator[Bench]:
     bench.events.clear()
     yield bench
     for thread_id in THREADS:
-        await ask(pool, Forget(thread_id=thread_id))
+        await ask(pool, Forget(thread_id=thread_id, token=1 << 40))
 
 
 @pytest.fixture
@@ -215,7 +215,7 @@ async def test_copies_go_their_own_way(bench: Bench, pool: ChildPool) -> None:
     ended = await bench.run(pool, "outer", run_id="c", thread_id="copy", command={"resume": "!"})
     assert values(ended)["trail"][-2:] == ["!", "three"]
     assert (await state(pool, "outer"))["next"] == ["inside"]
-    await ask(pool, Forget(thread_id="t"))
+    await ask(pool, Forget(thread_id="t", token=1 << 40))
     assert (await state(pool, "outer"))["checkpoint"] is None
     assert (await state(pool, "outer", "copy"))["checkpoint"] is not None
 

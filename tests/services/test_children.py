@@ -181,10 +181,13 @@ async def test_frames_that_can_not_be_taken_keep_nobody_waiting(bench: Bench) ->
     assert (why, counts) == ("what the graph process sent could not be taken", True)
 
 
+NO_LOG: Any = None  # what is no question is not looked up either
+
+
 @pytest.mark.parametrize("data", [b"", b"}{", b"\xff", b'{"graph_id": "\xff"}', b"[]", b'{"graph_id": 1}'])
 async def test_what_is_no_question_reaches_no_child(bench: Bench, bus: NatsBus, data: bytes) -> None:
     pool = await bench.pool()
-    answering, child = Answering(bus, pool), place(pool, "questions")
+    answering, child = Answering(bus, pool, NO_LOG), place(pool, "questions")
     await answering.start()
     subject = graph_query_subject(State.VERB)
     told = msgspec.json.decode(await bus.request(subject, data, 20), type=QueryAnswer)

@@ -1,16 +1,24 @@
 """Chores: each is done some time, and one that can't be does not hold up the others."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from pathlib import Path
 from uuid import UUID, uuid4
 
 import msgspec
 import pytest
 
+from contracts.codec import EventCodec
+from contracts.events import ThreadCreated, ThreadDeleted
+from contracts.ledger import Append, Meta, Transaction
 from contracts.queries import Forget, QueryFailed
 from contracts.subjects import CHORES, DEFAULT_POOL, RUNS, run_queue_subject
 from contracts.work import Chore
 from services.kit.bus.nats import NatsBus
 from services.kit.bus.work import WorkQueue
+from services.kit.eventlog import EventLog
+from services.kit.eventlog.sqlite import SqliteLog
 from services.worker.chores import AT_ONCE, Chores, back_off_s
 from services.worker.graph_child import NoAnswer
 
@@ -46,15 +54,23 @@ class Child:
                 await self.news.wait()
 
 
+@pytest.fixture
+async def log(tmp_path: Path) -> AsyncIterator[EventLog]:
+    opened = SqliteLog(tmp_path / "ledger.db", EventCodec())
+    await opened.start()
+    yield opened
+    await opened.stop()
+
+
 async def put(bus: NatsBus, thread_id: UUID) -> None:
     chore = msgspec.json.encode(Chore(forget_thread=thread_id))
     await WorkQueue(bus, RUNS.name).put(run_queue_subject(DEFAULT_POOL, CHORES, thread_id), chore)
 
 
-async def test_one_that_hangs_holds_up_none_and_no_stop(bus: NatsBus) -> None:
+async def test_one_that_hangs_holds_up_none_and_no_stop(bus: NatsBus, log: EventLog) -> None:
     child, threads = Child(), [uuid4() for _ in range(3)]
     child.hanging = {threads[0]}
-    chores = Chores(bus, child.ask)
+    chores = Chores(bus, child.ask, log)
     await chores.start()
     for thread_id in threads:
         await put(bus, thread_id)
@@ -64,10 +80,10 @@ async def test_one_that_hangs_holds_up_none_and_no_stop(bus: NatsBus) -> None:
         await chores.stop()
 
 
-async def test_one_that_is_refused_comes_again_later(bus: NatsBus) -> None:
+async def test_one_that_is_refused_comes_again_later(bus: NatsBus, log: EventLog) -> None:
     child, threads = Child(), [uuid4() for _ in range(AT_ONCE + 1)]
     child.refused = set(threads)
-    chores = Chores(bus, child.ask)
+    chores = Chores(bus, child.ask, log)
     await chores.start()
     for thread_id in threads:
         await put(bus, thread_id)
@@ -76,15 +92,33 @@ async def test_one_that_is_refused_comes_again_later(bus: NatsBus) -> None:
     assert sorted(child.asked) == sorted([*threads, *threads])
 
 
-async def test_those_that_break_keep_no_slot(bus: NatsBus) -> None:
+async def test_those_that_break_keep_no_slot(bus: NatsBus, log: EventLog) -> None:
     child, threads = Child(), [uuid4() for _ in range(AT_ONCE + 1)]
     child.odd = set(threads[:AT_ONCE])
-    chores = Chores(bus, child.ask)
+    chores = Chores(bus, child.ask, log)
     await chores.start()
     for thread_id in threads:
         await put(bus, thread_id)
     await child.until(*threads)
     await chores.stop()
+
+
+async def test_a_thread_that_lives_again_is_not_forgotten(bus: NatsBus, log: EventLog) -> None:
+    """Its deletion's chore comes late, or a second time."""
+    child, alive, dead = Child(), uuid4(), uuid4()
+    created = ThreadCreated(user_id="u")
+    for append in (
+        Append(alive, 0, (created, ThreadDeleted(), created)),
+        Append(dead, 0, (created, ThreadDeleted())),
+    ):
+        await log.append(Transaction(meta=Meta(at=datetime.now(UTC), actor="test"), appends=(append,)))
+    chores = Chores(bus, child.ask, log)
+    await chores.start()
+    for thread_id in (alive, dead):
+        await put(bus, thread_id)
+    await child.until(dead)
+    await chores.stop()
+    assert child.asked == [dead]
 
 
 @pytest.mark.parametrize(("deliveries", "pause_s"), [(1, 2), (3, 8), (10, 600), (10_000, 600)])

@@ -9,7 +9,7 @@ import pytest
 
 from contracts.events import LaneChanged, RunInterrupted, RunReleased, RunStarted, RunSucceeded
 from contracts.ledger import Append, Transaction
-from domain import requests
+from domain import decisions
 from domain.errors import MustRollBack
 from domain.run import MAX_LOSSES, CancelRun
 from services.kit.eventlog import LogUnavailable
@@ -33,7 +33,7 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
 def cancel(bench: Bench, job: Job, **fields: Any) -> Any:
     assert job.run is not None
     lane = bench.lane(job.run.request.thread_id)
-    return bench.store(requests.cancel(bench.run(job.run_id), CancelRun(**fields), lane))
+    return bench.store(decisions.cancel(bench.run(job.run_id), CancelRun(**fields), lane))
 
 
 # --- claims ---------------------------------------------------------------------------------------------

@@ -165,7 +165,7 @@ async def bench(shared: tuple[Bench, ChildPool]) -> AsyncIterator[Bench]:
     yield bench
     assert pool.pids == [pid]
     for thread_id in {*NAMES, *(f"t{n}" for n in range(20))}:
-        await ask(pool, Forget(thread_id=thread_id))
+        await ask(pool, Forget(thread_id=thread_id, token=1 << 40))
     bench.events.clear()
     bench.trail.unlink(missing_ok=True)
     bench.go.unlink(missing_ok=True)
@@ -380,7 +380,7 @@ async def test_temporary_runs_and_forgotten_threads_leave_no_checkpoint(
         ended = await bench.run(pool, "plain", temporary=True)
         assert values(ended)["trail"] == ["plain"]
     await bench.run(pool, "plain")
-    await ask(pool, Forget(thread_id="plain"))
+    await ask(pool, Forget(thread_id="plain", token=1 << 40))
     assert values(await bench.run(pool, "plain"))["trail"] == ["plain"]
 
 

@@ -11,6 +11,7 @@ import pytest
 from contracts.api import RunCreate
 from contracts.events import CronDeleted
 from contracts.ledger import Expect, Transaction
+from contracts.spec import RunSpec
 from domain import assistant as assistants
 from domain import cron as crons
 from domain import thread as threads
@@ -22,17 +23,17 @@ from domain.lane import MultitaskStrategy
 from domain.thread import CreateThread
 from services.gateway.commands import runs
 from services.gateway.commands.endings import delete_thread
-from services.gateway.commands.runs import Asked
-from services.gateway.http import Call
+from services.gateway.envelope import Caller
 from services.gateway.parts import GatewayParts
 from services.gateway.problems import STATUSES
+from services.gateway.queries.runs import RunAddress
 from services.kit.ids import uuid7
 from services.kit.settings import Settings
 from tests.services.gateways import gateway_parts
 from tests.services.lane_bench import Bench
 
 MOST = 20
-CALL = Call({}, {}, {}, b"")
+CALLER = Caller("test")
 
 
 class Gateway(Bench):
@@ -51,7 +52,7 @@ class Gateway(Bench):
     async def request(self, thread_id: UUID, strategy: MultitaskStrategy = "enqueue") -> UUID:
         run_id = uuid7()
         body = RunCreate(assistant_id="agent", multitask_strategy=strategy)
-        await runs.on_thread(self.parts(), CALL, body, Asked(run_id, thread_id))
+        await runs.request(self.parts(), CALLER, body, RunAddress(run_id, thread_id))
         return run_id
 
     def cron(self, thread_id: UUID) -> tuple[UUID, Changes]:
@@ -63,7 +64,7 @@ class Gateway(Bench):
             graph_id="agent",
             user_id="u",
             schedule="0 9 * * *",
-            spec={},
+            spec=RunSpec(),
             thread_id=thread_id,
         )
         made = crons.changes(cron_id, None, crons.decide(None, command, self.clock.now()))
@@ -121,8 +122,8 @@ async def test_a_cron_that_the_read_models_do_not_show_yet_goes_with_its_thread(
     thread_id = await gateway.thread()
     await gateway.projector.stop()
     cron_id, created = gateway.cron(thread_id)
-    await gateway.log.append(created.by(CALL.meta(gateway.parts())))
-    deleting = asyncio.create_task(delete_thread(gateway.parts(), CALL, thread_id))
+    await gateway.log.append(created.by(CALLER.meta(gateway.parts())))
+    deleting = asyncio.create_task(delete_thread(gateway.parts(), CALLER, thread_id))
     await asyncio.sleep(0.2)
     await gateway.projector.start()
     await deleting
@@ -137,9 +138,9 @@ async def test_a_cron_that_is_created_while_its_thread_is_deleted_goes_with_it(g
 
     async def late(tx: Transaction) -> int:
         gateway.log.append = append  # type: ignore[method-assign]
-        await append(created.by(CALL.meta(gateway.parts())))
+        await append(created.by(CALLER.meta(gateway.parts())))
         return await append(tx)
 
     gateway.log.append = late  # type: ignore[method-assign]
-    await delete_thread(gateway.parts(), CALL, thread_id)
+    await delete_thread(gateway.parts(), CALLER, thread_id)
     assert gateway.is_deleted(cron_id)

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from contracts.events import LaneChanged, RunRequested, ThreadCreated, ThreadDeleted
 from contracts.ledger import Append, StoredAppend, StoredTransaction
 from contracts.subjects import LEDGER, RUNS, STREAMS
-from domain import requests
+from domain import decisions
 from domain.lane import lane_id_of
 from domain.thread import thread_of
 from services.kit.bus.embedded import EmbeddedNats
@@ -360,7 +360,7 @@ async def test_a_run_that_outlives_its_thread_is_not_forgotten(bench: Bench) -> 
     lane, thread = bench.lane(thread_id), thread_of(thread_id, bench.log.stream(thread_id))
     assert thread is not None
     at_work = [bench.run(entry.run_id) for entry in lane.in_flight]
-    await bench.store(requests.delete_thread(thread, lane, at_work, ()))
+    await bench.store(decisions.delete_thread(thread, lane, at_work, ()))
     assert bench.run(waiting).status == "interrupted"
     relay = await bench.relay()
     await bench.settled()

@@ -395,7 +395,7 @@ def fired_times(bench: Bench, cron_id: UUID, how_many: int) -> bool:
 
 async def test_a_cron_that_cannot_be_planned_keeps_no_other_from_its_turn(bench: Bench) -> None:
     odd = uuid7()
-    said = AssistantCreated(graph_id="agent", name="odd", config={"tags": None})  # no request makes one
+    said = AssistantCreated(graph_id="agent", name="odd", config={"tags": 5})  # no request makes one
     await bench.store(Append(odd, 0, (said,)))
     poison = await bench.cron("* * * * *", assistant_id=odd)
     late = await bench.cron("30 * * * * *", assistant_id=odd, thread_id=await bench.thread())

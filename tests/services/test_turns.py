@@ -10,13 +10,14 @@ from hypothesis import strategies as st
 
 from contracts.events import LaneChanged, RunRolledBack, RunSucceeded
 from contracts.ledger import Meta, Recorded
+from contracts.spec import RunSpec
+from domain import decisions
 from domain import lane as lanes
-from domain import requests
 from domain.assistant import Assistant
 from domain.changes import Changes
+from domain.decisions import Line, Occurrence, plan_of
 from domain.errors import Refused
 from domain.lane import Lane, MultitaskStrategy, lane_id_of, lane_of
-from domain.requests import Line, Occurrence, plan_of
 from domain.run import CancelRun, ClaimRun, Outcome, Run, SettleRun, run_of
 from domain.thread import Thread
 from services.relay.turns import turns_of
@@ -75,16 +76,16 @@ class World:
         run_id, lane = UUID(int=100 + len(self.asked)), self.lane
         now = self.now + timedelta(seconds=self.skew_s)  # another host's clock
         not_before = now + timedelta(seconds=delay_s) if delay_s else None
-        plan = plan_of({"multitask_strategy": strategy}, ASSISTANT, "alice")
+        plan = plan_of(RunSpec(multitask_strategy=strategy), ASSISTANT, "alice")
         occurrence = Occurrence(run_id=run_id, thread_id=THREAD, kind="", not_before=not_before)
         runs = {e.run_id: self.run(e.run_id) for e in lane.in_flight if strategy in lanes.TAKES_PLACES}
-        self.store(requests.request_on_thread(plan, occurrence, Line(lane=lane, runs=runs), {}, now))
+        self.store(decisions.request_on_thread(plan, occurrence, Line(lane=lane, runs=runs), {}, now))
         self.asked.append(run_id)
 
     def claim(self, run_id: UUID) -> None:
         run = self.run(run_id)
         lost = "its worker is gone" if run.attempt else ""
-        self.store(requests.claim(run, ClaimRun(worker="w", lost=lost, excused=True), self.lane, self.now))
+        self.store(decisions.claim(run, ClaimRun(worker="w", lost=lost, excused=True), self.lane, self.now))
 
     def end(self, run_id: UUID) -> None:
         """By whatever it was asked to come to."""
@@ -93,12 +94,12 @@ class World:
             outcome: Outcome = RunSucceeded(thread_id=THREAD, attempt=run.attempt)
             if run.cancel == "rollback":
                 outcome = RunRolledBack(thread_id=THREAD)
-            self.store(requests.settle(run, SettleRun(attempt=run.attempt, outcome=outcome), self.lane))
+            self.store(decisions.settle(run, SettleRun(attempt=run.attempt, outcome=outcome), self.lane))
 
     def delete(self) -> None:
         thread = Thread(thread_id=THREAD, version=0, user_id="u")
         runs = [self.run(entry.run_id) for entry in self.lane.in_flight]
-        changes = requests.delete_thread(thread, self.lane, runs, ())
+        changes = decisions.delete_thread(thread, self.lane, runs, ())
         self.store(Changes(appends=tuple(a for a in changes.appends if a.stream_id != THREAD)))
 
     def follow(self) -> None:
@@ -138,7 +139,7 @@ class World:
             self.end(run_id)
         else:
             action: Literal["interrupt", "rollback"] = "interrupt" if what == "cancel" else "rollback"
-            self.store(requests.cancel(self.run(run_id), CancelRun(action=action), self.lane))
+            self.store(decisions.cancel(self.run(run_id), CancelRun(action=action), self.lane))
 
 
 def lived(taken: Iterable[Any]) -> World:

@@ -42,9 +42,11 @@ def maybe_json(stored: str | None) -> Any:
 
 def value_of(stored: str | None, blob_of: BlobOf) -> Any:
     """The JSON of a stored payload, as it is; None when there is none or it was erased."""
-    if stored is None:
-        return None
-    payload = _payload.decode(stored)
+    return None if stored is None else payload_of(_payload.decode(stored), blob_of)
+
+
+def payload_of(payload: Payload, blob_of: BlobOf) -> Any:
+    """The same of a payload."""
     if payload.sha256:
         data = blob_of(payload.sha256)
         return None if data is None else msgspec.Raw(data)

@@ -1,72 +1,94 @@
 """What must end because something else does: runs are stopped, threads are deleted with all they have."""
 
+from collections.abc import Sequence
+from datetime import datetime
 from typing import Literal
 from uuid import UUID
 
 from domain import cron as crons
-from domain import requests
+from domain import decisions
 from domain.changes import Changes
-from domain.cron import DeleteCron, cron_of
-from domain.errors import RunNotFound, ThreadNotFound
-from domain.run import CancelRun, run_of
-from services.gateway.commands import acting
-from services.gateway.commands.acting import Asks
+from domain.cron import Cron, DeleteCron
+from domain.errors import RunNotFound
+from domain.lane import Lane
+from domain.run import CancelRun, Run
+from domain.thread import Thread
+from services.gateway.commands.execution import act
+from services.gateway.envelope import Caller
 from services.gateway.parts import GatewayParts
 from services.gateway.queries.filters import SQL
+from services.repository import Aggregates
+
+Standing = tuple[Run, Lane]
+"""A run, and the lane in which it stands."""
 
 
-async def stop_run(parts: GatewayParts, call: Asks, thread_id: UUID, run_id: UUID, reason: str) -> None:
+def standing(log: Aggregates, thread_id: UUID, run_id: UUID) -> Standing:
+    """The run of that thread. Raises RunNotFound."""
+    return log.run(thread_id, run_id), log.lane(thread_id)
+
+
+async def stop_run(parts: GatewayParts, caller: Caller, thread_id: UUID, run_id: UUID, reason: str) -> None:
     """Ask that the run stops; one that waits ends at once. Harmless when it has ended or is gone."""
 
-    def decide() -> Changes:
+    def load(log: Aggregates) -> Standing | None:
         try:
-            run = acting.run(parts, thread_id, run_id)
+            return standing(log, thread_id, run_id)
         except RunNotFound:
+            return None
+
+    def decide(found: Standing | None) -> Changes:
+        if found is None or not found[0].is_active or found[0].cancel:
             return Changes()
-        if not run.is_active or run.cancel:
-            return Changes()
-        return requests.cancel(run, CancelRun(reason=reason), acting.lane(parts, thread_id))
+        return decisions.cancel(found[0], CancelRun(reason=reason), found[1])
 
-    await acting.act(parts, call, thread_id, decide)
+    await act(parts, caller, thread_id, load, decide)
 
 
-async def delete_thread(parts: GatewayParts, call: Asks, thread_id: UUID) -> None:
+async def delete_thread(parts: GatewayParts, caller: Caller, thread_id: UUID) -> None:
     """Delete the thread with its runs and crons. Harmless when it is gone.
 
     Its crons are found in the read models, which may lag. One that is created elsewhere while we decide rests on
     the thread's version, so that it comes before the deletion or never: a second look finds it.
     """
+    ending = DeleteCron(reason="thread_deleted")
 
-    def decide() -> Changes:
-        try:
-            thread = acting.thread(parts, thread_id)
-        except ThreadNotFound:
+    def load(log: Aggregates) -> tuple[Thread, Lane, Sequence[Run], Sequence[Cron]] | None:
+        thread = log.thread_or_none(thread_id)
+        if thread is None:
+            return None
+        lane = log.lane(thread_id)
+        return thread, lane, list(log.runs_of(lane).values()), crons_of(parts, log, "thread", thread_id)
+
+    def decide(found: tuple[Thread, Lane, Sequence[Run], Sequence[Cron]] | None) -> Changes:
+        if found is None:
             return Changes()
-        lane = acting.lane(parts, thread_id)
-        found = [run_of(entry.run_id, parts.log.stream(entry.run_id)) for entry in lane.in_flight]
-        in_flight = [run for run in found if run is not None]
-        ended = end_crons(parts, call, "thread", thread_id, DeleteCron(reason="thread_deleted"))
-        return requests.delete_thread(thread, lane, in_flight, ended.appends)
+        thread, lane, in_flight, theirs = found
+        ended = ended_crons(theirs, ending, parts.clock.now())
+        return decisions.delete_thread(thread, lane, in_flight, ended.appends)
 
-    def left_behind() -> Changes:
-        return end_crons(parts, call, "thread", thread_id, DeleteCron(reason="thread_deleted"))
+    await act(parts, caller, thread_id, load, decide)
+    await act(
+        parts,
+        caller,
+        thread_id,
+        lambda log: crons_of(parts, log, "thread", thread_id),
+        lambda left_behind: ended_crons(left_behind, ending, parts.clock.now()),
+    )
 
-    await acting.act(parts, call, thread_id, decide)
-    await acting.act(parts, call, thread_id, left_behind)
+
+def crons_of(
+    parts: GatewayParts, log: Aggregates, owner: Literal["thread", "assistant"], owner_id: UUID
+) -> list[Cron]:
+    """Every cron of that thread or assistant, as far as the read models show them."""
+    rows = parts.views.all(SQL[f"crons_of_{owner}"], (owner_id.bytes,))
+    found = [log.cron(UUID(bytes=row["cron_id"])) for row in rows]
+    return [cron for cron in found if cron is not None]
 
 
-def end_crons(
-    parts: GatewayParts,
-    call: Asks,
-    owner: Literal["thread", "assistant"],
-    owner_id: UUID,
-    command: DeleteCron,
-) -> Changes:
-    """The end of every cron of that thread or assistant."""
-    changes, name = Changes(), f"crons_of_{owner}"
-    for row in parts.views.all(SQL[name], (owner_id.bytes,)):
-        cron_id = UUID(bytes=row["cron_id"])
-        cron = cron_of(cron_id, parts.log.stream(cron_id))
-        if cron is not None:
-            changes += crons.changes(cron_id, cron, crons.decide(cron, command, call.meta(parts).at))
+def ended_crons(theirs: Sequence[Cron], command: DeleteCron, now: datetime) -> Changes:
+    """The end of these crons."""
+    changes = Changes()
+    for cron in theirs:
+        changes += crons.changes(cron.cron_id, cron, crons.decide(cron, command, now))
     return changes

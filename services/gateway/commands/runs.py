@@ -1,91 +1,41 @@
-"""Runs that are asked for: on a thread, on one that is made for it, or each with a thread of its own."""
+"""Runs: asked for (on a thread, on one that is made for it, or each with a thread of its own), stopped, deleted."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Literal
 from uuid import UUID
 
-import msgspec
-
 from contracts.api import RunCreate, StatelessRunCreate
-from contracts.events import RunRequested
-from domain import requests
-from domain import thread as threads
+from domain import decisions
+from domain import run as runs
+from domain.assistant import Assistant
 from domain.changes import Changes
-from domain.errors import AlreadyExists, InvalidField, ThreadNotFound
-from domain.request import check_run, check_stateless, run_spec_of
-from domain.requests import Occurrence, plan_of
-from domain.thread import CreateThread, Thread, thread_of
-from projections.runs import row_as_requested
-from services.gateway.answers import shapes
-from services.gateway.commands import acting
-from services.gateway.commands.acting import Asks
-from services.gateway.http import USER
+from domain.decisions import Line, Occurrence, RunPlan, plan_of
+from domain.errors import InvalidField, RunNotActive, RunNotFound, ThreadNotFound
+from domain.run import CancelRun, DeleteRun
+from domain.spec import check_run, check_stateless, spec_of
+from domain.thread import CreateThread
+from services.gateway.commands import threads
+from services.gateway.commands.endings import Standing, standing, stop_run
+from services.gateway.commands.execution import act
+from services.gateway.commands.threads import Place
+from services.gateway.envelope import Caller
 from services.gateway.parts import GatewayParts
-from services.gateway.queries.search import Row, by_id
-from services.kit.ids import parse_uuid
+from services.gateway.queries import states
+from services.gateway.queries.runs import RunAddress
+from services.kit.ids import parse_uuid, uuid7
+from services.repository import Aggregates
 
-
-class Asked(msgspec.Struct, frozen=True):
-    """A run that was asked for: where it is."""
-
-    run_id: UUID
-    thread_id: UUID
-
-    @property
-    def path(self) -> str:
-        """Its address; clients read both ids from it."""
-        return f"/threads/{self.thread_id}/runs/{self.run_id}"
-
-
-Wanted = tuple[Asked, StatelessRunCreate]
-
-
-async def on_thread(parts: GatewayParts, call: Asks, body: RunCreate, asked: Asked) -> None:
-    """Let the run take its place on its thread. Raises ThreadNotFound, ThreadBusy, LaneFull, AssistantNotFound."""
-    await acting.act(parts, call, asked.thread_id, lambda: _on_thread(parts, body, asked))
-
-
-async def stateless(parts: GatewayParts, call: Asks, wanted: Sequence[Wanted]) -> None:
-    """Ask for runs with a thread each: all of them, or none. Raises AssistantNotFound."""
-    key = wanted[0][0].run_id
-    await acting.act(parts, call, key, lambda: _stateless(parts, wanted))
-
-
-def shown(parts: GatewayParts, asked: Asked) -> dict[str, Any]:
-    """The run that was asked for, as its client sees it first."""
-    row = first_row(parts, asked.run_id)
-    assert row is not None
-    return shapes.run(row, parts.log.blob)
-
-
-def first_row(parts: GatewayParts, run_id: UUID) -> Row | None:
-    """The row of a run that was just asked for; None when it was not.
-
-    Somebody may have undone it before we could look. It was accepted all the same.
-    """
-    row = by_id(parts.views, "runs", "run_id", run_id)
-    if row is not None and not row["hidden"]:
-        return row
-    first = next(iter(parts.log.stream(run_id)), None)
-    if first is None or not isinstance(first.body, RunRequested):
-        return None
-    return row_as_requested(first, first.body)
+Action = Literal["interrupt", "rollback"]
+Asked = tuple[RunAddress, StatelessRunCreate]
 
 
 def check(parts: GatewayParts, body: RunCreate) -> None:
-    """Refuse what no run on a thread can be. Raises Refused."""
-    check_run(body)
-    _check_assistant(parts, body)
-
-
-def check_own_thread(parts: GatewayParts, body: StatelessRunCreate) -> None:
-    """Refuse what no run with a thread of its own can be. Raises Refused."""
-    check_stateless(body)
-    _check_assistant(parts, body)
-
-
-def _check_assistant(parts: GatewayParts, body: RunCreate) -> None:
+    """Refuse what no such run can be, by its body alone. Raises Refused."""
+    if isinstance(body, StatelessRunCreate):
+        check_stateless(body)
+    else:
+        check_run(body)
     if parse_uuid(body.assistant_id) is None and body.assistant_id not in parts.graphs:
         known = ", ".join(parts.graphs)
         raise InvalidField(
@@ -93,45 +43,108 @@ def _check_assistant(parts: GatewayParts, body: RunCreate) -> None:
         )
 
 
-def _on_thread(parts: GatewayParts, body: RunCreate, asked: Asked) -> Changes:
-    assistant = acting.assistant(parts, body.assistant_id)
-    events = parts.log.newest([asked.thread_id]).values()
-    thread, made = thread_of(asked.thread_id, events), Changes()
-    if thread is None:
-        made = _made(body, asked.thread_id, was_used=bool(events))
-    now = parts.clock.now()
-    plan = plan_of(run_spec_of(body), assistant, USER)
-    line = acting.line(parts, asked.thread_id, plan.strategy)
-    limit = parts.settings.waiting_per_thread
-    return made + requests.request_on_thread(
-        plan, _occurrence(body, asked, now), line, _metadata(thread), now, limit
+async def request(parts: GatewayParts, caller: Caller, body: RunCreate, address: RunAddress) -> None:
+    """Let a run that was checked take its place, on its thread or with one of its own.
+
+    Raises ThreadNotFound, ThreadBusy, LaneFull, AssistantNotFound.
+    """
+    if isinstance(body, StatelessRunCreate):
+        await request_all(parts, caller, [(address, body)])
+    else:
+        await _on_thread(parts, caller, body, address)
+
+
+async def request_all(parts: GatewayParts, caller: Caller, asked: Sequence[Asked]) -> None:
+    """Ask for runs with a thread each: all of them, or none. Raises AssistantNotFound."""
+
+    def load(log: Aggregates) -> list[Assistant]:
+        known = {name: log.assistant(name) for name in {body.assistant_id for _, body in asked}}
+        return [known[body.assistant_id] for _, body in asked]
+
+    def decide(assistants: list[Assistant]) -> Changes:
+        changes, now = Changes(), parts.clock.now()
+        for (address, body), assistant in zip(asked, assistants, strict=True):
+            temporary = (body.on_completion or "delete") == "delete"
+            plan = plan_of(spec_of(body), assistant, caller.user_id, temporary=temporary)
+            changes += decisions.request_stateless(plan, _occurrence(body, address, now), now)
+        return changes
+
+    await act(parts, caller, asked[0][0].run_id, load, decide)
+
+
+async def cancel(
+    parts: GatewayParts, caller: Caller, address: RunAddress, action: Action, reason: str
+) -> None:
+    """Ask that the run stops. Raises RunNotFound when it has ended, or is being stopped."""
+    command = CancelRun(action=action, reason=reason)
+
+    def decide(found: Standing) -> Changes:
+        run, lane = found
+        if run.request.kind == "state":
+            raise RunNotFound("Run not found")
+        return decisions.cancel(run, command, lane)
+
+    try:
+        await act(
+            parts,
+            caller,
+            address.thread_id,
+            lambda log: standing(log, address.thread_id, address.run_id),
+            decide,
+        )
+    except RunNotActive:
+        raise RunNotFound("Run not found or not active") from None
+
+
+async def delete(parts: GatewayParts, caller: Caller, address: RunAddress) -> None:
+    """Delete the run; one in flight is stopped first. Raises RunNotFound, RunNotActive when it does not stop."""
+    await stop_run(parts, caller, address.thread_id, address.run_id, "deleted by request")
+    timeout_s = parts.settings.cancel_grace_s + 3 * parts.settings.lease_s
+    if not await parts.ends.wait(address.run_id, timeout_s):
+        raise RunNotActive("The run has not stopped yet; try again.")
+    await act(
+        parts,
+        caller,
+        address.run_id,
+        lambda log: log.run(address.thread_id, address.run_id),
+        lambda run: Changes(appends=runs.appends(run, runs.decide(run, DeleteRun()))),
     )
 
 
-def _made(body: RunCreate, thread_id: UUID, *, was_used: bool) -> Changes:
-    """The thread that is made for the run."""
-    if body.if_not_exists != "create":
-        raise ThreadNotFound("Thread not found")
-    if was_used:
-        raise AlreadyExists(f"thread_id: the id {thread_id} is in use or was")
-    command = CreateThread(thread_id=thread_id, user_id=USER, chosen=True)
-    return Changes(appends=threads.appends(thread_id, None, threads.decide(None, command)))
+async def _on_thread(parts: GatewayParts, caller: Caller, body: RunCreate, address: RunAddress) -> None:
+    spec, thread_id = spec_of(body), address.thread_id
+    await states.must_have(parts, thread_id, spec.configurable)
+
+    makes = body.if_not_exists == "create"
+    former = await threads.former_version(parts, thread_id) if makes else 0
+
+    def load(log: Aggregates) -> tuple[Assistant, Place, Line]:
+        assistant, place = log.assistant(body.assistant_id), threads.place_of(log, thread_id)
+        if place.thread is None and not makes:
+            raise ThreadNotFound("Thread not found")
+        return assistant, place, log.line(thread_id, spec.strategy)
+
+    def decide(found: tuple[Assistant, Place, Line]) -> Changes:
+        assistant, place, line = found
+        thread, made = place.thread, Changes()
+        if thread is None:
+            command = CreateThread(thread_id=thread_id, user_id=caller.user_id, chosen=True)
+            made, lane = threads.made(command, place, former, joined=True)
+            line = Line(lane=lane)
+        plan: RunPlan = plan_of(spec, assistant, caller.user_id)
+        now, limit = parts.clock.now(), parts.settings.waiting_per_thread
+        metadata = thread.metadata if thread else {}
+        occurrence = _occurrence(body, address, now)
+        return made + decisions.request_on_thread(plan, occurrence, line, metadata, now, limit)
+
+    await act(parts, caller, thread_id, load, decide)
 
 
-def _metadata(thread: Thread | None) -> dict[str, object]:
-    return {} if thread is None else thread.metadata
-
-
-def _stateless(parts: GatewayParts, wanted: Sequence[Wanted]) -> Changes:
-    changes, now = Changes(), parts.clock.now()
-    for asked, body in wanted:
-        assistant = acting.assistant(parts, body.assistant_id)
-        temporary = (body.on_completion or "delete") == "delete"
-        plan = plan_of(run_spec_of(body), assistant, USER, temporary=temporary)
-        changes += requests.request_stateless(plan, _occurrence(body, asked, now), now)
-    return changes
-
-
-def _occurrence(body: RunCreate, asked: Asked, now: datetime) -> Occurrence:
+def _occurrence(body: RunCreate, address: RunAddress, now: datetime) -> Occurrence:
     not_before = now + timedelta(seconds=body.after_seconds) if body.after_seconds else None
-    return Occurrence(run_id=asked.run_id, thread_id=asked.thread_id, kind="", not_before=not_before)
+    return Occurrence(run_id=address.run_id, thread_id=address.thread_id, kind="", not_before=not_before)
+
+
+def new_address(thread_id: UUID | None) -> RunAddress:
+    """The address of a run to be asked for; without a thread it brings its own."""
+    return RunAddress(uuid7(), thread_id or uuid7())

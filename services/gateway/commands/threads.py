@@ -2,20 +2,23 @@
 
 from uuid import UUID
 
+import msgspec
+
 from contracts.api import ThreadCreate
-from domain import requests
+from contracts.queries import ForgetDeleted
+from domain import decisions
 from domain import thread as threads
 from domain.changes import Changes
+from domain.decisions import RunPlan
 from domain.errors import AlreadyExists, InvalidField, NotSupported, Refused
 from domain.lane import Lane
-from domain.requests import RunPlan
 from domain.thread import CreateThread, Thread, UpdateThread
 from services.gateway.commands import writes
 from services.gateway.commands.endings import delete_thread
 from services.gateway.commands.execution import act
 from services.gateway.envelope import Caller, uuid_of
 from services.gateway.parts import GatewayParts
-from services.gateway.queries.graphs import GraphsUnavailable
+from services.gateway.queries.graphs import GraphsUnavailable, ask
 from services.kit.ids import uuid7
 from services.repository import Aggregates
 
@@ -36,25 +39,56 @@ async def create(parts: GatewayParts, caller: Caller, body: ThreadCreate) -> UUI
         chosen=body.thread_id is not None,
     )
 
-    def load(log: Aggregates) -> tuple[Thread | None, int]:
-        return log.thread_or_none(thread_id), log.version(thread_id)
+    former = await former_version(parts, thread_id) if command.chosen else 0
 
-    def decide(found: tuple[Thread | None, int]) -> Changes:
-        thread, version = found
-        if thread is not None and keep:
+    def decide(place: Place) -> Changes:
+        if place.thread is not None and keep:
             return Changes()
-        if thread is None and version:
-            raise AlreadyExists(f"thread_id: the id {thread_id} is in use or was")
-        created = Changes(appends=threads.appends(thread_id, None, threads.decide(thread, command)))
+        created, lane = made(command, place, former, joined=plan is not None)
         if plan is None:
             return created
-        line = requests.Line(lane=Lane(thread_id=thread_id))
-        return created + requests.write_state(plan, run_id, line, command.metadata, parts.clock.now())
+        line = decisions.Line(lane=lane)
+        return created + decisions.write_state(plan, run_id, line, command.metadata, parts.clock.now())
 
-    made = await act(parts, caller, thread_id, load, decide)
-    if plan is not None and made is not None:
+    position = await act(parts, caller, thread_id, lambda log: place_of(log, thread_id), decide)
+    if plan is not None and position is not None:
         await _written_or_gone(parts, caller, thread_id, run_id)
     return thread_id
+
+
+class Place(msgspec.Struct, frozen=True):
+    """What is there under an id: a thread, or what a deleted one has left."""
+
+    thread: Thread | None
+    version: int  # of the stream, 0 when the id was never used
+    lane: Lane
+
+
+def place_of(log: Aggregates, thread_id: UUID) -> Place:
+    """What is there under the id."""
+    return Place(log.thread_or_none(thread_id), log.version(thread_id), log.lane(thread_id))
+
+
+async def former_version(parts: GatewayParts, thread_id: UUID) -> int:
+    """The version behind which a new thread of that id begins: 0, or its former life's, whose checkpoints are gone.
+
+    Gone before the new life begins, so that it never sees them, whatever becomes of us in between. Raises
+    GraphsUnavailable when nobody can remove them.
+    """
+    found = await parts.repository.load(lambda log: place_of(log, thread_id))
+    if found.thread is None and found.version:
+        await ask(parts, ForgetDeleted(thread_id=str(thread_id)), None)
+    return found.version
+
+
+def made(command: CreateThread, place: Place, former: int, *, joined: bool) -> tuple[Changes, Lane]:
+    """The new thread, and its lane as a first run finds it that is to be `joined`.
+
+    Raises AlreadyExists, ThreadBusy while runs of a deleted thread stop.
+    """
+    if place.thread is None and place.version != former:
+        raise AlreadyExists(f"thread_id: thread {command.thread_id} was deleted this moment; try again")
+    return decisions.create_thread(command, place.thread, place.version, place.lane, joined=joined)
 
 
 async def change(parts: GatewayParts, caller: Caller, thread_id: UUID, command: UpdateThread) -> None:
@@ -75,7 +109,7 @@ async def _first_state(parts: GatewayParts, caller: Caller, body: ThreadCreate) 
         known = ", ".join(parts.graphs)
         raise InvalidField(f"metadata.graph_id: must name the graph of the supersteps; graphs are {known}")
     assistant = await parts.repository.load(lambda log: log.assistant(str(graph_id)))
-    return requests.state_plan(updates, {}, assistant, caller.user_id)
+    return decisions.state_plan(updates, {}, assistant, caller.user_id)
 
 
 async def _written_or_gone(parts: GatewayParts, caller: Caller, thread_id: UUID, run_id: UUID) -> None:

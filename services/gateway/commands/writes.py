@@ -4,17 +4,18 @@ from typing import Any
 from uuid import UUID
 
 from contracts.api import Superstep
-from domain import requests
-from domain.changes import Changes
+from domain import decisions
+from domain.decisions import Line, RunPlan
 from domain.errors import GraphFailed, InvalidField, Refused, RunNotFound, ThreadBusy
-from domain.request import check_write, updates_of
-from domain.requests import RunPlan
-from services.gateway.commands import acting
-from services.gateway.commands.acting import Asks
+from domain.spec import check_write, updates_of
+from services.gateway.answers.values import Row
 from services.gateway.commands.endings import stop_run
+from services.gateway.commands.execution import act
+from services.gateway.envelope import Caller
 from services.gateway.parts import GatewayParts
 from services.gateway.queries.graphs import GraphsUnavailable
 from services.gateway.queries.search import by_id
+from services.repository import Aggregates
 
 WRITTEN_S = 60.0
 LOOK_AGAIN_S = 1.0
@@ -33,20 +34,18 @@ def checked(supersteps: list[Superstep]) -> list[list[dict[str, Any]]]:
     return [updates_of(superstep.updates) for superstep in supersteps]
 
 
-async def write(parts: GatewayParts, call: Asks, thread_id: UUID, run_id: UUID, plan: RunPlan) -> None:
+async def ask(parts: GatewayParts, caller: Caller, thread_id: UUID, run_id: UUID, plan: RunPlan) -> None:
     """Ask for the write. Raises ThreadBusy, LaneFull, ThreadNotFound."""
+    await act(
+        parts,
+        caller,
+        thread_id,
+        lambda log: (log.thread(thread_id).metadata, Line(lane=log.lane(thread_id))),
+        lambda found: decisions.write_state(plan, run_id, found[1], found[0], parts.clock.now()),
+    )
 
-    def decide() -> Changes:
-        metadata = acting.thread(parts, thread_id).metadata
-        line = requests.Line(lane=acting.lane(parts, thread_id))
-        return requests.write_state(plan, run_id, line, metadata, parts.clock.now())
 
-    await acting.act(parts, call, thread_id, decide)
-
-
-async def written(
-    parts: GatewayParts, call: Asks, thread_id: UUID, run_id: UUID, field: str
-) -> dict[str, Any]:
+async def written(parts: GatewayParts, caller: Caller, thread_id: UUID, run_id: UUID, field: str) -> Row:
     """The row of the run once the write is done; after a minute it is given up and withdrawn.
 
     Raises InvalidField (naming `field`) when the graph refused it, ThreadBusy when another run came in its
@@ -54,14 +53,14 @@ async def written(
     """
     deadline = parts.clock.monotonic_s() + WRITTEN_S
     while True:
-        row = by_id(parts.views, "runs", "run_id", run_id)
+        row = await parts.read(lambda: by_id(parts.views, "runs", "run_id", run_id))
         if row is None:
-            _still_there(parts, thread_id, run_id)
+            await parts.repository.load(lambda log: _still_there(log, thread_id, run_id))
         elif row["phase"] == "ended":
             break
         left = deadline - parts.clock.monotonic_s()
         if left <= 0:
-            await stop_run(parts, call, thread_id, run_id, "the write was given up")
+            await stop_run(parts, caller, thread_id, run_id, "the write was given up")
             raise GraphsUnavailable(f"No worker wrote the state in {WRITTEN_S:g} s; try again.")
         await parts.changed(min(left, LOOK_AGAIN_S))
     refused = _refusal(row, field)
@@ -70,16 +69,16 @@ async def written(
     return row
 
 
-def _still_there(parts: GatewayParts, thread_id: UUID, run_id: UUID) -> None:
+def _still_there(log: Aggregates, thread_id: UUID, run_id: UUID) -> None:
     """Raises ThreadNotFound or ThreadBusy when the write will never be done."""
-    acting.thread(parts, thread_id)
+    log.thread(thread_id)
     try:
-        acting.run(parts, thread_id, run_id)
+        log.run(thread_id, run_id)
     except RunNotFound:
         raise ThreadBusy("The state was not written: a run took its place.") from None
 
 
-def _refusal(row: dict[str, Any], field: str) -> Refused | GraphsUnavailable | None:
+def _refusal(row: Row, field: str) -> Refused | GraphsUnavailable | None:
     if row["status"] == "error" and row["error"] not in OUR_FAULT:
         return InvalidField(f"{field}: the graph refused it: {row['error']}: {row['message']}")
     if row["status"] == "interrupted":

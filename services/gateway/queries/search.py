@@ -184,9 +184,9 @@ def row_query(kind: Kind) -> str:
     return SQL["row"].format(table=kind.table, key=kind.key)
 
 
-def selected(objects: Iterable[Row], names: Sequence[str] | None) -> Iterator[Row]:
+def chosen(objects: Iterable[msgspec.Struct], names: Sequence[str] | None) -> Iterator[Any]:
     """The objects with these keys only; whole when none is named."""
-    return ({name: shown[name] for name in names} if names else shown for shown in objects)
+    return ({name: getattr(shown, name) for name in names} if names else shown for shown in objects)
 
 
 def by_id(views: Views, table: str, column: str, value: UUID) -> Row | None:

@@ -1,237 +1,363 @@
-"""Runs of a thread: ask for one, list, read, wait for, watch, stop, delete."""
+"""Runs, on a thread and on their own: ask for one or many, list, read, wait for, watch, stop, delete."""
 
-from typing import Literal, get_args
+import asyncio
+from collections.abc import Sequence
+from typing import Annotated, Any
 from uuid import UUID
 
-from contracts.api import RunCreate
-from domain import requests
-from domain import run as run_domain
-from domain.changes import Changes
-from domain.errors import InvalidField, NotSupported, RunNotActive, RunNotFound
-from domain.run import CancelRun, DeleteRun, RunStatus
-from services.gateway.answers import shapes
-from services.gateway.commands import acting, runs
-from services.gateway.commands.endings import stop_run
-from services.gateway.commands.runs import Asked
-from services.gateway.http import Answer, Call, Route, as_json, as_list, nothing
+from litestar import Controller, Response
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.params import Parameter
+
+from contracts.answers.runs import RunAnswer, RunStatusShown
+from contracts.api import RunCreate, RunsCancel, StatelessRunCreate
+from domain.errors import InvalidField, NotSupported, Refused, RunNotFound
+from services.gateway.commands import runs as commands
+from services.gateway.commands.runs import Action, new_address
+from services.gateway.envelope import Caller, uuid_of
+from services.gateway.handlers import By, Limit, Offset, Parts, deletes, many, posts, reads
 from services.gateway.parts import GatewayParts
-from services.gateway.queries.filters import RUNS, SQL
-from services.gateway.queries.search import Row, by_id, row_query, rows_of, selected, thread_row
+from services.gateway.queries import runs as queries
+from services.gateway.queries.runs import RunAddress, address_of
 from services.gateway.streams import followers, frames
-from services.gateway.streams.channels import Listener
-from services.gateway.streams.frames import Wanted
-from services.kit.ids import uuid7
+from services.gateway.streams.frames import EventChoice
 
 REQUESTED = "cancelled by request"
-SELECTABLE = frozenset(
-    {
-        "run_id", "thread_id", "assistant_id", "user_id", "created_at", "updated_at", "status", "metadata",
-        "kwargs", "multitask_strategy", "input", "output", "error_message", "config", "context", "cancel_reason",
-    }
-)  # fmt: skip
-LARGE = frozenset({"kwargs", "input", "output", "config", "context"})
-PAGING = {"limit": "1 to 1000, 10 by default", "offset": "from 0", "status": "only these", "select": "keys, may be repeated"}  # fmt: skip
-LEAVING = {"cancel_on_disconnect": "true: stop the run when the client goes away"}
-WATCHING = {"stream_mode": "only events of these modes: repeated, a JSON array, or with commas", **LEAVING}
-CANCELLING = {"wait": "1: answer when it has stopped", "action": "interrupt (default) or rollback", "reason": "why, for the run and the ledger"}  # fmt: skip
 MOST_REASON = 1000
-Action = Literal["interrupt", "rollback"]
+MOST_RUNS = 1000
+"""In one batch: they are one transaction."""
+AT_ONCE = 16
+EVENTS = {
+    200: ResponseSpec(
+        str, media_type=frames.MEDIA_TYPE, generate_examples=False, description="Server-sent events."
+    )
+}
+Status = Annotated[RunStatusShown | None, Parameter(description="only runs of this status")]
+Select = Annotated[list[str] | None, Parameter(description="keys of the objects, may be repeated")]
+Leaving = Annotated[bool, Parameter(description="whether the run is stopped when the client goes away")]
+Modes = Annotated[
+    list[str] | None,
+    Parameter(description="only events of these modes: repeated, a JSON array, or with commas"),
+]
+Namespaces = Annotated[list[str] | None, Parameter(query="namespace", description="not supported")]
+LastEvent = Annotated[
+    str | None,
+    Parameter(header="last-event-id", description="go on behind this event; -1, 0 or -: from the first"),
+]
+Wait = Annotated[bool, Parameter(description="whether to answer when it has stopped")]
+HowStopped = Annotated[str, Parameter(description="`interrupt`, or `rollback`: undo it too")]
+Reason = Annotated[str, Parameter(description="why, for the run and the ledger")]
 
 
-def routes() -> list[Route]:
-    """Every endpoint of this resource."""
-    tag, base = "runs", "/threads/{thread_id}/runs"
-    one, alone = base + "/{run_id}", "/runs/{run_id}"
-    return [
-        Route(method="POST", path=base, summary="Start a run in the background", handle=create, tag=tag, body=RunCreate),
-        Route(method="POST", path=base + "/stream", summary="Start a run and stream its events", handle=create_and_stream, tag=tag, body=RunCreate),
-        Route(method="POST", path=base + "/wait", summary="Start a run and wait for its final values", handle=create_and_wait, tag=tag, body=RunCreate),
-        Route(method="GET", path=base, summary="The runs of a thread, newest first", handle=listed, tag=tag, query=PAGING),
-        Route(method="GET", path=one, summary="Get a run", handle=read, tag=tag),
-        Route(method="GET", path=one + "/join", summary="Wait until a run has ended; its final values", handle=join, tag=tag, query=LEAVING),
-        Route(method="GET", path=one + "/stream", summary="Stream the events of a run", handle=watch, tag=tag, query=WATCHING),
-        Route(method="POST", path=one + "/cancel", summary="Stop a run", handle=cancel, tag=tag, query=CANCELLING, status=202),
-        Route(method="DELETE", path=one, summary="Stop a run if need be, and delete it", handle=delete, tag=tag, status=204),
-        Route(method="GET", path=alone, summary="Get a run, whichever thread it is on", handle=read, tag=tag),
-        Route(method="GET", path=alone + "/join", summary="Wait until a run has ended; its final values", handle=join, tag=tag, query=LEAVING),
-        Route(method="GET", path=alone + "/stream", summary="Stream the events of a run", handle=watch, tag=tag, query=WATCHING),
-    ]  # fmt: skip
+class ThreadRunController(Controller):
+    """Runs of a thread."""
+
+    path = "/threads/{thread_id:str}/runs"
+    tags = ["runs"]
+
+    @posts(summary="Start a run")
+    async def create_run(
+        self, parts: Parts, caller: By, thread_id: UUID, data: RunCreate
+    ) -> Response[RunAnswer]:
+        """In the background; it takes its place on the thread by its multitask strategy."""
+        return await _created(parts, caller, data, thread_id)
+
+    @posts("/stream", summary="Start a run and stream its events", responses=EVENTS)
+    async def create_run_and_stream(
+        self, parts: Parts, caller: By, thread_id: UUID, data: RunCreate, namespaces: Namespaces = None
+    ) -> Response[bytes]:
+        """Server-sent events until it has ended."""
+        return await _streamed(parts, caller, data, thread_id, namespaces)
+
+    @posts("/wait", summary="Start a run and wait for its final values")
+    async def create_run_and_wait(
+        self, parts: Parts, caller: By, thread_id: UUID, data: RunCreate
+    ) -> Response[Any]:
+        """Line feeds keep the connection alive until the values come."""
+        return await _waited(parts, caller, data, thread_id)
+
+    @reads(summary="The runs of a thread")
+    async def list_runs(
+        self,
+        parts: Parts,
+        thread_id: UUID,
+        limit: Limit = 10,
+        offset: Offset = 0,
+        status: Status = None,
+        select: Select = None,
+    ) -> Response[list[RunAnswer]]:
+        """Newest first."""
+        found = await parts.read(
+            lambda: queries.of_thread(parts, thread_id, status, select or (), limit, offset)
+        )
+        return await many(parts, found)
+
+    @reads("/{run_id:str}", summary="Get a run of a thread")
+    async def get_run(self, parts: Parts, thread_id: UUID, run_id: UUID) -> RunAnswer:
+        """The run with what it was asked to do and what it came to."""
+        return await parts.read(lambda: queries.shown(parts, run_id, thread_id))
+
+    @reads("/{run_id:str}/join", summary="Wait until a run of a thread has ended")
+    async def join_run(
+        self,
+        parts: Parts,
+        caller: By,
+        thread_id: UUID,
+        run_id: UUID,
+        cancel_on_disconnect: Leaving = False,
+    ) -> Response[Any]:
+        """Its final values."""
+        return await _joined(parts, caller, run_id, thread_id, cancels=cancel_on_disconnect)
+
+    @reads("/{run_id:str}/stream", summary="Stream the events of a run of a thread", responses=EVENTS)
+    async def stream_run(
+        self,
+        parts: Parts,
+        caller: By,
+        thread_id: UUID,
+        run_id: UUID,
+        stream_mode: Modes = None,
+        cancel_on_disconnect: Leaving = False,
+        namespaces: Namespaces = None,
+        last_event_id: LastEvent = None,
+    ) -> Response[bytes]:
+        """From now on, or behind the event that the client saw last."""
+        _check_namespaces(namespaces)
+        choice, cancels = frames.modes_of(stream_mode or ()), cancel_on_disconnect
+        return await _watched(parts, caller, run_id, thread_id, choice, last_event_id, cancels=cancels)
+
+    @posts("/{run_id:str}/cancel", summary="Stop a run")
+    async def cancel_run(
+        self,
+        parts: Parts,
+        caller: By,
+        thread_id: UUID,
+        run_id: UUID,
+        wait: Wait = False,
+        action: HowStopped = "interrupt",
+        reason: Reason = REQUESTED,
+    ) -> Response[RunAnswer]:
+        """The run; with `wait` when it has stopped, and line feeds until then."""
+        address, why = RunAddress(run_id, thread_id), _reason(reason)
+        before = await parts.read(lambda: queries.visible(parts, run_id, thread_id))
+        await commands.cancel(parts, caller, address, _action(action), why)
+        if wait:
+            return followers.stopped(parts, caller, address, before)
+        return Response(await parts.read(lambda: queries.stopped(parts, before)))
+
+    @deletes("/{run_id:str}", summary="Delete a run")
+    async def delete_run(self, parts: Parts, caller: By, thread_id: UUID, run_id: UUID) -> None:
+        """One in flight is stopped first."""
+        row = await parts.read(lambda: queries.visible(parts, run_id, thread_id))
+        await commands.delete(parts, caller, address_of(row))
+
+
+class RunController(Controller):
+    """Runs with a thread of their own, and runs wherever they are."""
+
+    path = "/runs"
+    tags = ["runs"]
+
+    @posts(summary="Start a run with a thread of its own")
+    async def create_stateless_run(
+        self, parts: Parts, caller: By, data: StatelessRunCreate
+    ) -> Response[RunAnswer]:
+        """In the background; the thread goes with the run unless it is to be kept."""
+        return await _created(parts, caller, data, None)
+
+    @posts("/stream", summary="Start a run with a thread of its own and stream its events", responses=EVENTS)
+    async def create_stateless_run_and_stream(
+        self, parts: Parts, caller: By, data: StatelessRunCreate, namespaces: Namespaces = None
+    ) -> Response[bytes]:
+        """Server-sent events until it has ended."""
+        return await _streamed(parts, caller, data, None, namespaces)
+
+    @posts("/wait", summary="Start a run with a thread of its own and wait for its final values")
+    async def create_stateless_run_and_wait(
+        self, parts: Parts, caller: By, data: StatelessRunCreate
+    ) -> Response[Any]:
+        """Line feeds keep the connection alive until the values come."""
+        return await _waited(parts, caller, data, None)
+
+    @posts("/batch", summary="Start several such runs")
+    async def create_batch(self, parts: Parts, caller: By, data: list[StatelessRunCreate]) -> list[RunAnswer]:
+        """All of them, or none."""
+        if not 1 <= len(data) <= MOST_RUNS:
+            raise InvalidField(f"body: must have 1 to {MOST_RUNS} runs")
+        for number, body in enumerate(data):
+            _check_numbered(parts, number, body)
+        asked = [(new_address(None), body) for body in data]
+        await commands.request_all(parts, caller, asked)
+        found = await parts.read(lambda: [queries.first_shown(parts, at.run_id) for at, _ in asked])
+        return [run for run in found if run is not None]
+
+    @posts("/cancel", summary="Stop runs", status_code=204)
+    async def cancel_runs(
+        self,
+        parts: Parts,
+        caller: By,
+        data: RunsCancel,
+        action: HowStopped = "interrupt",
+        reason: Reason = REQUESTED,
+    ) -> None:
+        """All of a status, or some of a thread."""
+        why, how = _reason(reason), _action(action)
+        found = await _chosen(parts, data)
+        places = asyncio.Semaphore(AT_ONCE)
+
+        async def stopped(address: RunAddress) -> bool:
+            async with places:
+                return await _stopped(parts, caller, address, how, why)
+
+        if not any(await asyncio.gather(*(stopped(address) for address in found))):
+            raise RunNotFound("No runs found to cancel")
+
+    @reads("/{run_id:str}", summary="Get a run")
+    async def get_run_by_id(self, parts: Parts, run_id: UUID) -> RunAnswer:
+        """Whichever thread it is on."""
+        return await parts.read(lambda: queries.shown(parts, run_id))
+
+    @reads("/{run_id:str}/join", summary="Wait until a run has ended")
+    async def join_run_by_id(
+        self, parts: Parts, caller: By, run_id: UUID, cancel_on_disconnect: Leaving = False
+    ) -> Response[Any]:
+        """Its final values."""
+        return await _joined(parts, caller, run_id, None, cancels=cancel_on_disconnect)
+
+    @reads("/{run_id:str}/stream", summary="Stream the events of a run", responses=EVENTS)
+    async def stream_run_by_id(
+        self,
+        parts: Parts,
+        caller: By,
+        run_id: UUID,
+        stream_mode: Modes = None,
+        cancel_on_disconnect: Leaving = False,
+        namespaces: Namespaces = None,
+        last_event_id: LastEvent = None,
+    ) -> Response[bytes]:
+        """From now on, or behind the event that the client saw last."""
+        _check_namespaces(namespaces)
+        choice, cancels = frames.modes_of(stream_mode or ()), cancel_on_disconnect
+        return await _watched(parts, caller, run_id, None, choice, last_event_id, cancels=cancels)
 
 
 # --- ask for one --------------------------------------------------------------------------------------
 
 
-async def create(parts: GatewayParts, call: Call) -> Answer:
-    """POST /threads/{thread_id}/runs."""
-    body, asked = _asked(parts, call)
-    await runs.on_thread(parts, call, body, asked)
-    return as_json(runs.shown(parts, asked), headers={"Content-Location": asked.path})
+async def _created(
+    parts: GatewayParts, caller: Caller, body: RunCreate, thread_id: UUID | None
+) -> Response[RunAnswer]:
+    commands.check(parts, body)
+    address = new_address(thread_id)
+    await commands.request(parts, caller, body, address)
+    shown = await parts.read(lambda: queries.first_shown(parts, address.run_id))
+    assert shown is not None
+    return Response(shown, headers={"Content-Location": address.path})
 
 
-async def create_and_stream(parts: GatewayParts, call: Call) -> Answer:
-    """POST /threads/{thread_id}/runs/stream."""
-    check_stream(call)
-    body, asked = _asked(parts, call)
-    listener = await parts.live.listen(asked.run_id)  # before it can begin, so that nothing is missed
+async def _streamed(
+    parts: GatewayParts,
+    caller: Caller,
+    body: RunCreate,
+    thread_id: UUID | None,
+    namespaces: Sequence[str] | None,
+) -> Response[bytes]:
+    _check_namespaces(namespaces)
+    commands.check(parts, body)
+    address = new_address(thread_id)
+    listener = await parts.live.listen(address.run_id)  # before it can begin, so that nothing is missed
     try:
-        await runs.on_thread(parts, call, body, asked)
+        await commands.request(parts, caller, body, address)
     except BaseException:
         listener.close()
         raise
-    return streamed_from_birth(parts, call, body, asked, listener)
+    choice, cancels = EventChoice(with_ids=bool(body.stream_resumable)), body.on_disconnect == "cancel"
+    return followers.streamed(parts, caller, address, listener, choice, whole=True, cancels=cancels)
 
 
-async def create_and_wait(parts: GatewayParts, call: Call) -> Answer:
-    """POST /threads/{thread_id}/runs/wait."""
-    body, asked = _asked(parts, call)
-    await runs.on_thread(parts, call, body, asked)
-    return followers.waited(parts, call, asked, cancels=body.on_disconnect == "cancel")
+async def _waited(
+    parts: GatewayParts, caller: Caller, body: RunCreate, thread_id: UUID | None
+) -> Response[Any]:
+    commands.check(parts, body)
+    address = new_address(thread_id)
+    await commands.request(parts, caller, body, address)
+    return followers.waited(parts, caller, address, cancels=body.on_disconnect == "cancel")
 
 
-def _asked(parts: GatewayParts, call: Call) -> tuple[RunCreate, Asked]:
-    thread_id, body = call.uuid("thread_id"), call.body(RunCreate)
-    runs.check(parts, body)
-    return body, Asked(uuid7(), thread_id)
+def _check_numbered(parts: GatewayParts, number: int, body: StatelessRunCreate) -> None:
+    """Check it, and say of which of the runs it is that something is wrong."""
+    try:
+        commands.check(parts, body)
+    except Refused as exc:
+        raise type(exc)(f"[{number}].{exc}") from None
 
 
-# --- look ---------------------------------------------------------------------------------------------
+# --- follow one ---------------------------------------------------------------------------------------
 
 
-async def listed(parts: GatewayParts, call: Call) -> Answer:
-    """GET /threads/{thread_id}/runs."""
-    thread_id = call.uuid("thread_id")
-    limit, offset = call.number("limit", 10, 1, 1000), call.number("offset", 0, 0, 1 << 53)
-    status, select = call.text("status"), call.texts("select")
-    if status is not None and status not in get_args(RunStatus):
-        raise InvalidField(f"status: must be one of {', '.join(get_args(RunStatus))}")
-    if unknown := set(select) - SELECTABLE:
-        raise InvalidField(f"select: unknown {', '.join(sorted(unknown))[:200]}")
-    thread_row(parts, thread_id)
-    name, params = ("runs_of_thread", ()) if status is None else ("runs_of_thread_by_status", (status,))
-    found = parts.views.all(SQL[name], (thread_id.bytes, *params, limit, offset))
-    query = SQL["run_without_values"] if select and not LARGE & set(select) else row_query(RUNS)
-    rows = rows_of(parts.views, query, [row["id"] for row in found])
-    return await as_list(parts, selected((shapes.run(row, parts.log.blob) for row in rows), select))
+async def _joined(
+    parts: GatewayParts, caller: Caller, run_id: UUID, thread_id: UUID | None, *, cancels: bool
+) -> Response[Any]:
+    row = await parts.read(lambda: queries.visible(parts, run_id, thread_id))
+    return followers.waited(parts, caller, address_of(row), cancels=cancels)
 
 
-async def read(parts: GatewayParts, call: Call) -> Answer:
-    """GET /threads/{thread_id}/runs/{run_id} and GET /runs/{run_id}."""
-    return as_json(shapes.run(_named(parts, call), parts.log.blob))
-
-
-async def join(parts: GatewayParts, call: Call) -> Answer:
-    """GET /threads/{thread_id}/runs/{run_id}/join and GET /runs/{run_id}/join."""
-    cancels = bool(call.flag("cancel_on_disconnect"))
-    return followers.waited(parts, call, _place(_named(parts, call)), cancels=cancels)
-
-
-async def watch(parts: GatewayParts, call: Call) -> Answer:
-    """GET /threads/{thread_id}/runs/{run_id}/stream and GET /runs/{run_id}/stream."""
-    check_stream(call)
-    cancels = bool(call.flag("cancel_on_disconnect"))
-    modes = frames.modes_of(call.texts("stream_mode"))
-    since = frames.mark_of(call.headers.get("last-event-id"))
-    row = _named(parts, call)
-    is_resumable = bool((shapes.value_of(row["kwargs"], parts.log.blob) or {}).get("resumable"))
-    asked = _place(row)
-    listener = await parts.live.listen(asked.run_id)
-    wanted = Wanted(modes, with_ids=is_resumable)
+async def _watched(
+    parts: GatewayParts,
+    caller: Caller,
+    run_id: UUID,
+    thread_id: UUID | None,
+    modes: Sequence[str],
+    last_event_id: str | None,
+    *,
+    cancels: bool,
+) -> Response[bytes]:
+    since = frames.mark_of(last_event_id)
+    row, is_resumable = await parts.read(lambda: queries.to_watch(parts, run_id, thread_id))
+    address = address_of(row)
+    listener = await parts.live.listen(address.run_id)
     if not is_resumable:
         since = None  # its events have no ids, so nothing tells where to go on
-    return followers.streamed(parts, call, asked, listener, wanted, since=since, cancels=cancels)
+    choice = EventChoice(modes, with_ids=is_resumable)
+    return followers.streamed(parts, caller, address, listener, choice, since=since, cancels=cancels)
 
 
-# --- stop ---------------------------------------------------------------------------------------------
-
-
-async def cancel(parts: GatewayParts, call: Call) -> Answer:
-    """POST /threads/{thread_id}/runs/{run_id}/cancel."""
-    asked = Asked(call.uuid("run_id"), call.uuid("thread_id"))
-    waits = bool(call.flag("wait"))
-    await stop(parts, call, asked, action_of(call))
-    return followers.stopped(parts, call, asked) if waits else nothing(202)
-
-
-def reason_of(call: Call) -> str:
-    """Why the query says that it is to stop. Raises InvalidField."""
-    reason = call.text("reason") or REQUESTED
-    if len(reason) > MOST_REASON:
-        raise InvalidField(f"reason: at most {MOST_REASON} characters are allowed")
-    return reason
-
-
-def check_stream(call: Call) -> None:
-    """Refuse a choice of events that we do not make. Raises NotSupported."""
-    if call.texts("namespace"):
+def _check_namespaces(namespaces: Sequence[str] | None) -> None:
+    if namespaces:
         raise NotSupported("namespace: not supported; events of graphs inside come with `stream_subgraphs`")
 
 
-def action_of(call: Call) -> Action:
-    """What the query asks for; anything unknown means interrupt, as clients expect."""
-    return "rollback" if call.text("action") == "rollback" else "interrupt"
+# --- stop some ----------------------------------------------------------------------------------------
 
 
-async def stop(parts: GatewayParts, call: Call, asked: Asked, action: Action) -> None:
-    """Ask that the run stops. Raises RunNotFound when it has ended, or is being stopped."""
+def _reason(text: str) -> str:
+    if len(text) > MOST_REASON:
+        raise InvalidField(f"reason: at most {MOST_REASON} characters are allowed")
+    return text
 
-    def decide() -> Changes:
-        run = acting.run(parts, asked.thread_id, asked.run_id)
-        if run.request.kind == "state":
-            raise RunNotFound("Run not found")
-        lane = acting.lane(parts, asked.thread_id)
-        return requests.cancel(run, CancelRun(action=action, reason=reason), lane)
 
-    reason = reason_of(call)
+def _action(text: str) -> Action:
+    """Anything unknown means interrupt, as clients expect."""
+    return "rollback" if text == "rollback" else "interrupt"
+
+
+async def _stopped(
+    parts: GatewayParts, caller: Caller, address: RunAddress, action: Action, reason: str
+) -> bool:
     try:
-        await acting.act(parts, call, asked.thread_id, decide)
-    except RunNotActive:
-        raise RunNotFound("Run not found or not active") from None
+        await commands.cancel(parts, caller, address, action, reason)
+    except RunNotFound:
+        return False  # it has ended meanwhile
+    return True
 
 
-async def delete(parts: GatewayParts, call: Call) -> Answer:
-    """DELETE /threads/{thread_id}/runs/{run_id}: a run in flight is stopped first."""
-    asked = _place(_named(parts, call))
-    await stop_run(parts, call, asked.thread_id, asked.run_id, "deleted by request")
-    timeout_s = parts.settings.cancel_grace_s + 3 * parts.settings.lease_s
-    if not await parts.ends.wait(asked.run_id, timeout_s):
-        raise RunNotActive("The run has not stopped yet; try again.")
-
-    def decide() -> Changes:
-        run = acting.run(parts, asked.thread_id, asked.run_id)
-        return Changes(appends=run_domain.appends(run, run_domain.decide(run, DeleteRun())))
-
-    await acting.act(parts, call, asked.run_id, decide)
-    return nothing()
-
-
-# --- shared -------------------------------------------------------------------------------------------
-
-
-def streamed_from_birth(
-    parts: GatewayParts, call: Call, body: RunCreate, asked: Asked, listener: Listener
-) -> Answer:
-    """The stream of a run that was just asked for."""
-    wanted = Wanted(with_ids=bool(body.stream_resumable))
-    cancels = body.on_disconnect == "cancel"
-    return followers.streamed(parts, call, asked, listener, wanted, whole=True, cancels=cancels)
-
-
-def visible(parts: GatewayParts, run_id: UUID) -> Row:
-    """The row of a run that clients may see. Raises RunNotFound."""
-    row = by_id(parts.views, "runs", "run_id", run_id)
-    if row is None or row["hidden"]:
-        raise RunNotFound("Run not found")
-    return row
-
-
-def _named(parts: GatewayParts, call: Call) -> Row:
-    """The row of the run in the path; a thread in the path must be its own."""
-    thread_id = call.uuid("thread_id") if "thread_id" in call.params else None
-    row = visible(parts, call.uuid("run_id"))
-    if thread_id is not None and row["thread_id"] != thread_id.bytes:
-        raise RunNotFound("Run not found")
-    return row
-
-
-def _place(row: Row) -> Asked:
-    return Asked(UUID(bytes=row["run_id"]), UUID(bytes=row["thread_id"]))
+async def _chosen(parts: GatewayParts, body: RunsCancel) -> list[RunAddress]:
+    status = body.status
+    if status is not None:
+        if body.thread_id is not None or body.run_ids is not None:
+            raise InvalidField("status: may not be given together with thread_id or run_ids")
+        return await parts.read(lambda: queries.active(parts, status))
+    if body.thread_id is None or not body.run_ids:
+        raise InvalidField("run_ids: needed with thread_id, unless a status is given")
+    thread_id = uuid_of("thread_id", body.thread_id)
+    return [RunAddress(uuid_of("run_ids", text), thread_id) for text in dict.fromkeys(body.run_ids)]

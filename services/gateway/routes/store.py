@@ -1,105 +1,97 @@
-"""The store: the long-term memory that graphs and clients share."""
+"""/store: the long-term memory that graphs and clients share."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from litestar import Controller
+from litestar.params import Parameter
 
+from contracts.answers.store import ItemAnswer, ItemsAnswer, NamespacesAnswer
 from contracts.api import StoreItemDelete, StoreItemPut, StoreItemsSearch, StoreNamespacesList
 from contracts.queries import StoreDelete, StoreGet, StoreNamespaces, StorePut, StoreSearch
 from domain.errors import IncompleteRequest, InvalidField
-from services.gateway.http import Answer, Call, Route, as_json, nothing
-from services.gateway.parts import GatewayParts
+from services.gateway.handlers import Parts, deletes, posts, puts, reads
 from services.gateway.queries.graphs import ask
 
 OPERATORS = frozenset({"$eq", "$ne", "$gt", "$gte", "$lt", "$lte"})
 RESERVED_ROOT = "langgraph"
+Dotted = Annotated[str, Parameter(query="namespace", description="labels, joined by dots")]
+Key = Annotated[str | None, Parameter(description="the key of the item")]
+Refresh = Annotated[bool | None, Parameter(description="whether the item lives longer by being read")]
 
 
-def routes() -> list[Route]:
-    """Every endpoint of this resource."""
-    tag, items = "store", "/store/items"
-    query = {
-        "namespace": "labels, joined by dots",
-        "key": "of the item",
-        "refresh_ttl": "true: it lives longer by being read",
-    }
-    return [
-        Route(method="PUT", path=items, summary="Keep a value", handle=put, tag=tag, body=StoreItemPut, status=204),
-        Route(method="GET", path=items, summary="Get an item, null when there is none", handle=get, tag=tag, query=query),
-        Route(method="DELETE", path=items, summary="Remove an item", handle=delete, tag=tag, body=StoreItemDelete, status=204),
-        Route(method="POST", path=items + "/search", summary="Search items below a namespace", handle=find, tag=tag, body=StoreItemsSearch),
-        Route(method="POST", path="/store/namespaces", summary="List namespaces", handle=namespaces, tag=tag, body=StoreNamespacesList),
-    ]  # fmt: skip
+class StoreController(Controller):
+    """Items with a namespace and a key."""
 
+    path = "/store"
+    tags = ["store"]
 
-async def put(parts: GatewayParts, call: Call) -> Answer:
-    """PUT /store/items."""
-    body = call.body(StoreItemPut)
-    if not body.namespace:
-        raise IncompleteRequest("namespace: must have at least one label")
-    _check_labels("namespace", body.namespace)
-    if body.namespace[0] == RESERVED_ROOT:
-        raise InvalidField(f"namespace: '{RESERVED_ROOT}' may not be its first label")
-    _check_key(body.key)
-    query = StorePut(namespace=body.namespace, key=body.key, value=body.value, index=body.index, ttl=body.ttl)
-    await ask(parts, query, None, field="value")
-    return nothing()
+    @puts("/items", summary="Keep a value")
+    async def put_item(self, parts: Parts, data: StoreItemPut) -> None:
+        """In the place of the one that is there."""
+        if not data.namespace:
+            raise IncompleteRequest("namespace: must have at least one label")
+        _check_labels("namespace", data.namespace)
+        if data.namespace[0] == RESERVED_ROOT:
+            raise InvalidField(f"namespace: '{RESERVED_ROOT}' may not be its first label")
+        _check_key(data.key)
+        if not isinstance(data.value, dict):
+            raise InvalidField("value: must be an object")
+        await ask(parts, StorePut(**msgspec.structs.asdict(data)), None, field="value")
 
+    @reads("/items", summary="Get an item")
+    async def get_item(
+        self, parts: Parts, key: Key = None, dotted: Dotted = "", refresh_ttl: Refresh = None
+    ) -> ItemAnswer | None:
+        """Null when there is none."""
+        if key is None:
+            raise IncompleteRequest("key: must be given")
+        if not dotted:
+            return None  # nothing is kept outside of a namespace
+        namespace = dotted.split(".")
+        _check_labels("namespace", namespace)
+        query = StoreGet(namespace=namespace, key=key, refresh_ttl=refresh_ttl)
+        found: ItemAnswer | None = await ask(parts, query, msgspec.Raw)
+        return found
 
-async def get(parts: GatewayParts, call: Call) -> Answer:
-    """GET /store/items."""
-    key, namespace = call.text("key"), (call.text("namespace") or "").split(".")
-    if key is None:
-        raise IncompleteRequest("key: must be given")
-    refresh_ttl = call.flag("refresh_ttl")
-    if namespace == [""]:
-        return as_json(None)  # nothing is kept outside of a namespace
-    _check_labels("namespace", namespace)
-    query = StoreGet(namespace=namespace, key=key, refresh_ttl=refresh_ttl)
-    return as_json(await ask(parts, query, msgspec.Raw))
+    @deletes("/items", summary="Remove an item")
+    async def delete_item(self, parts: Parts, data: StoreItemDelete) -> None:
+        """Harmless when there is none."""
+        _check_key(data.key)
+        if data.namespace:
+            _check_labels("namespace", data.namespace)
+            await ask(parts, StoreDelete(namespace=data.namespace, key=data.key), None)
 
+    @posts("/items/search", summary="Search items below a namespace")
+    async def search_items(self, parts: Parts, data: StoreItemsSearch) -> ItemsAnswer:
+        """Those that pass the filter; by meaning where the project has an index."""
+        prefix = data.namespace_prefix or []
+        _check_labels("namespace_prefix", prefix)
+        _check_filter(data.filter or {})
+        query = StoreSearch(
+            namespace_prefix=prefix,
+            filter=data.filter or None,
+            query=data.query or None,
+            limit=10 if data.limit is None else data.limit,
+            offset=data.offset or 0,
+            refresh_ttl=data.refresh_ttl,
+        )
+        return ItemsAnswer(await ask(parts, query, msgspec.Raw))
 
-async def delete(parts: GatewayParts, call: Call) -> Answer:
-    """DELETE /store/items: harmless when there is none."""
-    body = call.body(StoreItemDelete)
-    _check_key(body.key)
-    if body.namespace:
-        _check_labels("namespace", body.namespace)
-        await ask(parts, StoreDelete(namespace=body.namespace, key=body.key), None)
-    return nothing()
-
-
-async def find(parts: GatewayParts, call: Call) -> Answer:
-    """POST /store/items/search."""
-    body = call.body(StoreItemsSearch)
-    prefix = body.namespace_prefix or []
-    _check_labels("namespace_prefix", prefix)
-    _check_filter(body.filter or {})
-    query = StoreSearch(
-        namespace_prefix=prefix,
-        filter=body.filter or None,
-        query=body.query or None,
-        limit=10 if body.limit is None else body.limit,
-        offset=body.offset or 0,
-        refresh_ttl=body.refresh_ttl,
-    )
-    return as_json({"items": await ask(parts, query, msgspec.Raw)})
-
-
-async def namespaces(parts: GatewayParts, call: Call) -> Answer:
-    """POST /store/namespaces."""
-    body = call.body(StoreNamespacesList)
-    _check_labels("prefix", body.prefix or [])
-    _check_labels("suffix", body.suffix or [])
-    query = StoreNamespaces(
-        prefix=body.prefix or None,
-        suffix=body.suffix or None,
-        max_depth=body.max_depth,
-        limit=100 if body.limit is None else body.limit,
-        offset=body.offset or 0,
-    )
-    return as_json({"namespaces": await ask(parts, query, msgspec.Raw)})
+    @posts("/namespaces", summary="List namespaces")
+    async def list_namespaces(self, parts: Parts, data: StoreNamespacesList) -> NamespacesAnswer:
+        """Those that begin and end so; `*` stands for any label."""
+        _check_labels("prefix", data.prefix or [])
+        _check_labels("suffix", data.suffix or [])
+        query = StoreNamespaces(
+            prefix=data.prefix or None,
+            suffix=data.suffix or None,
+            max_depth=data.max_depth,
+            limit=100 if data.limit is None else data.limit,
+            offset=data.offset or 0,
+        )
+        return NamespacesAnswer(await ask(parts, query, msgspec.Raw))
 
 
 def _check_labels(field: str, labels: Sequence[str]) -> None:

@@ -1,15 +1,21 @@
 """Answers that follow a run: its stream, its values, its stop; and what becomes of it when the client leaves."""
 
 from collections.abc import AsyncIterator
+from typing import Any
 
-from services.gateway.commands.acting import Asks
+from litestar import Response
+
+from contracts.answers.runs import RunAnswer
+from services.gateway.answers.values import Row
 from services.gateway.commands.endings import stop_run
-from services.gateway.commands.runs import Asked
-from services.gateway.http import Answer
+from services.gateway.envelope import Caller
+from services.gateway.handlers import JSON
 from services.gateway.parts import GatewayParts
+from services.gateway.queries.runs import RunAddress
 from services.gateway.streams import frames, joins
 from services.gateway.streams.channels import Listener
-from services.gateway.streams.frames import Mark, Wanted
+from services.gateway.streams.frames import EventChoice, Mark
+from services.gateway.streams.response import Pieces
 from services.gateway.streams.run_stream import RunStream
 
 GONE = "the client went away"
@@ -17,47 +23,57 @@ GONE = "the client went away"
 
 def streamed(
     parts: GatewayParts,
-    call: Asks,
-    asked: Asked,
+    caller: Caller,
+    address: RunAddress,
     listener: Listener,
-    wanted: Wanted,
+    choice: EventChoice,
     *,
     since: Mark | None = None,
     whole: bool = False,
     cancels: bool = False,
-) -> Answer:
+) -> Response[bytes]:
     """The run's events as they come."""
-    stream = RunStream(parts, listener, wanted, since=since, whole=whole)
+    stream = RunStream(parts, listener, choice, since=since, whole=whole)
 
     def over(has_left: bool) -> None:
         stream.close()
-        _left(parts, call, asked, cancels=cancels and has_left)
+        _left(parts, caller, address, cancels=cancels and has_left)
 
-    headers = {**frames.HEADERS, "Location": asked.path + "/stream", "Content-Location": asked.path}
-    return Answer(200, headers=headers, media_type=frames.MEDIA_TYPE, pieces=stream.pieces(), over=over)
+    headers = {**frames.HEADERS, "Location": address.path + "/stream", "Content-Location": address.path}
+    return Pieces(stream.pieces(), over, headers=headers, media_type=frames.MEDIA_TYPE)
 
 
-def waited(parts: GatewayParts, call: Asks, asked: Asked, *, cancels: bool = False) -> Answer:
+def waited(
+    parts: GatewayParts, caller: Caller, address: RunAddress, *, cancels: bool = False
+) -> Response[Any]:
     """What the run comes to, when it has."""
-    return _document(parts, call, asked, joins.values(parts, asked.run_id), cancels=cancels)
+    return _document(parts, caller, address, joins.values(parts, address.run_id), cancels=cancels)
 
 
-def stopped(parts: GatewayParts, call: Asks, asked: Asked) -> Answer:
-    """An empty object, when the run has stopped."""
-    return _document(parts, call, asked, joins.stopped(parts, asked.run_id), cancels=False)
+def stopped(parts: GatewayParts, caller: Caller, address: RunAddress, before: Row) -> Response[RunAnswer]:
+    """The run, when it has stopped."""
+    document: Response[Any] = _document(
+        parts, caller, address, joins.stopped(parts, address.run_id, before), cancels=False
+    )
+    return document
 
 
 def _document(
-    parts: GatewayParts, call: Asks, asked: Asked, pieces: AsyncIterator[bytes], *, cancels: bool
-) -> Answer:
-    headers = {"Location": asked.path + "/join", "Content-Location": asked.path}
+    parts: GatewayParts,
+    caller: Caller,
+    address: RunAddress,
+    pieces: AsyncIterator[bytes],
+    *,
+    cancels: bool,
+) -> Response[Any]:
+    headers = {"Location": address.path + "/join", "Content-Location": address.path}
 
     def over(has_left: bool) -> None:
-        _left(parts, call, asked, cancels=cancels and has_left)
+        _left(parts, caller, address, cancels=cancels and has_left)
 
-    return Answer(200, headers=headers, pieces=pieces, over=over)
+    return Pieces(pieces, over, headers=headers, media_type=JSON)
 
 
-def _left(parts: GatewayParts, call: Asks, asked: Asked, *, cancels: bool) -> None:
+def _left(parts: GatewayParts, caller: Caller, address: RunAddress, *, cancels: bool) -> None:
     if cancels:
-        parts.background.spawn(stop_run(parts, call, asked.thread_id, asked.run_id, GONE))
+        parts.background.spawn(stop_run(parts, caller, address.thread_id, address.run_id, GONE))

@@ -22,7 +22,7 @@ Mark = tuple[int, int]
 BEGINNING: Mark = (-1, 0)
 
 
-class Wanted:
+class EventChoice:
     """Which events a client gets, and whether with ids."""
 
     def __init__(self, modes: Collection[str] = (), *, with_ids: bool = False) -> None:
@@ -45,10 +45,10 @@ class Wanted:
         return "messages-tuple" in self.modes and base == "messages"
 
 
-def frames(batch: LiveBatch, events: Iterable[LiveEvent], wanted: Wanted) -> bytes:
+def frames(batch: LiveBatch, events: Iterable[LiveEvent], choice: EventChoice) -> bytes:
     """The frames of some events of a batch, in one piece; their data is JSON already."""
-    chosen = [event for event in events if wanted.has(event.event)] if wanted.modes else events
-    if wanted.with_ids:
+    chosen = [event for event in events if choice.has(event.event)] if choice.modes else events
+    if choice.with_ids:
         began = batch.began_ms
         return b"".join(
             [
@@ -65,15 +65,11 @@ def frame(event: str, data: Any) -> bytes:
 
 
 def mark_of(text: str | None) -> Mark | None:
-    """What a Last-Event-ID means; None when there is none, or an empty one. Raises InvalidField."""
+    """What a Last-Event-ID means; None when there is none. One that names no event of ours: from the first on."""
     if not text:
         return None
-    if text in ("-1", "0", "-"):
-        return BEGINNING
     match = re.fullmatch(r"([0-9]{1,18})-([0-9]{1,18})", text)
-    if match is None:
-        raise InvalidField(f"Last-Event-ID: '{text[:100]}' is no id of an event, and none of -1, 0 and -")
-    return int(match[1]), int(match[2])
+    return BEGINNING if match is None else (int(match[1]), int(match[2]))
 
 
 def modes_of(values: Sequence[str]) -> list[str]:

@@ -6,21 +6,21 @@ from uuid import UUID
 
 import msgspec
 
-from services.gateway.answers import shapes
+from services.gateway.answers import runs as answers
+from services.gateway.answers.values import Row, value_of
 from services.gateway.parts import GatewayParts
+from services.gateway.queries import runs
 from services.gateway.queries.search import by_id
-from services.gateway.streams.run_stream import has_ended, result_values
 
 KEEP_ALIVE_S = 5.0
 AGAIN_S = 0.5
-Row = dict[str, Any]
 
 
 async def until_ended(parts: GatewayParts, run_id: UUID) -> AsyncIterator[bytes]:
     """A line feed every five seconds until the run has ended or is gone."""
     while not await parts.ends.wait(run_id, KEEP_ALIVE_S):
         yield b"\n"
-    while not has_ended(parts, run_id):
+    while not await parts.read(lambda: runs.has_ended(parts, run_id)):
         await parts.changed(AGAIN_S)  # the read models lag behind the request
 
 
@@ -28,29 +28,29 @@ async def values(parts: GatewayParts, run_id: UUID) -> AsyncIterator[bytes]:
     """The same, then what the run came to."""
     async for piece in until_ended(parts, run_id):
         yield piece
-    row = by_id(parts.views, "runs", "run_id", run_id)
-    yield msgspec.json.encode({} if row is None else result(parts, row))
+    yield msgspec.json.encode(await parts.read(lambda: _result(parts, run_id)))
 
 
-async def stopped(parts: GatewayParts, run_id: UUID) -> AsyncIterator[bytes]:
-    """The same, then an empty object."""
+async def stopped(parts: GatewayParts, run_id: UUID, before: Row) -> AsyncIterator[bytes]:
+    """The same, then the run itself."""
     async for piece in until_ended(parts, run_id):
         yield piece
-    yield b"{}"
+    yield msgspec.json.encode(await parts.read(lambda: runs.stopped(parts, before)))
 
 
-def result(parts: GatewayParts, row: Row) -> Any:
+def _result(parts: GatewayParts, run_id: UUID) -> Any:
     """What a run that has ended came to: values, interrupts with them, or an error."""
-    if row["status"] == "error":
-        return {"__error__": {"error": row["error"], "message": row["message"]}}
-    if row["status"] == "timeout":
-        return {"__error__": {"error": "TimeoutError", "message": "the run took longer than it may"}}
-    found = result_values(parts, row)
+    row = by_id(parts.views, "runs", "run_id", run_id)
+    if row is None:
+        return {}
+    if (failure := answers.failure_of(row)) is not None:
+        return {"__error__": failure}
+    found = answers.values_of(row, parts.log.blob)
     return _of_thread(parts, row) if found is None else found
 
 
 def _of_thread(parts: GatewayParts, row: Row) -> Any:
     """A run that left no state: what its thread has."""
     thread = by_id(parts.views, "threads", "thread_id", UUID(bytes=row["thread_id"]))
-    found = None if thread is None else shapes.value_of(thread["values"], parts.log.blob)
+    found = None if thread is None else value_of(thread["values"], parts.log.blob)
     return {} if found is None else found

@@ -19,18 +19,17 @@ class Pieces(Response[bytes]):
         pieces: AsyncIterator[bytes],
         over: Over | None,
         *,
-        status_code: int,
         headers: Mapping[str, str],
         media_type: str,
     ) -> None:
-        super().__init__(b"", status_code=status_code, headers=dict(headers), media_type=media_type)
+        super().__init__(b"", headers=dict(headers), media_type=media_type)
         self._pieces, self._over = pieces, over
 
     def to_asgi_response(self, *_: Any, **__: Any) -> ASGIResponse:
         return _Sending(
             self._pieces,
             self._over,
-            status_code=self.status_code,
+            status_code=self.status_code or 200,
             headers=self.headers,
             media_type=self.media_type,
         )

@@ -1,26 +1,23 @@
 """The stream of one run for one client: what is kept, what comes live, and how it ends."""
 
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import TypeVar
 from uuid import UUID
 
-import msgspec
-
 from contracts.work import LiveBatch
-from domain.run import run_of
-from domain.thread import thread_of
-from projections.runs import GONE
-from services.gateway.answers import shapes
+from services.gateway.answers import runs as answers
+from services.gateway.answers.values import Row
 from services.gateway.parts import GatewayParts
+from services.gateway.queries.runs import has_ended, in_log
 from services.gateway.queries.search import by_id
 from services.gateway.streams import frames
 from services.gateway.streams.channels import Listener
-from services.gateway.streams.frames import Mark, Wanted
+from services.gateway.streams.frames import EventChoice, Mark
 
+T = TypeVar("T")
 HEARTBEAT_S = 5.0
 GRACE_S = 1.0
 """How long the last events may come after the read models have shown a run's end."""
-Row = dict[str, Any]
 
 
 class RunStream:
@@ -34,12 +31,12 @@ class RunStream:
         self,
         parts: GatewayParts,
         listener: Listener,
-        wanted: Wanted,
+        choice: EventChoice,
         *,
         since: Mark | None = None,
         whole: bool = False,
     ) -> None:
-        self._parts, self._listener, self._wanted = parts, listener, wanted
+        self._parts, self._listener, self._choice = parts, listener, choice
         self._run_id = listener.run_id
         self._since, self._seen = since, since
         self._whole = whole
@@ -59,10 +56,10 @@ class RunStream:
         self._watch()
         if self._since is not None:
             yield await self._caught_up()
-        elif not self._whole and has_ended(self._parts, self._run_id):
+        elif not self._whole and await self._read(has_ended):
             self._nothing_comes = True
         beat_at = self._now() + HEARTBEAT_S
-        while not self._is_over() and not self._listener.is_cut_off:
+        while not await self._is_over() and not self._listener.is_cut_off:
             if await self._listener.news(self._wait_s(beat_at)):
                 piece = await self._taken()
                 if piece:
@@ -76,7 +73,7 @@ class RunStream:
             yield await self._kept()
         while self._settled and not await self._parts.reached(self._settled, HEARTBEAT_S):
             yield frames.HEARTBEAT  # nobody hears of an end that nobody can read
-        yield ending(self._parts, self._run_id) or b""
+        yield await self._read(ending)
 
     # --- live ---------------------------------------------------------------------------------------
 
@@ -99,7 +96,7 @@ class RunStream:
         if events:
             self._seen = (batch.began_ms, events[-1].seq)
         self._settled = batch.settled or self._settled
-        return frames.frames(batch, events, self._wanted)
+        return frames.frames(batch, events, self._choice)
 
     def _skips(self, batch: LiveBatch) -> bool:
         """Whether something between what was seen and this batch did not come."""
@@ -112,28 +109,33 @@ class RunStream:
 
     # --- kept on the bus ----------------------------------------------------------------------------
 
-    async def _kept(self) -> bytes:
-        """The frames of what the bus has and the client has not seen."""
+    async def _kept(self, *, is_known: bool = True) -> bytes:
+        """The frames of what the bus has and the client has not seen; all of it if nobody knows what that was."""
         try:
             batches = await self._parts.live.kept(self._run_id)
         except (ConnectionError, TimeoutError):
             return b""
         self._has_kept = self._has_kept or bool(batches)
         batches.sort(key=_place)  # after a lost connection older ones are sent again
+        if not is_known and self._seen and all(batch.began_ms != self._seen[0] for batch in batches):
+            self._seen = frames.BEGINNING  # an id of no attempt that we know
         return b"".join([self._new(batch) for batch in batches])
 
     async def _caught_up(self) -> bytes:
         """The frames behind `since`; milestones when the bus has forgotten the run."""
-        piece = await self._kept()
-        row = by_id(self._parts.views, "runs", "run_id", self._run_id)
+        piece = await self._kept(is_known=False)
+        row = await self._read(_row)
         if self._has_kept or row is None or not self._ended_long_ago(row):
             return piece
         self._nothing_comes = True
-        return milestones(self._parts, row, self._wanted)
+        return await self._parts.read(lambda: milestones(self._parts, row, self._choice))
 
     def _ended_long_ago(self, row: Row) -> bool:
         ended_at = row["ended_at"]
         return ended_at is not None and self._parts.clock.wall_s() > ended_at / 1_000_000 + GRACE_S
+
+    async def _read(self, question: Callable[[GatewayParts, UUID], T]) -> T:
+        return await self._parts.read(lambda: question(self._parts, self._run_id))
 
     # --- the end ------------------------------------------------------------------------------------
 
@@ -141,22 +143,22 @@ class RunStream:
         self._leave()
         self._leave = self._parts.ends.watch(self._run_id, self._listener.ended)
 
-    def _is_over(self) -> bool:
+    async def _is_over(self) -> bool:
         """Whether nothing of the run is still to come."""
         if self._settled or self._nothing_comes:
             return True
         if not self._listener.has_ended:
             return False
         if self._grace_until is None:
-            self._begin_grace()
+            await self._begin_grace()
         return self._grace_until is not None and self._now() >= self._grace_until
 
-    def _begin_grace(self) -> None:
+    async def _begin_grace(self) -> None:
         """The read models show the end: the worker's last events are on their way, if it lives."""
-        if not has_ended(self._parts, self._run_id):
+        if not await self._read(has_ended):
             self._listener.has_ended = False
             self._watch()  # the read models lag behind the request
-        elif was_started(self._parts, self._run_id):
+        elif await self._read(was_started):
             self._listener.doubt()
             self._grace_until = self._now() + GRACE_S
         else:
@@ -170,58 +172,41 @@ class RunStream:
         return self._parts.clock.monotonic_s()
 
 
-def ending(parts: GatewayParts, run_id: UUID) -> bytes | None:
-    """The frame that closes a run's stream; None while it goes on."""
+def ending(parts: GatewayParts, run_id: UUID) -> bytes:
+    """The frame that closes a run's stream; empty while it goes on."""
     row = by_id(parts.views, "runs", "run_id", run_id)
     if row is not None and row["phase"] == "ended":
         if row["status"] == "error":
-            return frames.frame("error", {"error": row["error"], "message": row["message"]})
+            return frames.frame("error", answers.failure_of(row))
         return frames.frame("end", {"status": row["status"]})
     if not has_ended(parts, run_id):
-        return None
-    run = run_of(run_id, parts.log.stream(run_id))
+        return b""
+    run = in_log(parts, run_id)
     if run is not None and run.gone and run.cancel == "rollback":
         return frames.frame("end", {"status": "rollback"})
     is_known = run is not None and run.status not in ("pending", "running")
     return frames.frame("end", {"status": run.status if run is not None and is_known else "interrupted"})
 
 
-def has_ended(parts: GatewayParts, run_id: UUID) -> bool:
-    """Whether nothing more becomes of the run: it has its outcome, is gone, or its thread is."""
-    row = by_id(parts.views, "runs", "run_id", run_id)
-    if row is not None:
-        return bool(row["phase"] == "ended" or row["hidden"] == GONE)
-    run = run_of(run_id, parts.log.stream(run_id))
-    if run is None or not run.is_active:
-        return True
-    thread_id = run.request.thread_id
-    newest = parts.log.newest([thread_id]).values()
-    return not run.request.temporary and thread_of(thread_id, newest) is None
-
-
 def was_started(parts: GatewayParts, run_id: UUID) -> bool:
     """Whether a worker ever had the run."""
-    run = run_of(run_id, parts.log.stream(run_id))
+    run = in_log(parts, run_id)
     return run is not None and run.attempt > 0
 
 
-def milestones(parts: GatewayParts, row: Row, wanted: Wanted) -> bytes:
+def milestones(parts: GatewayParts, row: Row, choice: EventChoice) -> bytes:
     """What can still be told of a run that has ended and whose events are forgotten."""
-    told = frames.frame("metadata", {"run_id": shapes.uuid(row["run_id"]), "attempt": row["attempt"]})
-    kwargs = shapes.value_of(row["kwargs"], parts.log.blob) or {}
-    if "values" in kwargs.get("stream_mode", ()) and wanted.has("values") and row["output"] is not None:
-        told += frames.frame("values", result_values(parts, row))
+    run_id, blob_of = UUID(bytes=row["run_id"]), parts.log.blob
+    told = frames.frame("metadata", {"run_id": run_id, "attempt": row["attempt"]})
+    modes = answers.kwargs_of(row, blob_of).stream_mode
+    if "values" in modes and choice.has("values") and row["output"] is not None:
+        told += frames.frame("values", answers.values_of(row, blob_of))
     return told
-
-
-def result_values(parts: GatewayParts, row: Row) -> Any:
-    """The values that a run left, with the interrupts that it waits for."""
-    values = shapes.value_of(row["output"], parts.log.blob)
-    interrupts = [i for entries in msgspec.json.decode(row["interrupts"]).values() for i in entries]
-    if not interrupts:
-        return values
-    return {**(values if isinstance(values, dict) else {}), "__interrupt__": interrupts}
 
 
 def _place(batch: LiveBatch) -> tuple[int, float]:
     return batch.began_ms, batch.events[0].seq if batch.events else float("inf")
+
+
+def _row(parts: GatewayParts, run_id: UUID) -> Row | None:
+    return by_id(parts.views, "runs", "run_id", run_id)

@@ -14,13 +14,15 @@ import contextlib
 import fcntl
 import os
 import sqlite3
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import aiosqlite
 from langgraph.checkpoint.base import CheckpointMetadata
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
+
+from .asking import NotFound
 
 RUN: ContextVar[str] = ContextVar("cronledger_run", default="")
 """The run on whose behalf the code runs, in its nodes' threads too."""
@@ -248,13 +250,29 @@ class Saver(AsyncSqliteSaver):
 
         await self._changed(change)
 
-    async def forget(self, thread_id: str) -> None:
-        """Remove everything of a thread, its claim too: who comes late has none. Twice is harmless."""
+    async def must_have(self, thread_id: str, points: Iterable[tuple[str, str]]) -> None:
+        """Raises NotFound unless the thread has each of these checkpoints (namespace, id)."""
+        for namespace, checkpoint_id in points:
+            at = {"thread_id": thread_id, "checkpoint_ns": namespace, "checkpoint_id": checkpoint_id}
+            if await self.aget_tuple({"configurable": at}) is None:
+                raise NotFound(f"checkpoint_id: the thread has no checkpoint '{checkpoint_id[:100]}'")
+
+    async def forget(self, thread_id: str, token: int, *, fence: bool) -> None:
+        """Remove everything of a thread, its claim too: who comes late has none. Twice is harmless.
+
+        Nothing is done when somebody has claimed it with a later token: the id has a new life already. With
+        `fence` the claim is the token's, so that nobody who claimed it before comes back.
+        """
         tables = ("checkpoints", "writes", "cronledger_touched", "cronledger_kept", "cronledger_claims")
 
         def change(db: sqlite3.Connection) -> None:
+            later = "SELECT 1 FROM cronledger_claims WHERE thread_id = ? AND token > ?"
+            if db.execute(later, (thread_id, token)).fetchone() is not None:
+                return
             for table in tables:
                 db.execute(f"DELETE FROM {table} WHERE thread_id = ?", (thread_id,))
+            if fence:
+                _claim(db, thread_id, token)
 
         await self._changed(change)
 

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, is_typeddict
 
 from .checkpoints import RUN, Fenced, Saver
 from .emitting import Emitter
@@ -159,7 +159,7 @@ class Run:
 
             saver = InMemorySaver()
         purpose = RUNS if self._start.get("updates") is None else UPDATES
-        context = self._start.get("context")
+        context = self._start.get("context") or {}
         return Access(purpose, saver, self._store, self._config(), context, temporary)
 
     def _config(self) -> dict[str, Any]:
@@ -175,6 +175,9 @@ class Run:
         if not self._start.get("temporary"):
             begun = await self._prepare()
         updates = self._start.get("updates")
+        if not begun and not self._start.get("temporary"):
+            # It was there when the run was asked for; from one that is gone LangGraph would start anew.
+            await self._saver.must_have(self._start["thread_id"], points_of(config["configurable"]))
         if updates is not None:
             config["configurable"].setdefault("checkpoint_ns", "")  # LangGraph asks for it beside an id
             await graph.abulk_update_state(config, supersteps_of(updates))
@@ -203,7 +206,7 @@ class Run:
         emitter = Emitter(self._start.get("stream_modes") or [], self._emit)
         subgraphs = bool(self._start.get("stream_subgraphs"))
         options: dict[str, Any] = {
-            "context": self._start.get("context"),
+            "context": context_of(graph, self._start.get("context")),
             "stream_mode": emitter.native(),
             "interrupt_before": self._start.get("interrupt_before"),
             "interrupt_after": self._start.get("interrupt_after"),
@@ -252,6 +255,26 @@ def output_of(graph: Any, values: Any) -> Any:
     if set(values) <= set(names):
         return values
     return {name: values[name] for name in names if name in values}
+
+
+def points_of(configurable: dict[str, Any]) -> list[tuple[str, str]]:
+    """The checkpoints that a configurable names, as (namespace, id)."""
+    points = [(ns, at) for ns, at in (configurable.get("checkpoint_map") or {}).items() if at]
+    if configurable.get("checkpoint_id"):
+        points.append((configurable.get("checkpoint_ns") or "", configurable["checkpoint_id"]))
+    return points
+
+
+def context_of(graph: Any, given: dict[str, Any] | None) -> dict[str, Any]:
+    """The context without keys that the graph's schema does not have: a dataclass would take none of them."""
+    schema, context = getattr(graph, "context_schema", None), given or {}
+    fields = getattr(schema, "__dataclass_fields__", None) or getattr(schema, "model_fields", None)
+    if fields is None:
+        fields = getattr(schema, "__annotations__", None) if is_typeddict(schema) else None
+    if fields is None:
+        return context
+    aliases = {getattr(field, "alias", None) for field in fields.values()}
+    return {key: value for key, value in context.items() if key in fields or key in aliases}
 
 
 def without_checkpoint(config: dict[str, Any]) -> dict[str, Any]:

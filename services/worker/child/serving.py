@@ -35,7 +35,10 @@ class Child:
         self._verbs: dict[str, Callable[[dict[str, Any]], Awaitable[Any]]] = {
             "state": lambda ask: self._with_graph(READS, ask, states.state),
             "history": lambda ask: self._with_graph(READS, ask, states.history),
-            "forget": lambda ask: self.saver.forget(ask["thread_id"]),
+            "checkpoints_exist": lambda ask: self.saver.must_have(ask["thread_id"], ask["points"]),
+            "forget": lambda ask: self.saver.forget(
+                ask["thread_id"], ask["token"], fence=ask.get("fence", False)
+            ),
             "rollback": lambda ask: self.saver.rollback(ask["thread_id"], ask["run_id"], ask.get("token", 0)),
             "copy": lambda ask: self.saver.copy(ask["thread_id"], ask["to_thread_id"]),
             "ping": _pong,

@@ -23,9 +23,11 @@ from contracts.events import (
     ThreadDeleted,
 )
 from contracts.ledger import Append, Body, Expect, Meta, Recorded
-from domain import requests
+from contracts.spec import RunSpec
+from domain import decisions
 from domain.assistant import Assistant
 from domain.changes import Changes
+from domain.decisions import MAX_WAITING, Line, Occurrence, RunPlan, plan_of
 from domain.errors import (
     ContradictoryRequest,
     InvalidField,
@@ -34,18 +36,16 @@ from domain.errors import (
     RunNotActive,
     ThreadBusy,
 )
-from domain.lane import Lane, lane_id_of
-from domain.request import (
+from domain.lane import Lane, MultitaskStrategy, lane_id_of
+from domain.run import CancelRun, ClaimRun, Run, SettleRun, run_of
+from domain.spec import (
     check_fields,
     check_stateless,
     checkpoint_of,
     kwargs_of,
     run_metadata,
-    run_spec_of,
     spec_of,
 )
-from domain.requests import MAX_WAITING, Line, Occurrence, RunPlan, plan_of
-from domain.run import CancelRun, ClaimRun, Run, SettleRun, run_of
 from domain.thread import Thread
 
 THREAD = UUID("01900000-0000-7000-8000-000000000001")
@@ -65,7 +65,7 @@ OCCURRENCE = Occurrence(run_id=RUN, thread_id=THREAD, scheduled_for=DUE)
 
 
 def cron_plan(**spec: Any) -> RunPlan:
-    return plan_of(spec, ASSISTANT, "alice", cron_id=CRON, cron_version=2, revision=2)
+    return plan_of(RunSpec(**spec), ASSISTANT, "alice", cron_id=CRON, cron_version=2, revision=2)
 
 
 def lane(*run_ids: UUID) -> Lane:
@@ -100,7 +100,7 @@ def changed_lane(changes: Changes) -> LaneChanged:
 
 
 def test_firing_appends_run_and_lane_and_rests_on_the_cron() -> None:
-    changes = requests.fire_on_thread(cron_plan(input={"x": 1}), OCCURRENCE, line(), {"topic": "t"}, NOW)
+    changes = decisions.fire_on_thread(cron_plan(input={"x": 1}), OCCURRENCE, line(), {"topic": "t"}, NOW)
     assert changes.expects == (Expect(CRON, 2),)
     request = requested(changes)
     assert request.metadata == {
@@ -116,16 +116,16 @@ def test_firing_appends_run_and_lane_and_rests_on_the_cron() -> None:
 
 
 def test_firing_on_a_busy_thread_waits() -> None:
-    changes = requests.fire_on_thread(cron_plan(), OCCURRENCE, line(OTHER), {}, NOW)
+    changes = decisions.fire_on_thread(cron_plan(), OCCURRENCE, line(OTHER), {}, NOW)
     assert [entry.run_id for entry in changed_lane(changes).in_flight] == [OTHER, RUN]
 
 
 def test_firing_that_the_lane_refuses_is_recorded() -> None:
-    busy = requests.fire_on_thread(cron_plan(multitask_strategy="reject"), OCCURRENCE, line(OTHER), {}, NOW)
+    busy = decisions.fire_on_thread(cron_plan(multitask_strategy="reject"), OCCURRENCE, line(OTHER), {}, NOW)
     [skipped] = bodies(busy)[RUN]
     assert isinstance(skipped, OccurrenceSkipped)
     assert skipped.reason == "overlap"
-    full = requests.fire_on_thread(
+    full = decisions.fire_on_thread(
         cron_plan(), OCCURRENCE, line(*(UUID(int=100 + n) for n in range(MAX_WAITING + 1))), {}, NOW
     )
     [skipped] = bodies(full)[RUN]
@@ -134,21 +134,21 @@ def test_firing_that_the_lane_refuses_is_recorded() -> None:
 
 
 def test_direct_request_on_a_busy_thread_is_refused() -> None:
-    plan = plan_of({"multitask_strategy": "reject"}, ASSISTANT, "alice")
+    plan = plan_of(RunSpec(multitask_strategy="reject"), ASSISTANT, "alice")
     with pytest.raises(ThreadBusy):
-        requests.request_on_thread(plan, OCCURRENCE, line(OTHER), {}, NOW)
+        decisions.request_on_thread(plan, OCCURRENCE, line(OTHER), {}, NOW)
 
 
 def test_temporary_firing_is_its_run_alone() -> None:
-    plan = plan_of({}, ASSISTANT, "alice", cron_id=CRON, cron_version=1, temporary=True)
-    changes = requests.request_stateless(plan, OCCURRENCE, NOW)
+    plan = plan_of(RunSpec(), ASSISTANT, "alice", cron_id=CRON, cron_version=1, temporary=True)
+    changes = decisions.request_stateless(plan, OCCURRENCE, NOW)
     assert [append.stream_id for append in changes.appends] == [RUN]
     assert requested(changes).temporary
 
 
 def test_kept_firing_makes_its_thread() -> None:
-    plan = plan_of({}, ASSISTANT, "alice", cron_id=CRON, cron_version=1, cron_metadata={"team": "x"})
-    changes = requests.request_stateless(plan, OCCURRENCE, NOW)
+    plan = plan_of(RunSpec(), ASSISTANT, "alice", cron_id=CRON, cron_version=1, cron_metadata={"team": "x"})
+    changes = decisions.request_stateless(plan, OCCURRENCE, NOW)
     [created] = bodies(changes)[THREAD]
     assert isinstance(created, ThreadCreated)
     assert created.cron_id == CRON
@@ -163,7 +163,7 @@ def test_kept_firing_makes_its_thread() -> None:
 
 def test_large_input_goes_beside_the_event() -> None:
     plan = cron_plan(input={"text": "x" * 40_000})
-    changes = requests.fire_on_thread(plan, OCCURRENCE, line(), {}, NOW)
+    changes = decisions.fire_on_thread(plan, OCCURRENCE, line(), {}, NOW)
     [blob] = changes.blobs
     assert requested(changes).kwargs.sha256 == blob.sha256
 
@@ -180,7 +180,7 @@ SUCCEEDED = RunSucceeded(thread_id=THREAD, attempt=1)
 
 
 def test_settle_leaves_the_lane_in_the_same_append() -> None:
-    settled = requests.settle(
+    settled = decisions.settle(
         run(REQUEST, STARTED), SettleRun(attempt=1, outcome=SUCCEEDED), lane(RUN, OTHER)
     )
     left = LaneChanged(thread_id=THREAD, change="left", run_id=RUN, in_flight=(LaneRun(OTHER),))
@@ -190,9 +190,13 @@ def test_settle_leaves_the_lane_in_the_same_append() -> None:
 def test_taking_a_place_stops_those_who_have_it() -> None:
     running, waiting = run(REQUEST, STARTED, run_id=OTHER), run(REQUEST, run_id=THIRD)
     busy = Line(lane=lane(OTHER, THIRD), runs={OTHER: running, THIRD: waiting})
-    for strategy, outcome in (("interrupt", RunInterrupted), ("rollback", RunRolledBack)):
-        plan = plan_of({"multitask_strategy": strategy}, ASSISTANT, "alice")
-        stored = bodies(requests.request_on_thread(plan, OCCURRENCE, busy, {}, NOW))
+    expected: list[tuple[MultitaskStrategy, type]] = [
+        ("interrupt", RunInterrupted),
+        ("rollback", RunRolledBack),
+    ]
+    for strategy, outcome in expected:
+        plan = plan_of(RunSpec(multitask_strategy=strategy), ASSISTANT, "alice")
+        stored = bodies(decisions.request_on_thread(plan, OCCURRENCE, busy, {}, NOW))
         assert [type(body) for body in stored[OTHER]] == [RunCancelRequested]
         assert [type(body) for body in stored[THIRD]] == [RunCancelRequested, outcome]
         [asked] = stored[RUN]
@@ -206,12 +210,12 @@ CLAIM = ClaimRun(worker="w")
 
 
 def test_claim_is_of_the_head_alone() -> None:
-    claimed = requests.claim(run(REQUEST), CLAIM, lane(RUN, OTHER), NOW)
+    claimed = decisions.claim(run(REQUEST), CLAIM, lane(RUN, OTHER), NOW)
     assert [append.stream_id for append in claimed.appends] == [RUN]
     for others in (lane(OTHER, RUN), lane(), lane(OTHER)):
-        assert not requests.may_claim(run(REQUEST), others, NOW)
+        assert not decisions.may_claim(run(REQUEST), others, NOW)
         with pytest.raises(RunNotActive, match="not its turn"):
-            requests.claim(run(REQUEST), CLAIM, others, NOW)
+            decisions.claim(run(REQUEST), CLAIM, others, NOW)
 
 
 def test_claim_of_a_delayed_run_is_when_it_is_due_and_rests_on_the_lane() -> None:
@@ -219,8 +223,8 @@ def test_claim_of_a_delayed_run_is_when_it_is_due_and_rests_on_the_lane() -> Non
     delayed = run(msgspec.structs.replace(REQUEST, not_before=due))
     alone = Lane(thread_id=THREAD, version=1, in_flight=(LaneRun(RUN, due),))
     with pytest.raises(RunNotActive):
-        requests.claim(delayed, CLAIM, alone, NOW)
-    claimed = requests.claim(delayed, CLAIM, alone, due)
+        decisions.claim(delayed, CLAIM, alone, NOW)
+    claimed = decisions.claim(delayed, CLAIM, alone, due)
     assert changed_lane(claimed).in_flight == (LaneRun(RUN),)
     assert [append.expected_version for append in claimed.appends] == [1, 1]
 
@@ -228,29 +232,29 @@ def test_claim_of_a_delayed_run_is_when_it_is_due_and_rests_on_the_lane() -> Non
 def test_claim_of_a_run_that_has_started_needs_no_turn() -> None:
     lost = ClaimRun(worker="w2", lost="lease expired")
     closed = Lane(thread_id=THREAD, version=3, closed=True)
-    [append] = requests.claim(run(REQUEST, STARTED), lost, closed, NOW).appends
+    [append] = decisions.claim(run(REQUEST, STARTED), lost, closed, NOW).appends
     assert isinstance(append.bodies[0], RunStarted)
 
 
 def test_delayed_temporary_run_has_no_turn_to_wait_for() -> None:
     due = NOW + timedelta(minutes=1)
     delayed = msgspec.structs.replace(OCCURRENCE, not_before=due)
-    plan = plan_of({}, ASSISTANT, "alice", temporary=True)
-    alone = run(requested(requests.request_stateless(plan, delayed, NOW)))
-    assert not requests.may_claim(alone, lane(), NOW)
-    assert [a.stream_id for a in requests.claim(alone, CLAIM, lane(), due).appends] == [RUN]
+    plan = plan_of(RunSpec(), ASSISTANT, "alice", temporary=True)
+    alone = run(requested(decisions.request_stateless(plan, delayed, NOW)))
+    assert not decisions.may_claim(alone, lane(), NOW)
+    assert [a.stream_id for a in decisions.claim(alone, CLAIM, lane(), due).appends] == [RUN]
 
 
 def test_more_than_may_wait_are_refused() -> None:
-    plan = plan_of({}, ASSISTANT, "alice")
+    plan = plan_of(RunSpec(), ASSISTANT, "alice")
     busy = line(*(UUID(int=100 + n) for n in range(3)))
-    assert requests.request_on_thread(plan, OCCURRENCE, busy, {}, NOW, 3)
+    assert decisions.request_on_thread(plan, OCCURRENCE, busy, {}, NOW, 3)
     with pytest.raises(LaneFull):
-        requests.request_on_thread(plan, OCCURRENCE, busy, {}, NOW, 2)
+        decisions.request_on_thread(plan, OCCURRENCE, busy, {}, NOW, 2)
 
 
 def test_cancelled_running_run_stays_in_the_line_until_it_has_stopped() -> None:
-    changes = requests.cancel(run(REQUEST, STARTED), CancelRun(action="rollback"), lane(RUN, OTHER))
+    changes = decisions.cancel(run(REQUEST, STARTED), CancelRun(action="rollback"), lane(RUN, OTHER))
     assert [type(body) for body in bodies(changes)[RUN]] == [RunCancelRequested]
     [changed] = bodies(changes)[lane_id_of(THREAD)]
     assert isinstance(changed, LaneChanged)
@@ -259,7 +263,7 @@ def test_cancelled_running_run_stays_in_the_line_until_it_has_stopped() -> None:
 
 def test_cancelled_waiting_run_leaves_the_line() -> None:
     waiting = run(REQUEST)
-    changes = requests.cancel(waiting, CancelRun(reason="enough"), lane(OTHER, RUN))
+    changes = decisions.cancel(waiting, CancelRun(reason="enough"), lane(OTHER, RUN))
     assert bodies(changes)[RUN] == [
         RunCancelRequested(thread_id=THREAD, reason="enough"),
         RunInterrupted(thread_id=THREAD, reason="enough"),
@@ -274,7 +278,7 @@ def test_deleted_thread_takes_runs_and_crons_with_it() -> None:
     running = run(REQUEST, STARTED)
     waiting = run(REQUEST, run_id=OTHER)
     ended = Append(CRON, 1, (CronDeleted(reason="thread_deleted"),))
-    changes = requests.delete_thread(thread, lane(RUN, OTHER), [running, waiting], (ended,))
+    changes = decisions.delete_thread(thread, lane(RUN, OTHER), [running, waiting], (ended,))
     stored = bodies(changes)
     assert [type(body) for body in stored[RUN]] == [RunCancelRequested]
     assert [type(body) for body in stored[OTHER]] == [RunCancelRequested, RunInterrupted]
@@ -286,8 +290,8 @@ def test_deleted_thread_takes_runs_and_crons_with_it() -> None:
 
 
 def test_config_is_merged_over_the_assistants() -> None:
-    spec = {"config": {"tags": ["asked"], "configurable": {"k": 2}, "recursion_limit": 5}}
-    kwargs = kwargs_of(spec, ASSISTANT, CRON, temporary=False)
+    spec: Any = {"config": {"tags": ["asked"], "configurable": {"k": 2}, "recursion_limit": 5}}
+    kwargs = kwargs_of(RunSpec(**spec), ASSISTANT, CRON, temporary=False)
     assert kwargs.config == {
         "tags": ["own", "asked"],
         "recursion_limit": 5,
@@ -297,13 +301,13 @@ def test_config_is_merged_over_the_assistants() -> None:
 
 
 def test_context_is_mirrored_into_the_configurable() -> None:
-    kwargs = kwargs_of({"context": {"who": "me"}}, ASSISTANT, None, temporary=False)
+    kwargs = kwargs_of(RunSpec(context={"who": "me"}), ASSISTANT, None, temporary=False)
     assert kwargs.context == {"who": "me"}
     assert kwargs.config["configurable"] == {"model": "small", "k": 1, "who": "me"}
 
 
 def test_metadata_layers() -> None:
-    spec = {"config": {"metadata": {"a": "config", "b": "config"}}, "metadata": {"b": "own"}}
+    spec = RunSpec(config={"metadata": {"a": "config", "b": "config"}}, metadata={"b": "own"})
     merged = run_metadata(ASSISTANT, {"a": "thread", "t": 1}, spec)
     assert merged == {
         "created_by": "system",
@@ -320,7 +324,7 @@ def test_spec_leaves_reserved_keys_out() -> None:
         metadata={"run_id": "x", "mine": 1},
         config={"configurable": {"langgraph_auth_user": {}, "__internal": 1, "k": 1}},
     )
-    assert spec_of(body) == {"metadata": {"mine": 1}, "config": {"configurable": {"k": 1}}}
+    assert spec_of(body) == RunSpec(metadata={"mine": 1}, config={"configurable": {"k": 1}})
 
 
 def test_webhook_is_refused_as_long_as_nobody_calls_it() -> None:
@@ -353,7 +357,7 @@ def test_checkpoint_to_start_from_is_in_the_configurable_and_not_in_the_context(
         checkpoint=Checkpoint(thread_id="elsewhere", checkpoint_id="c1", checkpoint_ns=""),
         config={"configurable": {"k": 2}},
     )
-    kwargs = kwargs_of(run_spec_of(body), ASSISTANT, None, temporary=False)
+    kwargs = kwargs_of(spec_of(body), ASSISTANT, None, temporary=False)
     assert kwargs.config["configurable"] == {
         "model": "small",
         "k": 2,
@@ -368,7 +372,7 @@ def test_checkpoint_to_start_from_is_in_the_configurable_and_not_in_the_context(
 def test_command_is_kept_as_it_was_sent() -> None:
     command = {"resume": {"id": "yes"}, "goto": [{"node": "a", "input": 1}, "b"], "update": [["k", 1]]}
     body = msgspec.convert({"assistant_id": "agent", "command": command}, RunCreate)
-    kwargs = kwargs_of(run_spec_of(body), ASSISTANT, None, temporary=False)
+    kwargs = kwargs_of(spec_of(body), ASSISTANT, None, temporary=False)
     assert msgspec.json.decode(msgspec.json.encode(kwargs.command)) == command
 
 

@@ -20,6 +20,7 @@ from contracts.events import (
     RunRequested,
 )
 from contracts.ledger import Append, Blob, Expect, Payload
+from contracts.spec import RunSpec
 from domain import lane as lanes
 from domain import run as runs
 from domain import thread as threads
@@ -27,8 +28,8 @@ from domain.assistant import Assistant
 from domain.changes import Changes
 from domain.errors import LaneFull, Refused, RunNotActive, ThreadBusy
 from domain.lane import Lane, MultitaskStrategy
-from domain.request import kwargs_of, run_metadata
 from domain.run import Run
+from domain.spec import kwargs_of, run_metadata
 from domain.thread import Thread
 
 MAX_WAITING = 100
@@ -42,13 +43,17 @@ class RunPlan(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     user_id: str
     kwargs: Payload
     blobs: tuple[Blob, ...] = ()
-    spec: dict[str, Any] = {}
-    strategy: MultitaskStrategy = "enqueue"
+    spec: RunSpec = RunSpec()
     temporary: bool = False
     cron_id: UUID | None = None
     cron_version: int = 0  # the stream version that a firing rests on
     revision: int = 0
     cron_metadata: dict[str, Any] = {}
+
+    @property
+    def strategy(self) -> MultitaskStrategy:
+        """What becomes of runs that are in flight on the thread."""
+        return self.spec.strategy
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,7 +82,7 @@ class Occurrence(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def plan_of(
-    spec: dict[str, Any],
+    spec: RunSpec,
     assistant: Assistant,
     user_id: str,
     *,
@@ -95,7 +100,6 @@ def plan_of(
         kwargs=kwargs,
         blobs=blobs,
         spec=spec,
-        strategy=spec.get("multitask_strategy") or "enqueue",
         temporary=temporary,
         cron_id=cron_id,
         cron_version=cron_version,
@@ -108,7 +112,23 @@ def state_plan(
     updates: list[list[dict[str, Any]]], checkpoint: dict[str, Any], assistant: Assistant, user_id: str
 ) -> RunPlan:
     """The plan of a write into a thread's state: supersteps, on top of a checkpoint (empty: the newest)."""
-    return plan_of({"updates": updates, "config": {"configurable": checkpoint}}, assistant, user_id)
+    spec = RunSpec(updates=updates, config={"configurable": checkpoint})
+    return plan_of(spec, assistant, user_id)
+
+
+def create_thread(
+    command: threads.CreateThread, thread: Thread | None, former: int, lane: Lane, *, joined: bool
+) -> tuple[Changes, Lane]:
+    """A new thread, on the id of a deleted one too, and its lane as a first run finds it that is to be `joined`.
+
+    `former` is the version at which the stream of the id is. Raises AlreadyExists, ThreadBusy.
+    """
+    events = threads.decide(thread, command)
+    appends: tuple[Append, ...] = threads.appends(command.thread_id, None, events, former=former)
+    opened = lanes.decide(lane, lanes.OpenLane())
+    if not joined:  # else its joining says the same, and a stream stands once in a transaction
+        appends += lanes.appends(lane, opened)
+    return Changes(appends=appends), msgspec.structs.replace(lane, closed=False)
 
 
 def write_state(

@@ -1,0 +1,97 @@
+"""Crons and their occurrences, as clients see them."""
+
+from typing import Any, Literal
+from uuid import UUID
+
+import msgspec
+
+from contracts.answers.runs import RunStatusShown
+from contracts.api import Json, Strategy
+from contracts.events import OnRunCompleted
+
+
+class CronAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """A cron. Instants are ISO 8601 with an offset; `payload` is the body that it was created with."""
+
+    cron_id: UUID
+    assistant_id: UUID
+    thread_id: UUID | None  # null: each run has a thread of its own
+    user_id: str
+    schedule: str
+    timezone: str | None  # null is UTC
+    end_time: str | None
+    next_run_date: str | None
+    enabled: bool
+    on_run_completed: OnRunCompleted | None
+    metadata: Json
+    payload: Json | None
+    created_at: str
+    updated_at: str
+
+
+class CronLedger(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of a cron so far, and what to know of its schedule."""
+
+    state: str
+    revision: int
+    fired: int
+    skipped: int
+    missed: int
+    tzdata: str
+    warnings: list[str]
+
+
+class CronWithLedger(CronAnswer, frozen=True, kw_only=True):
+    """A cron, and what became of it."""
+
+    ledger: CronLedger
+
+
+class CreationLedger(msgspec.Struct, frozen=True):
+    """What to know of a new schedule."""
+
+    warnings: list[str]
+
+
+class CronWithRun(CronAnswer, frozen=True, kw_only=True):
+    """A new cron with its first run: every key of both, the thread being the run's. `cron` is the cron alone."""
+
+    run_id: UUID
+    status: RunStatusShown
+    kwargs: Json
+    multitask_strategy: Strategy
+    langsmith_session_name: None = None
+    input: Any
+    output: Any
+    error_message: str | None
+    config: Json
+    context: Json
+    cancel_reason: str | None
+    cron: CronAnswer
+    ledger: CreationLedger
+
+
+class Coming(msgspec.Struct, frozen=True):
+    """An occurrence that is to come."""
+
+    scheduled_for: str
+    local: str  # on the clock of the cron's zone
+    dst: Literal["gap", "overlap"] | None  # its wall time is skipped, or shown twice
+
+
+class OccurrenceAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of an occurrence, or of a stretch of `count` missed ones up to `until`."""
+
+    scheduled_for: str
+    until: str | None
+    count: int
+    status: Literal["fired", "skipped", "missed"]
+    reason: str | None
+    kind: str | None
+    fired_at: str | None
+    lateness_ms: float | None
+    run_id: UUID | None
+    thread_id: UUID | None
+    local: str | None
+    revision: int | None
+    tzdata: str | None

@@ -1,0 +1,108 @@
+"""Crons and their occurrences from rows of the read model."""
+
+from functools import lru_cache
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from contracts.answers.crons import (
+    CreationLedger,
+    CronAnswer,
+    CronLedger,
+    CronWithLedger,
+    CronWithRun,
+    OccurrenceAnswer,
+)
+from contracts.answers.runs import RunAnswer
+from domain.croniter_witness import witness_warnings
+from domain.schedule import parse, zone
+from services.gateway.answers.values import (
+    BlobOf,
+    Row,
+    instant,
+    json_of,
+    maybe_instant,
+    maybe_uuid,
+    value_of,
+)
+
+WITNESS_S = 3600
+"""The witness is asked once an hour for the same schedule: it costs more than everything else here."""
+
+
+def cron(row: Row, blob_of: BlobOf) -> CronAnswer:
+    """The cron; a row without its payload shows none."""
+    return CronAnswer(**_said(row, blob_of))
+
+
+def with_ledger(row: Row, blob_of: BlobOf, wall_s: float) -> CronWithLedger:
+    """The cron, and what became of it."""
+    ledger = CronLedger(
+        state=row["state"],
+        revision=row["revision"],
+        fired=row["fired"],
+        skipped=row["skipped"],
+        missed=row["missed"],
+        tzdata=row["tzdata"],
+        warnings=warnings(row, wall_s),
+    )
+    return CronWithLedger(**_said(row, blob_of), ledger=ledger)
+
+
+def with_run(row: Row, run: RunAnswer, blob_of: BlobOf, wall_s: float) -> CronWithRun:
+    """The answer to a cron's creation: every key of its first run and every key of the cron."""
+    shown = cron(row, blob_of)
+    both = {**msgspec.structs.asdict(run), **msgspec.structs.asdict(shown), "thread_id": run.thread_id}
+    return CronWithRun(**both, cron=shown, ledger=CreationLedger(warnings(row, wall_s)))
+
+
+def warnings(row: Row, wall_s: float) -> list[str]:
+    """What to know of its schedule."""
+    return list(_warned(row["schedule"], row["timezone"], int(wall_s) // WITNESS_S * WITNESS_S))
+
+
+def occurrence(row: Row) -> OccurrenceAnswer:
+    """An occurrence, or a stretch of missed ones (`count`, `until`)."""
+    due = row["scheduled_for"] * 1_000_000
+    fired = row["status"] == "fired"
+    return OccurrenceAnswer(
+        scheduled_for=instant(due),
+        until=maybe_instant(None if row["until"] is None else row["until"] * 1_000_000),
+        count=row["count"],
+        status=row["status"],
+        reason=row["reason"] or None,
+        kind=row["kind"] or None,
+        fired_at=maybe_instant(row["fired_at"]) if fired else None,
+        lateness_ms=(row["fired_at"] - due) / 1000 if fired and row["kind"] != "first" else None,
+        run_id=maybe_uuid(row["run_id"]),
+        thread_id=maybe_uuid(row["thread_id"]),
+        local=row["local"] or None,
+        revision=row["revision"],
+        tzdata=row["tzdata"],
+    )
+
+
+def _said(row: Row, blob_of: BlobOf) -> dict[str, Any]:
+    return {
+        "cron_id": UUID(bytes=row["cron_id"]),
+        "assistant_id": UUID(bytes=row["assistant_id"]),
+        "thread_id": maybe_uuid(row["thread_id"]),
+        "user_id": row["user_id"],
+        "schedule": row["schedule"],
+        "timezone": row["timezone"],
+        "end_time": maybe_instant(row["end_at"]),
+        "next_run_date": maybe_instant(row["next_at"]),
+        "enabled": bool(row["enabled"]),
+        "on_run_completed": row["on_run_completed"],
+        "metadata": json_of(row["metadata"]),
+        "payload": value_of(row["payload"], blob_of),
+        "created_at": instant(row["created_at"]),
+        "updated_at": instant(row["updated_at"]),
+    }
+
+
+@lru_cache(maxsize=2048)
+def _warned(text: str, timezone: str | None, after: int) -> tuple[str, ...]:
+    schedule = parse(text, seconds=True)
+    return (*schedule.warnings, *witness_warnings(schedule, zone(timezone), after))

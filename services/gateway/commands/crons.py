@@ -1,0 +1,188 @@
+"""Crons: created (with a first run, unless that is not wanted), changed, deleted."""
+
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from contracts.api import CRON_EXTENSIONS, CronCreate, CronPatch
+from contracts.spec import RUN_FIELDS, CronPayload, RunSpec
+from domain import cron as crons
+from domain import decisions
+from domain.assistant import Assistant
+from domain.changes import Changes
+from domain.cron import CreateCron, Cron, DeleteCron, UpdateCron
+from domain.decisions import Line, Occurrence, plan_of
+from domain.errors import CronNotFound, NotSupported, TooManyCrons
+from domain.spec import check_config, check_fields, clean_metadata, cleaned, client_keys, spec_of
+from domain.thread import Thread
+from services.gateway.answers.values import payload_of
+from services.gateway.commands.execution import act
+from services.gateway.envelope import Caller
+from services.gateway.parts import GatewayParts
+from services.gateway.queries import states
+from services.gateway.queries.filters import SQL
+from services.kit.ids import uuid7
+from services.repository import Aggregates
+
+SINGLE_RUN_FIELDS = ("command", "checkpoint", "checkpoint_id", "after_seconds")
+
+
+class Basis(msgspec.Struct, frozen=True):
+    """What a new cron rests on: nobody may delete it in between, and leave the cron behind."""
+
+    assistant: Assistant
+    thread: Thread | None
+    line: Line | None  # the thread's, for its first run
+    theirs: int  # how many crons the user has, as far as that matters
+
+
+async def create(
+    parts: GatewayParts, caller: Caller, body: CronCreate, thread_id: UUID | None
+) -> tuple[UUID, UUID]:
+    """The ids of the new cron and of its first run, if it has one.
+
+    Raises ThreadNotFound, AssistantNotFound, TooManyCrons, InvalidField, InvalidSchedule, InvalidTimezone,
+    NotSupported, ContradictoryRequest, LaneFull, ThreadBusy.
+    """
+    _check(parts, body)
+    spec, cron_id, run_id = spec_of(body), uuid7(), uuid7()
+    if thread_id is not None:
+        await states.must_have(parts, thread_id, spec.configurable)
+    has_first_run = body.enabled is not False and parts.settings.first_run == "immediate"
+
+    def load(log: Aggregates) -> Basis:
+        thread = None if thread_id is None else log.thread(thread_id)
+        assistant = log.assistant(body.assistant_id)
+        line = log.line(thread_id, spec.strategy) if thread_id is not None and has_first_run else None
+        return Basis(assistant, thread, line, _crons_of(parts, caller))
+
+    def decide(basis: Basis) -> Changes:
+        most, now = parts.settings.crons_per_user, parts.clock.now()
+        if most and basis.theirs >= most:
+            raise TooManyCrons(f"A user may have at most {most} crons on this server")
+        command = CreateCron(
+            cron_id=cron_id,
+            assistant_id=basis.assistant.assistant_id,
+            graph_id=basis.assistant.graph_id,
+            user_id=caller.user_id,
+            schedule=body.schedule,
+            spec=spec,
+            thread_id=thread_id,
+            timezone=body.timezone,
+            end_time=body.end_time,
+            enabled=body.enabled,
+            on_run_completed=body.on_run_completed,
+            seconds=parts.settings.seconds == "first",
+        )
+        changes = crons.changes(cron_id, None, crons.decide(None, command, now))
+        return changes + _first_run(parts, command, basis, run_id) if has_first_run else changes
+
+    await act(parts, caller, thread_id or cron_id, load, decide)
+    return cron_id, run_id
+
+
+async def change(parts: GatewayParts, caller: Caller, cron_id: UUID, body: CronPatch) -> None:
+    """Change, pause or resume it. Raises CronNotFound, and what a creation raises of its body."""
+    _refuse_extensions(body)
+    if body.webhook is not None:
+        raise NotSupported("webhook: not supported yet")
+
+    def load(log: Aggregates) -> tuple[Cron, CronPayload]:
+        cron = log.cron(cron_id)
+        if cron is None:
+            raise CronNotFound("Cron not found")
+        return cron, _payload_now(cron, parts)
+
+    def decide(found: tuple[Cron, CronPayload]) -> Changes:
+        cron, payload = found
+        command = _update(body, payload, seconds=parts.settings.seconds == "first")
+        return crons.changes(cron_id, cron, crons.decide(cron, command, parts.clock.now()))
+
+    await act(parts, caller, cron_id, load, decide)
+
+
+async def delete(parts: GatewayParts, caller: Caller, cron_id: UUID) -> None:
+    """End it. Raises CronNotFound."""
+
+    def decide(cron: Cron | None) -> Changes:
+        return crons.changes(cron_id, cron, crons.decide(cron, DeleteCron(), parts.clock.now()))
+
+    await act(parts, caller, cron_id, lambda log: log.cron(cron_id), decide)
+
+
+def _check(parts: GatewayParts, body: CronCreate) -> None:
+    """Refuse what can be told from the body alone."""
+    _refuse_extensions(body)
+    check_fields(body)
+    if body.if_not_exists == "create":
+        raise NotSupported("if_not_exists: 'create' is not supported on crons; create the thread first")
+    for name in SINGLE_RUN_FIELDS:
+        if getattr(body, name) is not None:
+            raise NotSupported(f"{name}: is for a single run, not for a cron")
+    now, seconds = parts.clock.now(), parts.settings.seconds == "first"
+    crons.check(body.schedule, body.timezone, body.end_time, now, seconds=seconds)
+
+
+def _refuse_extensions(body: CronCreate | CronPatch) -> None:
+    for name in CRON_EXTENSIONS:
+        if getattr(body, name) is not None:
+            raise NotSupported(f"{name}: not supported yet")
+
+
+def _crons_of(parts: GatewayParts, caller: Caller) -> int:
+    """How many crons the user has, at most as many as matter."""
+    most = parts.settings.crons_per_user
+    row = parts.views.one(SQL["crons_of_user"], (caller.user_id, most)) if most else None
+    return 0 if row is None else int(row["n"])
+
+
+def _first_run(parts: GatewayParts, command: CreateCron, basis: Basis, run_id: UUID) -> Changes:
+    temporary = command.thread_id is None and (command.on_run_completed or "delete") == "delete"
+    plan = plan_of(
+        command.spec,
+        basis.assistant,
+        command.user_id,
+        cron_id=command.cron_id,
+        revision=1,
+        cron_metadata=command.spec.metadata,
+        temporary=temporary,
+    )
+    now, limit = parts.clock.now(), parts.settings.waiting_per_thread
+    occurrence = Occurrence(run_id=run_id, thread_id=command.thread_id or uuid7(), kind="first")
+    if basis.thread is None or basis.line is None:
+        return decisions.request_stateless(plan, occurrence, now)
+    return decisions.request_on_thread(plan, occurrence, basis.line, basis.thread.metadata, now, limit)
+
+
+def _update(body: CronPatch, payload: CronPayload, *, seconds: bool) -> UpdateCron:
+    given = {
+        name: value
+        for name in RUN_FIELDS - {"metadata"}
+        if (value := getattr(body, name, msgspec.UNSET)) is not msgspec.UNSET
+    }
+    spec: RunSpec = msgspec.structs.replace(payload, **given)
+    check_config(spec.config, spec.context)
+    metadata = body.metadata
+    return UpdateCron(
+        schedule=body.schedule,
+        timezone=body.timezone,
+        end_time=body.end_time,
+        enabled=body.enabled,
+        on_run_completed=body.on_run_completed,
+        metadata=metadata if metadata is msgspec.UNSET else clean_metadata(metadata),
+        spec=cleaned(spec) if given else None,
+        payload=payload,
+        seconds=seconds,
+    )
+
+
+def _payload_now(cron: Cron, parts: GatewayParts) -> CronPayload:
+    """The cron's payload without what the server has put in."""
+    data: Any = payload_of(cron.payload, parts.log.blob)
+    payload = CronPayload() if data is None else msgspec.json.decode(data, type=CronPayload)
+    config = dict(payload.config or {})
+    own = client_keys(config.pop("configurable", {}))
+    if own:
+        config["configurable"] = own
+    return msgspec.structs.replace(payload, config=config or None)

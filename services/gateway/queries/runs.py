@@ -1,0 +1,118 @@
+"""Runs that are looked for, and whether they have ended."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from contracts.answers.runs import RunAnswer
+from contracts.events import RunRequested
+from domain.errors import InvalidField, RunNotFound
+from domain.run import Run, run_of
+from domain.thread import thread_of
+from projections.runs import GONE, row_as_requested
+from services.gateway.answers import runs as answers
+from services.gateway.answers.values import Row
+from services.gateway.parts import GatewayParts
+from services.gateway.queries.filters import RUNS, SQL
+from services.gateway.queries.search import by_id, chosen, row_query, rows_of, thread_row
+
+SELECTABLE = frozenset(RunAnswer.__struct_fields__)
+LARGE = frozenset({"kwargs", "input", "output", "config", "context"})
+
+
+class RunAddress(msgspec.Struct, frozen=True):
+    """Where a run is."""
+
+    run_id: UUID
+    thread_id: UUID
+
+    @property
+    def path(self) -> str:
+        """Its address; clients read both ids from it."""
+        return f"/threads/{self.thread_id}/runs/{self.run_id}"
+
+
+def visible(parts: GatewayParts, run_id: UUID, thread_id: UUID | None = None) -> Row:
+    """The row of a run that clients may see, of that thread if one is named. Raises RunNotFound."""
+    row = by_id(parts.views, "runs", "run_id", run_id)
+    if row is None or row["hidden"] or thread_id not in (None, UUID(bytes=row["thread_id"])):
+        raise RunNotFound("Run not found")
+    return row
+
+
+def address_of(row: Row) -> RunAddress:
+    """Where the run of the row is."""
+    return RunAddress(UUID(bytes=row["run_id"]), UUID(bytes=row["thread_id"]))
+
+
+def shown(parts: GatewayParts, run_id: UUID, thread_id: UUID | None = None) -> RunAnswer:
+    """The run. Raises RunNotFound."""
+    return answers.run(visible(parts, run_id, thread_id), parts.log.blob)
+
+
+def to_watch(parts: GatewayParts, run_id: UUID, thread_id: UUID | None) -> tuple[Row, bool]:
+    """The row of the run, and whether its events have ids. Raises RunNotFound."""
+    row = visible(parts, run_id, thread_id)
+    return row, answers.kwargs_of(row, parts.log.blob).resumable
+
+
+def first_shown(parts: GatewayParts, run_id: UUID) -> RunAnswer | None:
+    """A run that was just asked for, as its client sees it first; None when none was asked for.
+
+    Somebody may have undone it before we could look. It was accepted all the same.
+    """
+    row = by_id(parts.views, "runs", "run_id", run_id)
+    if row is None or row["hidden"]:
+        first = next(iter(parts.log.stream(run_id)), None)
+        if first is None or not isinstance(first.body, RunRequested):
+            return None
+        row = row_as_requested(first, first.body)
+    return answers.run(row, parts.log.blob)
+
+
+def stopped(parts: GatewayParts, before: Row) -> RunAnswer:
+    """A run that was asked to stop, also when nothing of it is left: then as it was, and interrupted."""
+    row = by_id(parts.views, "runs", "run_id", UUID(bytes=before["run_id"]))
+    if row is None or (row["hidden"] and row["phase"] != "ended"):
+        row = {**(row or before), "status": "interrupted"}
+    return answers.run(row, parts.log.blob)
+
+
+def of_thread(
+    parts: GatewayParts, thread_id: UUID, status: str | None, select: Sequence[str], limit: int, offset: int
+) -> Iterator[Any]:
+    """Runs of a thread, newest first. Raises ThreadNotFound, InvalidField."""
+    if unknown := set(select) - SELECTABLE:
+        raise InvalidField(f"select: unknown {', '.join(sorted(unknown))[:200]}")
+    thread_row(parts, thread_id)
+    name, params = ("runs_of_thread", ()) if status is None else ("runs_of_thread_by_status", (status,))
+    found = parts.views.all(SQL[name], (thread_id.bytes, *params, limit, offset))
+    query = SQL["run_without_values"] if select and not LARGE & set(select) else row_query(RUNS)
+    rows = rows_of(parts.views, query, [row["id"] for row in found])
+    return chosen((answers.run(row, parts.log.blob) for row in rows), select)
+
+
+def active(parts: GatewayParts, status: str) -> list[RunAddress]:
+    """Runs that may be stopped, of that status or `all`."""
+    rows = parts.views.all(SQL["active_runs"])
+    return [address_of(row) for row in rows if status in ("all", row["status"])]
+
+
+def has_ended(parts: GatewayParts, run_id: UUID) -> bool:
+    """Whether nothing more becomes of the run: it has its outcome, is gone, or its thread is."""
+    row = by_id(parts.views, "runs", "run_id", run_id)
+    if row is not None:
+        return bool(row["phase"] == "ended" or row["hidden"] == GONE)
+    run = in_log(parts, run_id)
+    if run is None or not run.is_active:
+        return True
+    thread_id = run.request.thread_id
+    newest = parts.log.newest([thread_id]).values()
+    return not run.request.temporary and thread_of(thread_id, newest) is None
+
+
+def in_log(parts: GatewayParts, run_id: UUID) -> Run | None:
+    """The run as the log has it, whatever the read models show; None when there is none."""
+    return run_of(run_id, parts.log.stream(run_id))
