@@ -39,7 +39,7 @@ OnRunCompleted = Literal["delete", "keep"]
 FiringKind = Literal["", "first", "schedule", "catch_up", "state"]
 """Why a run exists: asked for, by its cron, or (`state`) only to write a thread's state, which no client sees."""
 MissedReason = Literal["coalesced", "window", "paused", "error"]
-SkippedReason = Literal["overlap", "buffer_full", "refused"]
+SkippedReason = Literal["overlap", "buffer_full", "refused", "graph_missing"]
 
 
 NextAt = datetime | None | msgspec.UnsetType
@@ -378,6 +378,7 @@ class AssistantSaid(AssistantEvent, frozen=True, kw_only=True):
     system: bool = False  # it stands for a graph of the project
     number: int = 1  # the version in force, as clients count them
     versions: int = 1  # how many there are
+    missing: bool = False  # of one that stands for a graph: the project has it no longer
 
 
 @event("assistant.created.v1")

@@ -59,6 +59,7 @@ class Assistant(msgspec.Struct, frozen=True, kw_only=True):
     system: bool = False
     number: int = 1
     versions: int = 1
+    missing: bool = False
 
 
 class RegisterGraph(msgspec.Struct, frozen=True, kw_only=True, tag="assistant.register"):
@@ -70,6 +71,10 @@ class RegisterGraph(msgspec.Struct, frozen=True, kw_only=True, tag="assistant.re
     graph_id: str
     name: str
     description: str | None = None
+
+
+class RetireGraph(msgspec.Struct, frozen=True, kw_only=True, tag="assistant.retire"):
+    """Say that the project has the graph no longer: what rests on it waits until it is registered again."""
 
 
 class CreateAssistant(msgspec.Struct, frozen=True, kw_only=True, tag="assistant.create"):
@@ -111,7 +116,9 @@ class DeleteAssistant(msgspec.Struct, frozen=True, kw_only=True, tag="assistant.
     """End the assistant."""
 
 
-AssistantCommand = RegisterGraph | CreateAssistant | UpdateAssistant | ChooseVersion | DeleteAssistant
+AssistantCommand = (
+    RegisterGraph | RetireGraph | CreateAssistant | UpdateAssistant | ChooseVersion | DeleteAssistant
+)
 
 
 def default_assistant_id(graph_id: str) -> UUID:
@@ -143,6 +150,8 @@ def decide(assistant: Assistant | None, command: AssistantCommand) -> list[Assis
     match command:
         case RegisterGraph():
             return _register(assistant, command)
+        case RetireGraph():
+            return _retire(_present(assistant))
         case CreateAssistant():
             return _create(assistant, command)
         case UpdateAssistant():
@@ -187,12 +196,17 @@ def _register(assistant: Assistant | None, command: RegisterGraph) -> list[Assis
             system=True,
         )
         return [created]
-    if not assistant.system or assistant.versions > 1:
+    known = _state(assistant)
+    in_step = known | {"missing": False}
+    if assistant.system and assistant.versions == 1:
+        in_step |= {"name": command.name, "description": command.description}
+    return [] if in_step == known else [AssistantUpdated(**in_step)]
+
+
+def _retire(assistant: Assistant) -> list[AssistantEvent]:
+    if assistant.missing or not assistant.system:
         return []
-    if (assistant.name, assistant.description) == (command.name, command.description):
-        return []
-    in_step = {"name": command.name, "description": command.description}
-    return [AssistantUpdated(**_state(assistant) | in_step)]
+    return [AssistantUpdated(**_state(assistant) | {"missing": True})]
 
 
 def _create(assistant: Assistant | None, command: CreateAssistant) -> list[AssistantEvent]:

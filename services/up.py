@@ -13,7 +13,11 @@ from typing import Any
 from uuid import uuid4
 
 from contracts.codec import EventCodec
+from contracts.ledger import Meta
 from contracts.subjects import RUNS, STREAMS
+from domain import assistant as assistants
+from domain.assistant import Assistant, RetireGraph, default_assistant_id
+from domain.changes import Changes
 from services.gateway.app import GatewayParts, build_app
 from services.gateway.server import GatewayServer
 from services.kit.bus.embedded import EmbeddedNats, NatsStartFailed
@@ -27,11 +31,13 @@ from services.kit.folder import DataFolder, FolderInUse
 from services.kit.lifecycle import Part, Step, Whole, health, notices
 from services.kit.process import run
 from services.kit.project import Project, load_project
+from services.kit.queries import named
 from services.kit.settings import Settings
 from services.kit.views import Views
 from services.projector.door import Door
 from services.projector.projector import Projector
 from services.relay.relay import Relay
+from services.repository import Aggregates, Repository
 from services.scheduler.scheduler import Scheduler
 from services.worker.children import ChildPool
 from services.worker.graph_child import GraphLoadFailed
@@ -39,6 +45,7 @@ from services.worker.lease import PREFIX as WORKER_PREFIX
 from services.worker.lease import void_claims, void_leases
 from services.worker.worker import Worker
 
+SQL = named(Path(__file__).with_name("queries.sql"))
 log_ = logging.getLogger("cronledger.up")
 REFUSALS = (
     GraphLoadFailed,
@@ -76,6 +83,8 @@ class Embedded(Whole):
             [
                 *self._storing(),
                 *self._working(),
+                # The worker has said which graphs there are; nothing fires before it is said which are gone.
+                Step("graphs.left", self._graphs_retired),
                 Scheduler(self._ledger, self._views, self._clock, settings),
                 Step("gateway.views", self._caught_up),  # what the worker has made known is shown, too
                 self.gateway,
@@ -135,6 +144,21 @@ class Embedded(Whole):
         if count := void_claims(self._folder.path / "checkpoints.db", self._ledger.head()):
             log_.warning("up.restored claims=%d the ledger is older than the checkpoints", count)
 
+    async def _graphs_retired(self) -> None:
+        """Say which graphs left the project: to the log, so that their crons wait, and to whoever starts us."""
+        await self._caught_up()
+        repository, now = Repository(self._ledger), self._clock.now()
+        for row in self._views.all(SQL["graphs"]):
+            graph_id, crons = row["graph_id"], row["crons"]
+            if graph_id in self._project.graphs:
+                continue
+            assistant_id = default_assistant_id(graph_id)
+            meta = Meta(at=now, actor="up", cause="project", corr=str(assistant_id))
+            await repository.carry_out(
+                partial(Aggregates.assistant_or_none, assistant_id=assistant_id), _retired, meta
+            )
+            log_.warning("up.graph_left graph=%s crons=%d wait until it is back", graph_id, crons)
+
     async def _caught_up(self) -> None:
         """Wait until the read models show all of the log; when they fail, health tells of it all the same."""
         head = self._ledger.head()
@@ -143,6 +167,14 @@ class Embedded(Whole):
                 log_.error("up.behind read models fail: %s", self._projector.failing)
                 return
             log_.info("up.catching_up position=%d head=%d", self._projector.signal.current, head)
+
+
+def _retired(default: Assistant | None) -> Changes:
+    """Nothing, if nobody ever registered the graph."""
+    if default is None:
+        return Changes()
+    events = assistants.decide(default, RetireGraph())
+    return Changes(appends=assistants.appends(default.assistant_id, default, events))
 
 
 def serve(args: argparse.Namespace) -> None:

@@ -32,7 +32,8 @@ class CronAnswer(msgspec.Struct, frozen=True, kw_only=True):
 class CronLedger(msgspec.Struct, frozen=True, kw_only=True):
     """What became of a cron so far, and what to know of its schedule."""
 
-    state: str
+    state: Literal["active", "paused", "expired", "blocked"]
+    reason: str | None  # why it is blocked: nothing fires until that is mended
     revision: int
     fired: int
     skipped: int

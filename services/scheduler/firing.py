@@ -162,6 +162,8 @@ class Firing:
         if planned.plan is None:
             return _by(skip(_nobodys(due), occurrence, "refused", GONE), due, occurrence, now)
         plan, thread_id = _plan(planned.plan, due), planned.thread_id
+        if planned.lacks:
+            return _by(_without_graph(plan, occurrence, planned), due, occurrence, now)
         if thread_id is None:
             return _by(request_stateless(plan, occurrence, now), due, occurrence, now)
         thread = thread_of(thread_id, self._log.newest([thread_id]).values())
@@ -202,6 +204,8 @@ def _transaction(
 ) -> Transaction:
     assert planned.plan is not None
     plan, occurrence, thread_id = _plan(planned.plan, due), _occurrence(planned, due), planned.thread_id
+    if planned.lacks:
+        return _by(_without_graph(plan, occurrence, planned), due, occurrence, now)
     if thread_id is None:
         return _by(request_stateless(plan, occurrence, now), due, occurrence, now)
     changes = fire_on_thread(plan, occurrence, Line(lane=lanes[thread_id]), metadata[thread_id], now)
@@ -210,6 +214,11 @@ def _transaction(
             if isinstance(body, LaneChanged):  # the next cron of this thread stands behind it
                 lanes[thread_id] = evolve(lanes[thread_id], body)
     return _by(changes, due, occurrence, now)
+
+
+def _without_graph(plan: RunPlan, occurrence: Occurrence, planned: Planned) -> Changes:
+    """Not fired: the run could only fail. It goes on by itself when the graph is back."""
+    return skip(plan, occurrence, "graph_missing", f"the project has no graph '{planned.lacks}'")
 
 
 def _plan(plan: RunPlan, due: Due) -> RunPlan:

@@ -11,7 +11,7 @@ import msgspec
 
 from contracts.ledger import Payload
 from contracts.spec import CronPayload
-from domain.assistant import Assistant, assistant_of
+from domain.assistant import Assistant, assistant_of, default_assistant_id
 from domain.cron import cron_of
 from domain.decisions import Line, RunPlan, plan_of
 from domain.lane import TAKES_PLACES, Lane, MultitaskStrategy, lane_id_of, lane_of
@@ -35,6 +35,7 @@ class Planned(msgspec.Struct, frozen=True, gc=False):
 
     plan: RunPlan | None  # None: its assistant is gone
     thread_id: UUID | None
+    lacks: str = ""  # the graph that the project has no longer
 
     @property
     def size(self) -> int:
@@ -132,7 +133,12 @@ class Plans:
             cron_metadata=msgspec.json.decode(row["metadata"]),
             temporary=thread_id is None and row["on_run_completed"] != "keep",
         )
-        return Planned(plan, thread_id)
+        return Planned(plan, thread_id, self._lacking(assistant.graph_id))
+
+    def _lacking(self, graph_id: str) -> str:
+        """The graph's name if the project has it no longer: its default assistant says so."""
+        known = self._assistant(default_assistant_id(graph_id))
+        return graph_id if known is not None and known.missing else ""
 
     def _assistant(self, assistant_id: UUID) -> Assistant | None:
         if assistant_id not in self._assistants:

@@ -335,7 +335,8 @@ def test_webhook_is_refused_as_long_as_nobody_calls_it() -> None:
 @pytest.mark.parametrize(
     ("refusal", "match", "fields"),
     [
-        (InvalidField, "input", {"input": {}, "command": {"resume": 1}}),
+        (InvalidField, "command", {"command": {}}),
+        (InvalidField, "checkpoint", {"config": {"configurable": {"checkpoint_id": "x"}}}),
         (InvalidField, "command.goto", {"command": {"goto": {"input": 1}}}),
         (InvalidField, "command.goto", {"command": {"goto": ["a", {"node": 5}]}}),
         (InvalidField, "checkpoint", {"checkpoint": {"checkpoint_id": "x"}}),

@@ -185,3 +185,56 @@ async def test_a_lifetime_beyond_every_date_is_refused(http: httpx.AsyncClient, 
     item = {"namespace": ["a"], "key": "k", "value": {}, "ttl": ttl}
     answer = await http.put("/store/items", json=item)
     assert (answer.status_code, answer.json()["detail"].startswith("ttl: ")) == (422, True)
+
+
+# --- a graph that left the project --------------------------------------------------------------------
+
+
+async def occurrences(http: httpx.AsyncClient, cron_id: str, **query: str) -> list[Any]:
+    found: list[Any] = (await http.get(f"/runs/crons/{cron_id}/occurrences", params=query)).json()
+    return found
+
+
+async def test_crons_of_a_graph_that_left_wait_until_it_is_back(make_server: Any) -> None:
+    server = make_server(CRONLEDGER_FIRST_RUN="scheduled")
+    config = server.folder / "project" / "langgraph.json"
+    whole = config.read_text()
+    async with get_client(url=server.url) as client:
+        own: Any = await client.assistants.create("stepping", name="own")
+        thread = await client.threads.create()
+        left: Any = await client.crons.create(own["assistant_id"], schedule="* * * * * *")
+        threaded: Any = await client.crons.create_for_thread(
+            thread["thread_id"], "stepping", schedule="* * * * * *"
+        )
+        stays: Any = await client.crons.create("counter", schedule="* * * * * *")
+    server.stop()
+    config.write_text(whole.replace(',\n    "stepping": "./graphs.py:stepping"', ""))
+    assert "stepping" not in config.read_text()
+    server.start()
+    assert "graph=stepping crons=2" in (server.folder / "server.log").read_text()
+    async with httpx.AsyncClient(base_url=server.url, timeout=30) as http:
+        for cron in (left, threaded):
+            async with asyncio.timeout(20):
+                while not await occurrences(http, cron["cron_id"], status="skipped"):  # noqa: ASYNC110
+                    await asyncio.sleep(0.1)
+            [skipped, *_] = await occurrences(http, cron["cron_id"], status="skipped")
+            assert skipped["reason"] == "graph_missing"
+            ledger = (await http.get(f"/runs/crons/{cron['cron_id']}")).json()["ledger"]
+            assert (ledger["state"], "'stepping'" in ledger["reason"]) == ("blocked", True)
+        assert (await http.get(f"/runs/crons/{stays['cron_id']}")).json()["ledger"]["state"] == "active"
+        for assistant_id in (own["assistant_id"], "stepping"):
+            body = {"assistant_id": assistant_id, "schedule": NEVER}
+            for path in ("/runs", "/runs/crons", f"/threads/{thread['thread_id']}/runs"):
+                answer = await http.post(path, json=body)
+                assert (answer.status_code, "graphs are" in answer.json()["detail"]) == (422, True)
+    server.stop()
+    config.write_text(whole)
+    server.start()
+    async with httpx.AsyncClient(base_url=server.url, timeout=30) as http:
+        for cron in (left, threaded, stays):
+            fired = len(await occurrences(http, cron["cron_id"], status="fired"))
+            async with asyncio.timeout(20):
+                while len(await occurrences(http, cron["cron_id"], status="fired")) <= fired:  # noqa: ASYNC110
+                    await asyncio.sleep(0.1)
+            ledger = (await http.get(f"/runs/crons/{cron['cron_id']}")).json()["ledger"]
+            assert (ledger["state"], ledger["reason"]) == ("active", None)

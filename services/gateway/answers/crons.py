@@ -36,10 +36,12 @@ def cron(row: Row, blob_of: BlobOf) -> CronAnswer:
     return CronAnswer(**_said(row, blob_of))
 
 
-def with_ledger(row: Row, blob_of: BlobOf, wall_s: float) -> CronWithLedger:
-    """The cron, and what became of it."""
+def with_ledger(row: Row, blob_of: BlobOf, wall_s: float, blocked: str = "") -> CronWithLedger:
+    """The cron, and what became of it; `blocked` says why an active one does not fire."""
+    is_blocked = bool(blocked) and row["state"] == "active"
     ledger = CronLedger(
-        state=row["state"],
+        state="blocked" if is_blocked else row["state"],
+        reason=blocked if is_blocked else None,
         revision=row["revision"],
         fired=row["fired"],
         skipped=row["skipped"],

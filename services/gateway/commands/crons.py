@@ -21,6 +21,7 @@ from services.gateway.commands.execution import act
 from services.gateway.envelope import Caller
 from services.gateway.parts import GatewayParts
 from services.gateway.queries import states
+from services.gateway.queries.assistants import served
 from services.gateway.queries.filters import SQL
 from services.kit.ids import uuid7
 from services.repository import Aggregates
@@ -53,7 +54,7 @@ async def create(
 
     def load(log: Aggregates) -> Basis:
         thread = None if thread_id is None else log.thread(thread_id)
-        assistant = log.assistant(body.assistant_id)
+        assistant = served(parts, log.assistant(body.assistant_id))
         line = log.line(thread_id, spec.strategy) if thread_id is not None and has_first_run else None
         return Basis(assistant, thread, line, _crons_of(parts, caller))
 

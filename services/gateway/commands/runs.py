@@ -22,6 +22,7 @@ from services.gateway.commands.threads import Place
 from services.gateway.envelope import Caller
 from services.gateway.parts import GatewayParts
 from services.gateway.queries import states
+from services.gateway.queries.assistants import served
 from services.gateway.queries.runs import RunAddress
 from services.kit.ids import parse_uuid, uuid7
 from services.repository import Aggregates
@@ -58,7 +59,9 @@ async def request_all(parts: GatewayParts, caller: Caller, asked: Sequence[Asked
     """Ask for runs with a thread each: all of them, or none. Raises AssistantNotFound."""
 
     def load(log: Aggregates) -> list[Assistant]:
-        known = {name: log.assistant(name) for name in {body.assistant_id for _, body in asked}}
+        known = {
+            name: served(parts, log.assistant(name)) for name in {body.assistant_id for _, body in asked}
+        }
         return [known[body.assistant_id] for _, body in asked]
 
     def decide(assistants: list[Assistant]) -> Changes:
@@ -119,7 +122,7 @@ async def _on_thread(parts: GatewayParts, caller: Caller, body: RunCreate, addre
     former = await threads.former_version(parts, thread_id) if makes else 0
 
     def load(log: Aggregates) -> tuple[Assistant, Place, Line]:
-        assistant, place = log.assistant(body.assistant_id), threads.place_of(log, thread_id)
+        assistant, place = served(parts, log.assistant(body.assistant_id)), threads.place_of(log, thread_id)
         if place.thread is None and not makes:
             raise ThreadNotFound("Thread not found")
         return assistant, place, log.line(thread_id, spec.strategy)

@@ -9,8 +9,8 @@ import msgspec
 from contracts.answers.assistants import AssistantAnswer, AssistantVersionAnswer
 from contracts.api import AssistantCount, AssistantSearch, AssistantVersions
 from contracts.queries import GraphQuery
-from domain.assistant import default_assistant_id
-from domain.errors import AssistantNotFound
+from domain.assistant import Assistant, default_assistant_id
+from domain.errors import AssistantNotFound, InvalidField
 from projections import assistants as assistant_rows
 from services.gateway.answers import assistants as answers
 from services.gateway.answers.values import Row
@@ -67,6 +67,16 @@ def check_graph(parts: GatewayParts, graph_id: str) -> None:
     """Raises AssistantNotFound unless the project has the graph."""
     if graph_id not in parts.graphs:
         raise AssistantNotFound(f"graph_id: graph '{graph_id[:100]}' not found")
+
+
+def served(parts: GatewayParts, assistant: Assistant) -> Assistant:
+    """The assistant, if the project has its graph. Raises InvalidField."""
+    if assistant.graph_id not in parts.graphs:
+        known = ", ".join(parts.graphs)
+        raise InvalidField(
+            f"assistant_id: the project has no graph '{assistant.graph_id[:100]}'; graphs are {known}"
+        )
+    return assistant
 
 
 async def look(parts: GatewayParts, text: str, kind: type[GraphQuery], **more: Any) -> bytes:

@@ -20,7 +20,8 @@ COLUMNS = {"next_run_date": "next_at", "end_time": "end_at"}
 
 def by_id(parts: GatewayParts, cron_id: UUID) -> CronWithLedger:
     """The cron. Raises CronNotFound."""
-    return answers.with_ledger(_row(parts, cron_id), parts.log.blob, parts.clock.wall_s())
+    row = _row(parts, cron_id)
+    return answers.with_ledger(row, parts.log.blob, parts.clock.wall_s(), _blocked(parts, row))
 
 
 def just_made(parts: GatewayParts, cron_id: UUID, run_id: UUID) -> CronWithRun | CronWithLedger:
@@ -88,6 +89,15 @@ async def occurrences(
     keys, headers = await search.search(parts.views, wanted, part)
     rows = search.rows_of(parts.views, search.row_query(OCCURRENCES), keys)
     return map(answers.occurrence, rows), headers
+
+
+def _blocked(parts: GatewayParts, row: Row) -> str:
+    """Why nothing of the cron fires: the project has no longer the graph of its assistant."""
+    assistant_id = UUID(bytes=row["assistant_id"])
+    assistant = search.by_id(parts.views, "assistants", "assistant_id", assistant_id)
+    if assistant is None or assistant["graph_id"] in parts.graphs:
+        return ""
+    return f"the project has no graph '{assistant['graph_id'][:100]}'"
 
 
 def _row(parts: GatewayParts, cron_id: UUID) -> Row:
