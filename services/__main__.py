@@ -1,41 +1,34 @@
 """The command line: `cronledger up`, `crons`, `audit`, `replay`."""
 
 import argparse
-import sqlite3
 import sys
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 
 from services.commandline import audit, crons, replay
-from services.commandline.folder import CommandFailed
-from services.kit.process import ENDED, PartEnded
-from services.kit.project import ProjectError
-from services.kit.settings import Settings, SettingsError
-from services.up import StartFailed, serve
+from services.kit.process import command
+from services.kit.settings import Settings
+from services.up import serve
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; the process's exit code: 0, 1 = refused or not started, ENDED, `process.HUNG`."""
+    """Run one command; the process's exit code: that of `process.command`, or `process.HUNG`."""
     args = _parser().parse_args(arguments)
-    try:
-        if getattr(args, "data", "") is None:
-            args.data = Path(Settings.read().data)
-        args.command(args)
-    except (CommandFailed, ProjectError, SettingsError, StartFailed, sqlite3.Error) as exc:
-        sys.stderr.write(f"cronledger: {exc}\n")
-        return 1
-    except PartEnded as exc:
-        sys.stderr.write(f"cronledger: {exc}\n")
-        return ENDED
-    except BrokenPipeError:
-        # Somebody closed our output (`| head`): nothing is wrong. Keep the interpreter's last flush quiet.
-        sys.stderr.close()
-    return 0
+    return command(partial(_carried_out, args))
+
+
+def _carried_out(args: argparse.Namespace) -> None:
+    if getattr(args, "data", "") is None:
+        args.data = Path(Settings.read().data)
+    args.command(args)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="cronledger", description="Scheduled LangGraph agents, with a ledger."
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {version('cronledger')}")
     parser.set_defaults(command=lambda _: parser.print_help())
     commands = parser.add_subparsers(metavar="COMMAND")
     up = commands.add_parser("up", help="run the whole server in this folder")
@@ -48,8 +41,8 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument("--host", help="address to listen on; 127.0.0.1 by default")
     up.add_argument("--port", type=int, help="port to listen on; 2026 by default, 0 = any free one")
     up.set_defaults(command=serve)
-    for command in (crons, audit, replay):
-        command.add(commands)
+    for module in (crons, audit, replay):
+        module.add(commands)
     return parser
 
 

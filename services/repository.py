@@ -4,12 +4,12 @@ from collections.abc import Callable, Mapping
 from typing import TypeVar
 from uuid import UUID
 
-from contracts.ledger import Expect, Meta, Recorded, Transaction
+from contracts.ledger import Body, Expect, Meta, Recorded, Transaction
 from domain.assistant import Assistant, assistant_of, default_assistant_id
 from domain.changes import Changes
 from domain.cron import Cron, cron_of
 from domain.decisions import Line
-from domain.errors import AssistantNotFound, RunNotFound, ThreadNotFound
+from domain.errors import AlreadyExists, AssistantNotFound, RunNotFound, ThreadNotFound
 from domain.lane import TAKES_PLACES, Lane, MultitaskStrategy, lane_id_of, lane_of
 from domain.run import Run, run_of
 from domain.thread import Thread, thread_of
@@ -86,11 +86,19 @@ class Aggregates:
         self.seen[stream_id] = events[-1].version if events else 0
         return events
 
-    def version(self, stream_id: UUID) -> int:
-        """The version of a stream, 0 when it has no event: what the first event of a new life rests on."""
-        if stream_id not in self.seen:
-            self._newest(stream_id)
-        return self.seen[stream_id]
+    def former(self, stream_id: UUID, ended: type[Body]) -> int:
+        """The version behind which a new life of an id begins: 0, or that of the event that `ended` the last one.
+
+        Raises AlreadyExists when it is in use, or was of something else.
+        """
+        newest = self._newest(stream_id)
+        if newest is None:
+            return 0
+        if not isinstance(newest.body, ended):
+            raise AlreadyExists(
+                f"{ended.__name__.removesuffix('Deleted').lower()}_id: {stream_id} is in use already"
+            )
+        return newest.version
 
     def forget(self, stream_id: UUID) -> None:
         """Let the append not rest on that stream: whoever does says why it may change meanwhile."""

@@ -3,7 +3,6 @@
 import argparse
 import asyncio
 import logging
-import sqlite3
 import sys
 from collections.abc import Callable, Coroutine
 from functools import partial
@@ -20,14 +19,13 @@ from domain.assistant import Assistant, RetireGraph, default_assistant_id
 from domain.changes import Changes
 from services.gateway.app import GatewayParts, build_app
 from services.gateway.server import GatewayServer
-from services.kit.bus.embedded import EmbeddedNats, NatsStartFailed
-from services.kit.bus.nats import NatsBus, StreamDiffers, Streams
+from services.kit.bus.embedded import EmbeddedNats
+from services.kit.bus.nats import NatsBus, Streams
 from services.kit.bus.work import void_deliveries
 from services.kit.clock import SystemClock
 from services.kit.eventlog.owner import LogOwner
-from services.kit.eventlog.recorder import ForeignLedger
 from services.kit.eventlog.sqlite import SqliteLog
-from services.kit.folder import DataFolder, FolderInUse
+from services.kit.folder import DataFolder
 from services.kit.lifecycle import Part, Step, Whole, health, notices
 from services.kit.process import run
 from services.kit.project import Project, load_project
@@ -40,28 +38,13 @@ from services.relay.relay import Relay
 from services.repository import Aggregates, Repository
 from services.scheduler.scheduler import Scheduler
 from services.worker.children import ChildPool
-from services.worker.graph_child import GraphLoadFailed
 from services.worker.lease import PREFIX as WORKER_PREFIX
 from services.worker.lease import void_claims, void_leases
 from services.worker.worker import Worker
 
 SQL = named(Path(__file__).with_name("queries.sql"))
 log_ = logging.getLogger("cronledger.up")
-REFUSALS = (
-    GraphLoadFailed,
-    NatsStartFailed,
-    StreamDiffers,
-    ForeignLedger,
-    FolderInUse,
-    sqlite3.Error,
-    OSError,  # ConnectionError and TimeoutError too
-)
-"""What a person can mend; anything else is a bug, and shows where."""
 Runner = Callable[[Coroutine[Any, Any, None]], None]
-
-
-class StartFailed(Exception):
-    """The server can't start; the text says why and what to do."""
 
 
 class Embedded(Whole):
@@ -96,6 +79,8 @@ class Embedded(Whole):
         """What keeps: files, log, read models, NATS."""
         return [
             self._folder,
+            # Before anything takes long: a port that is taken is said at once.
+            Step("gateway.address", self.gateway.bind, self.gateway.release),
             self._nats,
             self._bus,
             Streams(self._bus, STREAMS),
@@ -178,11 +163,13 @@ def _retired(default: Assistant | None) -> Changes:
 
 
 def serve(args: argparse.Namespace) -> None:
-    """`cronledger up`: run until a signal comes. Raises StartFailed, PartEnded, ProjectError, SettingsError."""
+    """`cronledger up`: run until a signal comes. Raises Mendable, PartEnded, and what edges raise."""
     settings = Settings.read(data=str(args.data), host=args.host, port=args.port)
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)-7s %(name)s %(message)s"
     )
+    for name, nearest in Settings.unknown().items():
+        log_.warning("settings.unknown variable=%s ignored%s", name, f"; is it {nearest}?" if nearest else "")
     project = load_project(args.config, Path.cwd())
     for notice in project.notices:
         log_.warning("project.notice %s", notice)
@@ -199,7 +186,4 @@ def serve(args: argparse.Namespace) -> None:
 
 async def _serve(settings: Settings, project: Project) -> None:
     server = Embedded(settings, project)
-    try:
-        await run(server, lambda: f"cronledger is ready on http://{settings.host}:{server.gateway.port}")
-    except REFUSALS as exc:
-        raise StartFailed(str(exc)) from None
+    await run(server, lambda: f"cronledger is ready on http://{settings.host}:{server.gateway.port}")

@@ -1,7 +1,6 @@
 """`cronledger audit`: what happened, who did it and why, as a table or as JSON lines."""
 
 import argparse
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ import msgspec
 
 from contracts.events import BODIES
 from contracts.ledger import Recorded
-from services.commandline.folder import CommandFailed, Folder, out
+from services.commandline.folder import CommandFailed, Folder, instant, out
 from services.kit.ids import parse_uuid
 from services.kit.queries import named
 
@@ -26,8 +25,8 @@ def add(commands: Any) -> None:
         parser.add_argument(f"--{name}", metavar="ID", help=f"only events of this {name}")
     parser.add_argument("--type", help="only this topic, such as run.requested.v1, or a prefix such as run.")
     parser.add_argument("--actor", help="only what this actor did")
-    parser.add_argument("--since", type=_instant, help="from this instant on (ISO 8601; UTC if naive)")
-    parser.add_argument("--until", type=_instant, help="before this instant")
+    parser.add_argument("--since", type=instant, help="from this instant on (ISO 8601; UTC if naive)")
+    parser.add_argument("--until", type=instant, help="before this instant")
     parser.add_argument("--after", type=int, default=0, help="only positions after this one")
     parser.add_argument("--limit", type=int, default=0, help="how many at most; 0 = all")
     parser.add_argument("--json", action="store_true", help="JSON lines instead of a table")
@@ -77,11 +76,6 @@ def conditions(args: argparse.Namespace) -> tuple[str, list[Any]]:
             clauses.append(f"+at {comparison} ?")
             params.append(int(moment.timestamp() * 1_000_000))
     return " AND ".join(clauses), params
-
-
-def _instant(text: str) -> datetime:
-    moment = datetime.fromisoformat(text)
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
 
 
 def _json_line(recorded: Recorded) -> str:

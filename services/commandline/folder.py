@@ -1,16 +1,19 @@
 """The data folder as a command sees it: read, never written."""
 
 import sys
+from argparse import ArgumentTypeError
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from contracts.codec import EventCodec
 from services.kit.eventlog.remote import RemoteLog
+from services.kit.mendable import Mendable
 from services.kit.views import Views
 
 
-class CommandFailed(Exception):
+class CommandFailed(Mendable):
     """A command can't do what was asked; the text is for the person who asked."""
 
 
@@ -36,6 +39,17 @@ class Folder:
         if not self.views_path.exists():
             raise CommandFailed("no read models yet; start the server once, or run `cronledger replay`")
         return Views(self.views_path)
+
+
+def instant(text: str) -> datetime:
+    """An argument that is an instant. Raises ArgumentTypeError, whose text the parser tells beside the name."""
+    try:
+        moment = datetime.fromisoformat(text)
+        moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
+        moment.timestamp()
+    except (ValueError, OverflowError):
+        raise ArgumentTypeError(f"'{text}' is no instant; write 2026-03-01 or 2026-03-01T09:00:00Z") from None
+    return moment
 
 
 def out(line: str) -> None:

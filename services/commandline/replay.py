@@ -5,7 +5,7 @@ import asyncio
 import sys
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import msgspec
 
 from contracts.rebuild import RebuildAsked, RebuildTold
 from contracts.subjects import rebuild_subject
-from services.commandline.folder import CommandFailed, Folder, out
+from services.commandline.folder import CommandFailed, Folder, instant, out
 from services.kit.bus.embedded import NatsStartFailed, runtime_endpoint
 from services.kit.bus.nats import NatsBus
 from services.kit.folder import DataFolder
@@ -34,13 +34,20 @@ def add(commands: Any) -> None:
         "--only", action="append", metavar="NAME", help="only this read model; may be repeated"
     )
     parser.add_argument(
-        "--until", metavar="WHEN", help="a position or an instant: the system as it was; needs --into"
+        "--until",
+        metavar="WHEN",
+        type=_moment,
+        help="a position or an instant: the system as it was; needs --into",
     )
     parser.add_argument(
         "--into", type=Path, metavar="FILE", help="build into a new file; what is shown stays as it is"
     )
     parser.add_argument("--data", type=Path, default=None, help="the server's data folder")
     parser.set_defaults(command=replay)
+
+
+def _moment(text: str) -> int | datetime:
+    return int(text) if text.isdecimal() else instant(text)
 
 
 def replay(args: argparse.Namespace) -> None:
@@ -103,25 +110,15 @@ async def _ask(bus: NatsBus, asked: RebuildAsked) -> RebuildTold:
     return msgspec.json.decode(answer, type=RebuildTold)
 
 
-def _into(folder: Folder, path: Path, until: str | None) -> None:
+def _into(folder: Folder, path: Path, until: int | datetime | None) -> None:
     if path.exists():
         raise CommandFailed(f"{path} is there already; give the name of a new file")
     log = folder.log()
     try:
-        position = _last(as_of(log, path, _when(until)), log.head())
+        position = _last(as_of(log, path, until), log.head())
     finally:
         log.close_readers()
     out(f"built {path} as of position {position}")
-
-
-def _when(text: str | None) -> int | datetime | None:
-    if text is None or text.isdigit():
-        return None if text is None else int(text)
-    try:
-        instant = datetime.fromisoformat(text)
-    except ValueError:
-        raise CommandFailed(f"--until: '{text}' is no position and no instant (ISO 8601)") from None
-    return instant if instant.tzinfo else instant.replace(tzinfo=UTC)
 
 
 def _last(positions: Iterator[int], head: int) -> int:

@@ -9,10 +9,15 @@ from typing import Any
 import uvicorn
 
 from services.kit.lifecycle import Part, ended
+from services.kit.mendable import Mendable
 
 GRACE_S = 3
 """How long a request may still take when the server stops."""
 TICK_S = 1.0
+
+
+class AddressTaken(Mendable):
+    """Nothing can listen where it should."""
 
 
 class GatewayServer:
@@ -37,10 +42,35 @@ class GatewayServer:
     def _is_serving(self) -> bool:
         return self._task is not None and not self._task.done()
 
+    async def bind(self) -> None:
+        """Take the address, before there is anything to serve. Raises AddressTaken."""
+        if self._socket is not None:
+            return
+        family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
+        taken = socket.socket(family)
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            taken.bind((self._host, self.port))
+        except OSError as exc:
+            taken.close()
+            raise AddressTaken(
+                f"{self._host}:{self.port}: {exc.strerror}; choose others by --host and --port"
+            ) from None
+        taken.setblocking(False)
+        self._socket, self.port = taken, taken.getsockname()[1]
+
+    def release(self) -> None:
+        """Let go of the address; safe twice and without one."""
+        taken, self._socket = self._socket, None
+        if taken is not None:
+            taken.close()
+
     async def start(self) -> None:
-        """Listen. Raises OSError when the port is taken."""
+        """Listen. Raises AddressTaken."""
         if self._task is not None:
             return
+        await self.bind()
+        assert self._socket is not None
         config = uvicorn.Config(
             self._app,
             host=self._host,
@@ -54,23 +84,12 @@ class GatewayServer:
             timeout_graceful_shutdown=GRACE_S,
             server_header=False,
         )
-        family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
-        listening = socket.socket(family)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listening.bind((self._host, self.port))
-        except OSError:
-            listening.close()
-            raise
-        listening.setblocking(False)
-        self.port = listening.getsockname()[1]
-        self._socket = listening
         self._server = _Server(config)
-        self._task = asyncio.create_task(self._server.serve(sockets=[listening]))
+        self._task = asyncio.create_task(self._server.serve(sockets=[self._socket]))
         while not self._server.started and self._is_serving:  # noqa: ASYNC110 - it has no event for it
             await asyncio.sleep(0.005)
         if not self.started:
-            raise OSError(f"no server came up on port {self.port}")
+            raise AddressTaken(f"{self._host}:{self.port}: no server came up there")
 
     async def stop(self) -> None:
         """Answer what is under way, for a few seconds, and end; safe twice and unstarted."""
@@ -80,8 +99,7 @@ class GatewayServer:
         self._server.exit()
         await asyncio.wait({task}, timeout=GRACE_S + 1)
         await ended(task)
-        if self._socket is not None:
-            self._socket.close()
+        self.release()
 
 
 class _Server(uvicorn.Server):

@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from services.kit.lifecycle import Part
+from services.kit.mendable import Mendable
 
 SETTLE_S = 2.0
 log_ = logging.getLogger("cronledger.folder")
 
 
-class FolderInUse(Exception):
+class FolderInUse(Mendable):
     """Another process has the folder; the text says what to do."""
 
 

@@ -11,6 +11,7 @@ from types import FrameType
 from typing import Any, TypeVar
 
 from services.kit.lifecycle import Whole, ended
+from services.kit.mendable import EDGES, sentence
 
 ENDED = 70
 """Exit code when a part ended by itself (EX_SOFTWARE)."""
@@ -59,6 +60,24 @@ class Ending:
         where = ", ".join(self._whole.stopping) or "what hangs"
         os.write(2, f"cronledger: {where} did not stop in time; ended all the same\n".encode())
         os._exit(HUNG)
+
+
+def command(work: Callable[[], object]) -> int:
+    """Do what a person asked for; the exit code: 0, 1 = refused or not started, ENDED, 130 = interrupted."""
+    try:
+        work()
+    except BrokenPipeError:
+        # Somebody closed our output (`| head`): nothing is wrong. Keep the interpreter's last flush quiet.
+        sys.stderr.close()
+    except EDGES as exc:
+        sys.stderr.write(f"cronledger: {sentence(exc)}\n")
+        return 1
+    except PartEnded as exc:
+        sys.stderr.write(f"cronledger: {exc}\n")
+        return ENDED
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    return 0
 
 
 async def run(whole: Whole, ready: Callable[[], str]) -> None:

@@ -1,5 +1,6 @@
 """The project file of LangGraph: `langgraph.json`, or `aegra.json`."""
 
+import json
 import os
 import re
 from pathlib import Path
@@ -7,6 +8,8 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 from dotenv import dotenv_values
+
+from services.kit.mendable import Mendable
 
 NAMES = ("aegra.json", "langgraph.json")
 VARIABLE = "CRONLEDGER_CONFIG"
@@ -37,7 +40,7 @@ Text = Annotated[str, msgspec.Meta(min_length=1)]
 T = TypeVar("T")
 
 
-class ProjectError(Exception):
+class ProjectError(Mendable):
     """The project file can't be used; the text names the file and the key."""
 
 
@@ -89,11 +92,14 @@ def load_project(path: Path | None, cwd: Path) -> Project:
     """The project of that file, or of the one in `cwd`. Raises ProjectError."""
     file = _find(path, cwd)
     try:
-        config = msgspec.json.decode(file.read_bytes())
-    except OSError as exc:
-        raise ProjectError(f"{file}: {exc.strerror}") from None
-    except msgspec.DecodeError as exc:
-        raise ProjectError(f"{file}: {exc}") from None
+        # With or without a byte order mark. Not msgspec's decoder: this one tells line and column.
+        config = json.loads(file.read_text("utf-8-sig"))
+    except UnicodeDecodeError as exc:
+        raise ProjectError(f"{file}: is not UTF-8: {exc.reason} at byte {exc.start}") from None
+    except json.JSONDecodeError as exc:
+        raise ProjectError(f"{file}: line {exc.lineno}, column {exc.colno}: {exc.msg}") from None
+    except RecursionError:
+        raise ProjectError(f"{file}: is nested too deeply") from None
     if not isinstance(config, dict):
         raise ProjectError(f"{file}: must be a JSON object")
     _refuse(file, config)

@@ -2,16 +2,21 @@
 
 import os
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from difflib import get_close_matches
+from typing import Annotated, Any, Literal, get_type_hints
 
 import msgspec
 
+from services.kit.mendable import Mendable
+
 PREFIX = "CRONLEDGER_"
+ELSEWHERE = ("CONFIG", "NATS_SERVER")
+"""Read where they are used: which project (`services.kit.project`), which nats-server (`services.kit.bus.embedded`)."""
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 
 
-class SettingsError(Exception):
+class SettingsError(Mendable):
     """An environment variable has a value that it may not have."""
 
 
@@ -45,12 +50,27 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         """Settings of the environment, with what the command line gave on top. Raises SettingsError."""
         environment = os.environ if environment is None else environment
         values: dict[str, Any] = {}
-        for name in cls.__struct_fields__:
-            if (text := environment.get(PREFIX + name.upper())) not in (None, ""):
-                values[name] = text
-        values |= {name: value for name, value in given.items() if value is not None}
-        try:
-            # Not strict: the environment has only text.
-            return msgspec.convert(values, cls, strict=False)
-        except msgspec.ValidationError as exc:
-            raise SettingsError(f"environment variable {PREFIX}*: {exc}") from None
+        for name, kind in get_type_hints(cls, include_extras=True).items():
+            said, value = f"--{name}", given.get(name)
+            if value is None:
+                said, value = PREFIX + name.upper(), environment.get(PREFIX + name.upper())
+            if value not in (None, ""):
+                values[name] = _converted(said, value, kind)
+        return cls(**values)
+
+    @classmethod
+    def unknown(cls, environment: Mapping[str, str] | None = None) -> dict[str, str]:
+        """Variables of the environment that look like settings and are none -> the nearest that is one, or ''."""
+        known = [name.upper() for name in (*cls.__struct_fields__, *ELSEWHERE)]
+        environment = os.environ if environment is None else environment
+        told = sorted(name.removeprefix(PREFIX) for name in environment if name.startswith(PREFIX))
+        nearest = {name: get_close_matches(name, known, 1) for name in told if name not in known}
+        return {PREFIX + name: PREFIX + near[0] if near else "" for name, near in nearest.items()}
+
+
+def _converted(said: str, value: Any, kind: Any) -> Any:
+    try:
+        return msgspec.convert(value, kind, strict=False)  # the environment has only text
+    except msgspec.ValidationError as exc:
+        reason = str(exc)
+        raise SettingsError(f"{said}={value}: {reason[0].lower()}{reason[1:]}") from None

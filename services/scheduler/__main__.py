@@ -3,6 +3,7 @@
 Two schedulers on one log are harmless: the first run of an occurrence makes a second one impossible.
 """
 
+import argparse
 import asyncio
 import logging
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 from services.kit.clock import SystemClock
 from services.kit.eventlog.beside import Beside
 from services.kit.lifecycle import Whole
-from services.kit.process import run
+from services.kit.process import command, run
 from services.kit.settings import Settings
 from services.kit.views import Views
 from services.scheduler.scheduler import Scheduler
@@ -30,4 +31,7 @@ async def main(folder: Path) -> None:
 
 if __name__ == "__main__":
     logging.basicConfig(level="WARNING")
-    asyncio.run(main(Path(sys.argv[1])))
+    parser = argparse.ArgumentParser(prog="python -m services.scheduler")
+    parser.add_argument("data", type=Path, help="the data folder of the server")
+    args = parser.parse_args()
+    sys.exit(command(lambda: asyncio.run(main(args.data))))

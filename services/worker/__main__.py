@@ -3,6 +3,7 @@
 Workers share the queue; a run is claimed in the ledger, so that two of them never have it at once.
 """
 
+import argparse
 import asyncio
 import logging
 import sys
@@ -12,7 +13,7 @@ from uuid import uuid4
 from services.kit.clock import SystemClock
 from services.kit.eventlog.beside import Beside
 from services.kit.lifecycle import Whole
-from services.kit.process import run
+from services.kit.process import command, run
 from services.kit.project import load_project
 from services.kit.settings import Settings
 from services.worker.children import ChildPool
@@ -33,4 +34,8 @@ async def main(folder: Path, config: Path) -> None:
 
 if __name__ == "__main__":
     logging.basicConfig(level="WARNING")
-    asyncio.run(main(Path(sys.argv[1]), Path(sys.argv[2])))
+    parser = argparse.ArgumentParser(prog="python -m services.worker")
+    parser.add_argument("data", type=Path, help="the data folder of the server")
+    parser.add_argument("config", type=Path, help="the project's langgraph.json")
+    args = parser.parse_args()
+    sys.exit(command(lambda: asyncio.run(main(args.data, args.config))))

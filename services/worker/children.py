@@ -14,9 +14,18 @@ import msgspec
 from contracts.frames import Ready, RunEnded, StartRun, StoreSettings
 from contracts.queries import QueryFailed
 from services.kit.lifecycle import Part, Supervised
+from services.kit.mendable import sentence
 from services.kit.project import Project
 from services.kit.settings import Settings
-from services.worker.graph_child import ChildDied, ChildSpec, GraphChild, Loss, NoAnswer, OnEvent
+from services.worker.graph_child import (
+    ChildDied,
+    ChildSpec,
+    GraphChild,
+    GraphLoadFailed,
+    Loss,
+    NoAnswer,
+    OnEvent,
+)
 from services.worker.suspicion import Suspicion
 
 PING_S = 1.0
@@ -186,7 +195,7 @@ class ChildPool:
     async def start(self) -> None:
         """Start the first child and the one that answers, and the others behind them.
 
-        Raises GraphLoadFailed, ChildDied, OSError.
+        Raises GraphLoadFailed.
         """
         if self.started:
             return
@@ -195,6 +204,8 @@ class ChildPool:
         for told in await asyncio.gather(*both, return_exceptions=True):
             if isinstance(told, BaseException):
                 await self.stop()
+                if isinstance(told, ChildDied | OSError):
+                    told = GraphLoadFailed(f"{self._spec.python} can't run the graphs: {sentence(told)}")
                 raise told
         self.ready = self._regular[0].ready
         for part in self.parts:

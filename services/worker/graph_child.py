@@ -35,6 +35,7 @@ from contracts.frames import (
 )
 from contracts.queries import QueryFailed
 from services.kit.lifecycle import Part
+from services.kit.mendable import Mendable
 from services.kit.project import Project
 
 CHILD = Path(__file__).with_name("child") / "__main__.py"
@@ -69,7 +70,7 @@ class ChildDied(Exception):
         self.loss = loss
 
 
-class GraphLoadFailed(Exception):
+class GraphLoadFailed(Mendable):
     """A graph of the project can't be loaded; the text is for its author."""
 
 

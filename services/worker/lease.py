@@ -7,6 +7,7 @@ from pathlib import Path
 
 from services.kit.clock import Clock
 from services.kit.eventlog import EventLog, LeaseRow
+from services.kit.mendable import naming
 
 PREFIX = "worker."
 MARGIN = 0.9
@@ -52,7 +53,7 @@ def void_claims(path: Path, head: int) -> int:
     """
     if not path.exists():
         return 0
-    with closing(sqlite3.connect(path, isolation_level=None, timeout=10)) as db:
+    with naming(path), closing(sqlite3.connect(path, isolation_level=None, timeout=10)) as db:
         if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'cronledger_claims'").fetchall():
             return 0
         # One more than the head: what is undone is claimed with one more than its run.

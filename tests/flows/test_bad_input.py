@@ -142,6 +142,7 @@ CASES: list[tuple[str, str, Any, int, str]] = [
     ("POST", "/threads/{unknown}/runs", RUN, 404, "Thread"),
     ("POST", "/threads/{thread}/runs", run(if_not_exists="always"), 422, "if_not_exists"),
     ("POST", "/threads/{cron}/runs", run(if_not_exists="create"), 409, "thread_id"),
+    ("POST", "/assistants", {"graph_id": "counter", "assistant_id": "{thread}"}, 409, "assistant_id"),
     ("POST", "/threads/{thread}/runs", run(multitask_strategy="wait"), 422, "multitask_strategy"),
     ("POST", "/threads/{thread}/runs", run(after_seconds=-1), 422, "after_seconds"),
     ("POST", "/threads/{thread}/runs", run(after_seconds="soon"), 422, "after_seconds"),

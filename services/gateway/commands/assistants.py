@@ -4,6 +4,7 @@ from collections.abc import Callable
 from uuid import UUID, uuid4
 
 from contracts.api import AssistantCreate
+from contracts.events import AssistantDeleted
 from domain import assistant as assistants
 from domain.assistant import (
     Assistant,
@@ -33,7 +34,8 @@ async def create(parts: GatewayParts, caller: Caller, body: AssistantCreate) -> 
     check_graph(parts, body.graph_id)
 
     def load(log: Aggregates) -> tuple[Assistant | None, int]:
-        return log.assistant_or_none(assistant_id), log.version(assistant_id)
+        known = log.assistant_or_none(assistant_id)
+        return known, 0 if known else log.former(assistant_id, AssistantDeleted)
 
     position = await act(
         parts, caller, assistant_id, load, lambda found: _created(command, *found, keep=keep)
@@ -97,11 +99,11 @@ async def _changed(
     return assistant_id
 
 
-def _created(command: CreateAssistant, known: Assistant | None, version: int, *, keep: bool) -> Changes:
+def _created(command: CreateAssistant, known: Assistant | None, former: int, *, keep: bool) -> Changes:
     if known is not None and keep:
         return Changes()
     events = assistants.decide(known, command)
-    return Changes(appends=assistants.appends(command.assistant_id, known, events, former=version))
+    return Changes(appends=assistants.appends(command.assistant_id, known, events, former=former))
 
 
 def _decided(assistant: Assistant, command: AssistantCommand) -> Changes:

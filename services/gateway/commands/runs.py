@@ -11,7 +11,7 @@ from domain import run as runs
 from domain.assistant import Assistant
 from domain.changes import Changes
 from domain.decisions import Line, Occurrence, RunPlan, plan_of
-from domain.errors import InvalidField, RunNotActive, RunNotFound, ThreadNotFound
+from domain.errors import InvalidField, RunNotActive, RunNotFound
 from domain.run import CancelRun, DeleteRun
 from domain.spec import check_run, check_stateless, spec_of
 from domain.thread import CreateThread
@@ -122,10 +122,10 @@ async def _on_thread(parts: GatewayParts, caller: Caller, body: RunCreate, addre
     former = await threads.former_version(parts, thread_id) if makes else 0
 
     def load(log: Aggregates) -> tuple[Assistant, Place, Line]:
-        assistant, place = served(parts, log.assistant(body.assistant_id)), threads.place_of(log, thread_id)
-        if place.thread is None and not makes:
-            raise ThreadNotFound("Thread not found")
-        return assistant, place, log.line(thread_id, spec.strategy)
+        assistant = served(parts, log.assistant(body.assistant_id))
+        if not makes:
+            log.thread(thread_id)
+        return assistant, threads.place_of(log, thread_id), log.line(thread_id, spec.strategy)
 
     def decide(found: tuple[Assistant, Place, Line]) -> Changes:
         assistant, place, line = found

@@ -5,6 +5,7 @@ from uuid import UUID
 import msgspec
 
 from contracts.api import ThreadCreate
+from contracts.events import ThreadDeleted
 from contracts.queries import ForgetDeleted
 from domain import decisions
 from domain import thread as threads
@@ -60,25 +61,26 @@ class Place(msgspec.Struct, frozen=True):
     """What is there under an id: a thread, or what a deleted one has left."""
 
     thread: Thread | None
-    version: int  # of the stream, 0 when the id was never used
+    former: int  # the version at which its last life ended, 0 when there was none
     lane: Lane
 
 
 def place_of(log: Aggregates, thread_id: UUID) -> Place:
-    """What is there under the id."""
-    return Place(log.thread_or_none(thread_id), log.version(thread_id), log.lane(thread_id))
+    """What is there under the id. Raises AlreadyExists when it is not one of a thread."""
+    thread = log.thread_or_none(thread_id)
+    return Place(thread, 0 if thread else log.former(thread_id, ThreadDeleted), log.lane(thread_id))
 
 
 async def former_version(parts: GatewayParts, thread_id: UUID) -> int:
     """The version behind which a new thread of that id begins: 0, or its former life's, whose checkpoints are gone.
 
     Gone before the new life begins, so that it never sees them, whatever becomes of us in between. Raises
-    GraphsUnavailable when nobody can remove them.
+    AlreadyExists, and GraphsUnavailable when nobody can remove them.
     """
     found = await parts.repository.load(lambda log: place_of(log, thread_id))
-    if found.thread is None and found.version:
+    if found.former:
         await ask(parts, ForgetDeleted(thread_id=str(thread_id)), None)
-    return found.version
+    return found.former
 
 
 def made(command: CreateThread, place: Place, former: int, *, joined: bool) -> tuple[Changes, Lane]:
@@ -86,9 +88,9 @@ def made(command: CreateThread, place: Place, former: int, *, joined: bool) -> t
 
     Raises AlreadyExists, ThreadBusy while runs of a deleted thread stop.
     """
-    if place.thread is None and place.version != former:
+    if place.thread is None and place.former != former:
         raise AlreadyExists(f"thread_id: thread {command.thread_id} was deleted this moment; try again")
-    return decisions.create_thread(command, place.thread, place.version, place.lane, joined=joined)
+    return decisions.create_thread(command, place.thread, place.former, place.lane, joined=joined)
 
 
 async def change(parts: GatewayParts, caller: Caller, thread_id: UUID, command: UpdateThread) -> None:

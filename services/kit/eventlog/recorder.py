@@ -14,6 +14,8 @@ from uuid import UUID
 from eventsourcing.persistence import Notification, StoredEvent
 from eventsourcing.sqlite import SQLiteApplicationRecorder, SQLiteCursor, SQLiteDatastore
 
+from services.kit.mendable import Mendable, naming
+
 SCHEMA_VERSION = 1
 COLUMNS = "originator_id, originator_version, topic, state"
 TABLES = (
@@ -28,7 +30,7 @@ TABLES = (
 )
 
 
-class ForeignLedger(Exception):
+class ForeignLedger(Mendable):
     """The file is no ledger of this version; opening it could harm it."""
 
 
@@ -100,9 +102,18 @@ def open_writer(path: Path) -> sqlite3.Connection:
     """The one writing connection, tables made, durable at each commit. Raises ForeignLedger."""
     os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
+    try:
+        with naming(path):
+            _lay_out(path, connection)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _lay_out(path: Path, connection: sqlite3.Connection) -> None:
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     if version > SCHEMA_VERSION:
-        connection.close()
         raise ForeignLedger(f"{path} was written by a newer version (schema {version}); update the server")
     connection.execute("PRAGMA journal_mode=WAL")
     # What was acknowledged is on the disk, whatever happens to the machine.
@@ -110,7 +121,6 @@ def open_writer(path: Path) -> sqlite3.Connection:
     for statement in TABLES:
         connection.execute(statement)
     connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
-    return connection
 
 
 def library_recorder(path: Path) -> LedgerRecorder:

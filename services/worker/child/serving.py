@@ -6,8 +6,9 @@ import gc
 import json
 import resource
 import socket
+import sqlite3
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 from . import drawing, states, storing
@@ -77,8 +78,10 @@ class Child:
     async def _load(self, hello: dict[str, Any]) -> bool:
         loading = ""
         try:
-            self.saver = await Saver.opened(hello["checkpoints"])
-            self.store = await storing.Store.opened(hello["store"])
+            with _naming(hello["checkpoints"]):
+                self.saver = await Saver.opened(hello["checkpoints"])
+            with _naming(hello["store"]["path"]):
+                self.store = await storing.Store.opened(hello["store"])
             for loading, source in hello["graphs"].items():
                 self._entries[loading] = load(loading, source)
         except Exception as exc:
@@ -147,6 +150,14 @@ class Child:
         config, context = ask.get("config") or {}, ask.get("context")
         async with entry.open(Access(purpose, self.saver, self.store, config, context)) as graph:
             return await answer(graph, ask)
+
+
+@contextlib.contextmanager
+def _naming(path: str) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as exc:
+        raise CannotLoad(f"{path}: {exc}") from exc
 
 
 async def _pong(_: dict[str, Any]) -> None:
