@@ -115,6 +115,60 @@ def test_the_sync_client_sees_the_same(sync_client: Any) -> None:
     assert sync_client.threads.get_state(thread["thread_id"])["next"] == ["decide"]
 
 
+# --- the context of a run -----------------------------------------------------------------------------
+
+CONTEXTS: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
+    ("dataclass_context", {}, "OfDataclass", {"model": "small", "depth": 2}),
+    (
+        "dataclass_context",
+        {"context": {"depth": 3, "other": 1}},
+        "OfDataclass",
+        {"model": "small", "depth": 3},
+    ),
+    (
+        "dataclass_context",
+        {"config": {"configurable": {"model": "big"}}},
+        "OfDataclass",
+        {"model": "big", "depth": 2},
+    ),
+    ("pydantic_context", {}, "OfPydantic", {"model": "small", "depth": 2}),
+    (
+        "pydantic_context",
+        {"context": {"how_deep": 5, "other": 1}},
+        "OfPydantic",
+        {"model": "small", "depth": 5},
+    ),
+    ("typed_dict_context", {}, "dict", {}),
+    ("typed_dict_context", {"context": {"model": "big", "other": 1}}, "dict", {"model": "big"}),
+    ("free_context", {}, "dict", {}),
+    ("free_context", {"context": {"other": 1}}, "dict", {"other": 1}),
+]
+
+
+@pytest.mark.parametrize(("graph", "given", "kind", "seen"), CONTEXTS)
+async def test_context_is_an_instance_of_its_schema(
+    client: Any, graph: str, given: dict[str, Any], kind: str, seen: dict[str, Any]
+) -> None:
+    values = await client.runs.wait(None, graph, input={"kind": ""}, **given)
+    assert (values["kind"], values["seen"]) == (kind, seen)
+
+
+async def test_context_and_configurable_mirror_each_other(client: Any) -> None:
+    values = await client.runs.wait(None, "dataclass_context", input={"kind": ""}, context={"model": "big"})
+    assert values["mirrored"] == {"model": "big"}
+
+
+async def test_a_context_that_its_schema_refuses_is_the_runs_error(client: Any) -> None:
+    thread_id = await new_thread(client)
+    run = await client.runs.create(
+        thread_id, "pydantic_context", input={"kind": ""}, context={"how_deep": 10}
+    )
+    await client.runs.join(thread_id, run["run_id"])
+    ended = await client.runs.get(thread_id, run["run_id"])
+    assert ended["status"] == "error"
+    assert "how_deep" in ended["error_message"]
+
+
 # --- people in the loop -------------------------------------------------------------------------------
 
 

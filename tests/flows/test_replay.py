@@ -107,7 +107,7 @@ def test_the_past_is_built_into_a_file_of_its_own(busy: Server, tmp_path: Path) 
     assert replay(busy.data, "--until", "10", "--into", str(past)).returncode == 1
     nothing = replay(busy.data, "--until", "2020-01-01T00:00:00", "--into", str(tmp_path / "old.db"))
     assert nothing.stdout.endswith("as of position 0\n")
-    assert "no position and no instant" in replay(busy.data, "--until", "x", "--into", "y").stderr
+    assert "'x' is no instant" in replay(busy.data, "--until", "x", "--into", "y").stderr
 
 
 def test_clean_stop_leaves_one_file_each_and_a_copy_is_a_backup(make_server: Make, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from services.kit.process import ENDED, HUNG
 REPOSITORY = Path(__file__).parents[2]
 SCRIPT = """
 import asyncio, sys, time
-from services.__main__ import ENDED
+from services.kit.process import ENDED
 from services.kit import lifecycle, process
 from services.kit.lifecycle import Step, Whole
 

@@ -109,7 +109,9 @@ async def test_commit_that_fails_is_told_and_the_next_one_goes_through(bench: Be
     bench.disk.before = full
     with pytest.raises(LogUnavailable, match="disk full"):
         await bench.put(1)
-    assert "disk full" in bench.writer.failing
+    async with asyncio.timeout(10):
+        while "disk full" not in bench.writer.failing:  # noqa: ASYNC110 - it is told in the thread
+            await asyncio.sleep(0.01)
     assert bench.writer.started
     bench.disk.before = lambda _: None
     assert await bench.put(2) == 2

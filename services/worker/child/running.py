@@ -265,16 +265,23 @@ def points_of(configurable: dict[str, Any]) -> list[tuple[str, str]]:
     return points
 
 
-def context_of(graph: Any, given: dict[str, Any] | None) -> dict[str, Any]:
+class Context(dict[str, Any]):
+    """What a run was given, `{}` too: LangGraph takes what is not true for none, and a node would get None."""
+
+    def __bool__(self) -> bool:
+        return True
+
+
+def context_of(graph: Any, given: dict[str, Any] | None) -> Context:
     """The context without keys that the graph's schema does not have: a dataclass would take none of them."""
-    schema, context = getattr(graph, "context_schema", None), given or {}
+    schema, context = getattr(graph, "context_schema", None), Context(given or {})
     fields = getattr(schema, "__dataclass_fields__", None) or getattr(schema, "model_fields", None)
     if fields is None:
         fields = getattr(schema, "__annotations__", None) if is_typeddict(schema) else None
     if fields is None:
         return context
     aliases = {getattr(field, "alias", None) for field in fields.values()}
-    return {key: value for key, value in context.items() if key in fields or key in aliases}
+    return Context({key: value for key, value in context.items() if key in fields or key in aliases})
 
 
 def without_checkpoint(config: dict[str, Any]) -> dict[str, Any]:
