@@ -22,6 +22,7 @@ from litestar.types.internal_types import PathParameterDefinition
 from contracts import answers, api
 from contracts.answers.system import Problem
 from contracts.asyncapi import dedented
+from services.gateway.streams.frames import MEDIA_TYPE
 
 ASSETS = "/docs/assets"
 POLICY = "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data:"
@@ -74,6 +75,15 @@ EXAMPLES: dict[str, Any] = {
     "put_item": {"namespace": ["users", "ada"], "key": "likes", "value": {"colour": "green"}},
 }
 JSON = "application/json"
+SENT = {
+    "type": "object",
+    "title": "Server-sent event",
+    "properties": {name: {"type": "string"} for name in ("id", "event", "data")},
+    "required": ["event", "data"],
+}
+"""One event of a stream; its `data` is JSON."""
+BAD_REQUEST = HTTPStatus.BAD_REQUEST.description
+"""What the framework says of its own."""
 TEMPLATE = "#/components/schemas/{name}"
 
 
@@ -161,6 +171,8 @@ def _complete(operation: dict[str, Any], schemas: dict[str, Any]) -> None:
         if status.startswith("2"):
             if answer["description"] == HTTPStatus(int(status)).description:
                 answer["description"] = operation["description"]
+            if (stream := answer.get("content", {}).get(MEDIA_TYPE)) is not None:
+                stream["schema"] = SENT
             if _selects(operation, schemas):
                 _optional(answer, schemas)
     example = EXAMPLES.get(operation["operationId"])
@@ -190,7 +202,8 @@ def _optional(answer: dict[str, Any], schemas: dict[str, Any]) -> None:
 
 def _refusals(operation: dict[str, Any], method: str, path: str) -> None:
     """Say how the operation may refuse; what the framework would answer is never answered here."""
-    operation["responses"].pop("400", None)
+    if operation["responses"].get("400", {}).get("description") == BAD_REQUEST:
+        del operation["responses"]["400"]
     content = {JSON: {"schema": {"$ref": TEMPLATE.format(name=Problem.__name__)}}}
     for status in _statuses(method, path, has_body="requestBody" in operation):
         said = {"description": ERRORS[status], "content": content}

@@ -477,6 +477,15 @@ async def test_system_pages(server: Any) -> None:
         assert "/threads/{thread_id}/runs/crons" in document["paths"]
 
 
+async def test_ledger_puts_values_in_when_asked(client: Any) -> None:
+    run = await client.runs.create(None, "counter", input={"asked": {"text": "x" * 200_000}, "count": 2})
+    path = f"/threads/{run['thread_id']}/runs/{run['run_id']}/ledger"
+    without, full = await client.http.get(path), await client.http.get(path, params={"values": True})
+    assert str(without).count("x") < 1000
+    assert "x" * 200_000 in str(full)
+    assert full[0]["data"].keys() == without[0]["data"].keys()
+
+
 async def test_ledger_shows_every_event(client: Any) -> None:
     thread = await client.threads.create()
     run = await client.runs.create(thread["thread_id"], "counter", input={})

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 
 from contracts.answers.ledger import EntryAnswer
-from contracts.ledger import Recorded
+from contracts.ledger import Body, Recorded
 from services.gateway.answers.values import BlobOf
 
 
@@ -22,13 +22,14 @@ def entry(recorded: Recorded, blob_of: BlobOf | None) -> EntryAnswer:
         actor=recorded.meta.actor,
         cause=recorded.meta.cause,
         corr=recorded.meta.corr,
-        data=data if blob_of is None else _filled(msgspec.to_builtins(data), blob_of),
+        data=data if blob_of is None else _filled(data, blob_of),
     )
 
 
-def _filled(data: dict[str, Any], blob_of: BlobOf) -> dict[str, Any]:
-    filled = dict(data)
-    for name, value in data.items():
+def _filled(body: Body, blob_of: BlobOf) -> dict[str, Any]:
+    # By its JSON: a body holds values that are JSON already, and only the encoder knows what to do with these.
+    filled: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(body))
+    for name, value in filled.items():
         if isinstance(value, dict) and value.keys() == {"sha256", "size"}:
             stored = blob_of(value["sha256"])
             filled[name] = {**value, "inline": None if stored is None else msgspec.Raw(stored)}

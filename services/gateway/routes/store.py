@@ -5,9 +5,11 @@ from typing import Annotated, Any
 
 import msgspec
 from litestar import Controller
+from litestar.openapi import ResponseSpec
 from litestar.params import Parameter
 
 from contracts.answers.store import ItemAnswer, ItemsAnswer, NamespacesAnswer
+from contracts.answers.system import Problem
 from contracts.api import StoreItemDelete, StoreItemPut, StoreItemsSearch, StoreNamespacesList
 from contracts.queries import StoreDelete, StoreGet, StoreNamespaces, StorePut, StoreSearch
 from domain.errors import IncompleteRequest, InvalidField
@@ -16,6 +18,7 @@ from services.gateway.queries.graphs import ask
 
 OPERATORS = frozenset({"$eq", "$ne", "$gt", "$gte", "$lt", "$lte"})
 RESERVED_ROOT = "langgraph"
+KEYLESS = ResponseSpec(Problem, description="There is no key.", generate_examples=False)
 Dotted = Annotated[str, Parameter(query="namespace", description="labels, joined by dots")]
 Key = Annotated[str | None, Parameter(description="the key of the item")]
 Refresh = Annotated[bool | None, Parameter(description="whether the item lives longer by being read")]
@@ -40,7 +43,7 @@ class StoreController(Controller):
             raise InvalidField("value: must be an object")
         await ask(parts, StorePut(**msgspec.structs.asdict(data)), None, field="value")
 
-    @reads("/items", summary="Get an item")
+    @reads("/items", summary="Get an item", responses={400: KEYLESS})
     async def get_item(
         self, parts: Parts, key: Key = None, dotted: Dotted = "", refresh_ttl: Refresh = None
     ) -> ItemAnswer | None:
