@@ -2,8 +2,24 @@
 
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
+
+CLOSE_S = 2.0
+"""How long a read that was interrupted may take to notice; a connection still in use then is left to the process."""
+
+
+class Answer(NamedTuple):
+    """What a query found; of each column its name and what else the driver says of it."""
+
+    columns: Sequence[Any]
+    rows: list[Any]
+
+
+class _Lent(NamedTuple):
+    connection: sqlite3.Connection
+    using: threading.Lock  # whoever closes it under a read would crash the process, not only the read
 
 
 class Readers:
@@ -12,26 +28,39 @@ class Readers:
     def __init__(self, path: Path, prepared: Callable[[sqlite3.Connection], object] = lambda _: None) -> None:
         self._path, self._prepared = path, prepared
         self._local = threading.local()
-        self._open: list[sqlite3.Connection] = []
+        self._open: list[_Lent] = []
         self._guard = threading.Lock()
 
-    def mine(self) -> sqlite3.Connection:
-        """The one of the thread that asks. Raises sqlite3.Error when there is no file."""
-        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
-        if connection is None:
-            connection = self._local.connection = connected(self._path)
-            self._prepared(connection)
-            with self._guard:
-                self._open.append(connection)
-        return connection
+    def fetch(self, query: str, params: Sequence[Any] = (), most: int = -1) -> Answer:
+        """The rows, `most` of them at most, through the connection of this thread.
+
+        Raises sqlite3.Error, also when there is no file, and when everything is being closed.
+        """
+        connection, using = self._mine()
+        with using:
+            cursor = connection.execute(query, params)
+            rows = cursor.fetchall() if most < 0 else cursor.fetchmany(most)
+            return Answer(cursor.description, rows)
 
     def close(self) -> None:
-        """Close those of all threads; the next read opens a new one."""
+        """Close those of all threads, and interrupt what they read; the next read opens a new one."""
         with self._guard:
-            for connection in self._open:
+            lent, self._open, self._local = self._open, [], threading.local()
+        for connection, using in lent:
+            connection.interrupt()
+            if using.acquire(timeout=CLOSE_S):
                 connection.close()
-            self._open.clear()
-            self._local = threading.local()
+                using.release()
+
+    def _mine(self) -> _Lent:
+        mine: _Lent | None = getattr(self._local, "lent", None)
+        if mine is None:
+            mine = _Lent(connected(self._path), threading.Lock())
+            self._prepared(mine.connection)
+            with self._guard:
+                self._local.lent = mine
+                self._open.append(mine)
+        return mine
 
 
 def connected(path: Path) -> sqlite3.Connection:

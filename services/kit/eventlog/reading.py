@@ -71,7 +71,7 @@ class SqliteReader:
         self._readers.close()
 
     def _rows(self, query: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        return self._readers.mine().execute(query, params).fetchall()
+        return self._readers.fetch(query, params).rows
 
     def _decoded(self, rows: list[tuple[Any, ...]]) -> list[Recorded]:
         decode = self._codec.decode

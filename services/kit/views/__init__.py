@@ -24,18 +24,14 @@ class Views:
 
     def all(self, query: str, params: Sequence[Any] = ()) -> list[Row]:
         """Every row of the answer."""
-        cursor = self._readers.mine().execute(query, params)
-        names = [column[0] for column in cursor.description]
-        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+        columns, rows = self._readers.fetch(query, params)
+        names = [column[0] for column in columns]
+        return [dict(zip(names, row, strict=True)) for row in rows]
 
     def one(self, query: str, params: Sequence[Any] = ()) -> Row | None:
         """The first row of the answer, None when there is none."""
-        cursor = self._readers.mine().execute(query, params)
-        row = cursor.fetchone()
-        if row is None:
-            return None
-        names = [column[0] for column in cursor.description]
-        return dict(zip(names, row, strict=True))
+        columns, rows = self._readers.fetch(query, params, 1)
+        return {column[0]: value for column, value in zip(columns, rows[0], strict=True)} if rows else None
 
     def position(self, name: str) -> int:
         """The position of the log that this read model has reached; 0 when it does not exist."""
