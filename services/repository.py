@@ -1,6 +1,6 @@
 """Aggregates from the log: load, decide, append. The one place where commands of any service meet the log."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 from uuid import UUID
 
@@ -16,7 +16,7 @@ from domain.thread import Thread, thread_of
 from services.kit.commands import execute
 from services.kit.eventlog import EventLog
 from services.kit.ids import parse_uuid
-from services.kit.reads import read
+from services.kit.reads import Store, read
 
 T = TypeVar("T")
 
@@ -46,7 +46,7 @@ class Aggregates:
 
     def lane(self, thread_id: UUID) -> Lane:
         """The thread's lane; an empty one when there is none yet."""
-        return lane_of(thread_id, self._newest(lane_id_of(thread_id)))
+        return self.lanes([thread_id])[thread_id]
 
     def line(self, thread_id: UUID, strategy: MultitaskStrategy) -> Line:
         """The thread's lane, with the runs that stand in it when the strategy takes their places."""
@@ -68,6 +68,15 @@ class Aggregates:
     def assistant_or_none(self, assistant_id: UUID) -> Assistant | None:
         """The assistant; None when there is none or it is deleted."""
         return assistant_of(assistant_id, self._newest(assistant_id))
+
+    def lanes(self, thread_ids: Sequence[UUID]) -> dict[UUID, Lane]:
+        """The lanes of these threads; empty ones where there are none yet."""
+        ids = {thread_id: lane_id_of(thread_id) for thread_id in thread_ids}
+        newest = self.log.newest(ids.values())
+        self.seen |= {
+            lane_id: newest[lane_id].version if lane_id in newest else 0 for lane_id in ids.values()
+        }
+        return {thread_id: lane_of(thread_id, newest.get(lane_id)) for thread_id, lane_id in ids.items()}
 
     def assistant(self, text: str) -> Assistant:
         """The assistant of that id, or the default one of that graph. Raises AssistantNotFound."""
@@ -113,12 +122,13 @@ class Aggregates:
 class Repository:
     """Carries out commands on the log."""
 
-    def __init__(self, log: EventLog) -> None:
-        self._log = log
+    def __init__(self, log: EventLog, *beside: Store) -> None:
+        """`beside` are stores in which a `load` may look as well."""
+        self._log, self._stores = log, (log, *beside)
 
     async def load(self, load: Callable[[Aggregates], T]) -> T:
         """What `load` looks up, without a command."""
-        return await read(self._log, lambda: load(Aggregates(self._log)))
+        return await read(self._stores, lambda: load(Aggregates(self._log)))
 
     async def carry_out(
         self,
@@ -137,8 +147,10 @@ class Repository:
 
         async def transaction() -> Transaction | None:
             aggregates = Aggregates(self._log)
-            found = await read(self._log, lambda: load(aggregates))
+            found = await read(self._stores, lambda: load(aggregates))
             changes = decide(found)
+            if not changes.appends:
+                return None
             return (changes + _rest(aggregates, changes)).by(meta(found) if callable(meta) else meta)
 
         return await execute(self._log, transaction, attempts=attempts)

@@ -30,6 +30,7 @@ from services.kit.lifecycle import Part, Step, Whole, health, notices
 from services.kit.process import run
 from services.kit.project import Project, load_project
 from services.kit.queries import named
+from services.kit.reads import read
 from services.kit.settings import Settings
 from services.kit.views import Views
 from services.projector.door import Door
@@ -126,14 +127,15 @@ class Embedded(Whole):
         return GatewayServer(build_app(shared), self._settings.host, self._settings.port), shared
 
     async def _claims_voided(self) -> None:
-        if count := void_claims(self._folder.path / "checkpoints.db", self._ledger.head()):
+        head = await read(self._ledger, self._ledger.head)
+        if count := void_claims(self._folder.path / "checkpoints.db", head):
             log_.warning("up.restored claims=%d the ledger is older than the checkpoints", count)
 
     async def _graphs_retired(self) -> None:
         """Say which graphs left the project: to the log, so that their crons wait, and to whoever starts us."""
         await self._caught_up()
         repository, now = Repository(self._ledger), self._clock.now()
-        for row in self._views.all(SQL["graphs"]):
+        for row in await read(self._views, lambda: self._views.all(SQL["graphs"])):
             graph_id, crons = row["graph_id"], row["crons"]
             if graph_id in self._project.graphs:
                 continue
@@ -146,7 +148,7 @@ class Embedded(Whole):
 
     async def _caught_up(self) -> None:
         """Wait until the read models show all of the log; when they fail, health tells of it all the same."""
-        head = self._ledger.head()
+        head = await read(self._ledger, self._ledger.head)
         while not await self._projector.reached(head, 1.0):
             if self._projector.failing:
                 log_.error("up.behind read models fail: %s", self._projector.failing)

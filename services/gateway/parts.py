@@ -51,7 +51,7 @@ class GatewayParts:
 
     def __post_init__(self) -> None:
         # Frozen, and still made of its other fields.
-        object.__setattr__(self, "repository", Repository(self.log))
+        object.__setattr__(self, "repository", Repository(self.log, self.views))
         object.__setattr__(self, "live", Live(self.bus))
         object.__setattr__(self, "ends", Ends(self.views, self.changed))
 

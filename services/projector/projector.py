@@ -101,7 +101,7 @@ class Projector:
         """
         chosen = chosen_of(self._projections, names)
         if self._told.ended:
-            self._told = RebuildTold(self._told.number + 1, chosen, 0, self._log.head())
+            self._told = RebuildTold(self._told.number + 1, chosen, 0, self.signal.current)
             self._wake.set()
         elif self._told.names != chosen:
             raise RebuildBusy(f"{', '.join(self._told.names)} are being built; try again later")

@@ -8,6 +8,7 @@ from typing import TypeVar
 from services.kit.clock import Clock
 from services.kit.eventlog import EventLog
 from services.kit.lifecycle import FAULTS, Supervised
+from services.kit.reads import read
 
 POLL_S = 1.0
 """Each commit wakes it, but one whose outcome was not known: that is told by nobody."""
@@ -36,10 +37,9 @@ class Follower(Supervised):
         self._kept, self._kept_at_s = 0, float("-inf")
         self._ends: list[Callable[[], None]] = []
 
-    @property
-    def cursor(self) -> int:
+    async def cursor(self) -> int:
         """How far the follower of this name has come at least, in this process or in one before."""
-        return self._ledger.cursor(self.name)
+        return await read(self._ledger, lambda: self._ledger.cursor(self.name))
 
     async def start(self) -> None:
         """Begin to follow; twice is harmless."""

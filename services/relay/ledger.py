@@ -7,6 +7,7 @@ from services.kit.bus.nats import NatsBus
 from services.kit.bus.ordered import OrderedPublisher
 from services.kit.clock import Clock
 from services.kit.eventlog import EventLog
+from services.kit.reads import read
 from services.relay.follower import Follower, each
 from services.relay.outgoing import outgoing
 
@@ -31,11 +32,11 @@ class LedgerFeed:
     async def _publish(self) -> None:
         if not self._is_known:
             newest, _ = await self._stream.resync()
-            if newest > self._log.head():
+            if newest > await read(self._log, self._log.head):
                 newest = 0  # the stream has seen another log: this one was put back from a backup
-            self._published = max(newest, self.part.cursor, self._published)
+            self._published = max(newest, await self.part.cursor(), self._published)
         await self.part.keep(self._published)
-        raws = self._log.read_raw(self._published, PAGE)
+        raws = await read(self._log, lambda: self._log.read_raw(self._published, PAGE))
         self._is_known = not raws  # until the stream has answered
         if not raws:
             await self.part.rest()

@@ -30,7 +30,8 @@ from services.kit.bus.work import WorkQueue
 from services.kit.clock import Clock
 from services.kit.eventlog import EventLog
 from services.kit.queries import named
-from services.kit.views import Views
+from services.kit.reads import read
+from services.kit.views import Row, Views
 from services.relay.follower import Follower, each
 
 T = TypeVar("T")
@@ -101,7 +102,8 @@ class Turns:
             await self._put_all()
         assert self._position is not None
         await self._put_delayed()
-        raws = self._log.read_raw(self._position, PAGE)
+        position = self._position
+        raws = await read(self._log, lambda: self._log.read_raw(position, PAGE))
         # Only what is looked at is decoded: neither is what a graph came to, nor what a newer version wrote.
         events = list(each((raw for raw in raws if raw.topic in self._topics), self._codec.recorded))
         await self._hint(events)
@@ -117,16 +119,22 @@ class Turns:
         """Put every head that is due. What happens meanwhile is found by following from before the look."""
         self._is_sure = True  # unless the connection is lost again meanwhile
         try:
-            seen = self._views.position("runs")
-            self._position = min(seen, self.part.cursor if self._position is None else self._position)
-            rows = self._views.all(SQL["temporary"])
-            await self._offer(Turn(_seconds(row["not_before"]), UUID(bytes=row["run_id"])) for row in rows)
-            lane_ids = (lane_id_of(UUID(bytes=row["thread_id"])) for row in self._views.all(SQL["lanes"]))
+            position = await self.part.cursor() if self._position is None else self._position
+            seen, temporary, lanes = await read(self._views, self._waiting)
+            self._position = min(seen, position)
+            await self._offer(
+                Turn(_seconds(row["not_before"]), UUID(bytes=row["run_id"])) for row in temporary
+            )
+            lane_ids = (lane_id_of(UUID(bytes=row["thread_id"])) for row in lanes)
             for some in _parts(lane_ids, PAGE):
-                await self._offer(turn for turn in each(some, self._head) if turn)
+                await self._offer(await read(self._log, partial(self._heads, some)))
         except BaseException:
             self._is_sure = False
             raise
+
+    def _waiting(self) -> tuple[int, list[Row], list[Row]]:
+        """How far the read model is, the runs without a lane that it shows, and the lanes. The position first."""
+        return self._views.position("runs"), self._views.all(SQL["temporary"]), self._views.all(SQL["lanes"])
 
     async def _offer(self, turns: Iterable[Turn]) -> None:
         now_s = self._clock.wall_s()
@@ -143,7 +151,7 @@ class Turns:
         while self._delayed.next_s <= self._clock.wall_s():
             turn = self._delayed.pop()
             try:
-                if self._is_head(turn):
+                if await read(self._log, partial(self._is_head, turn)):
                     await self._put([_due(turn.run_id)])
             except BaseException:
                 self._delayed.add(turn)
@@ -152,8 +160,10 @@ class Turns:
     def _is_head(self, turn: Turn) -> bool:
         if turn.lane_id is None:
             return True
-        head = next(each([turn.lane_id], self._head), None)
-        return head is not None and head.run_id == turn.run_id
+        return any(head.run_id == turn.run_id for head in self._heads([turn.lane_id]))
+
+    def _heads(self, lane_ids: Iterable[UUID]) -> list[Turn]:
+        return [head for head in each(lane_ids, self._head) if head is not None]
 
     def _head(self, lane_id: UUID) -> Turn | None:
         newest = self._log.newest([lane_id]).get(lane_id)

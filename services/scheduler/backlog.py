@@ -19,6 +19,7 @@ from domain.timeline import Due, Fire, Miss, Timeline, missed, next_of, undecide
 from services.kit.clock import Clock
 from services.kit.eventlog import EventLog
 from services.kit.lifecycle import FAULTS
+from services.kit.reads import read
 from services.kit.settings import Settings
 from services.kit.views import Views
 from services.scheduler.firing import Firing
@@ -58,7 +59,7 @@ class Backlog:
 
     async def look(self, now: float) -> None:
         """Look at a block of those whose turn it is. Whatever raises, they are looked at again."""
-        cron_ids = self._sure(self._timer.to_look_at(now, BLOCK), now)
+        cron_ids = await self._sure(self._timer.to_look_at(now, BLOCK), now)
         looks: list[Look] = []
         for n, cron_id in enumerate(cron_ids, 1):
             if (look := self._look(cron_id, now)) is not None:
@@ -89,15 +90,17 @@ class Backlog:
             looks.append(Look(cron_id, (body,)))
         self.moved -= await self._tell(looks)
 
-    def _sure(self, cron_ids: Sequence[bytes], now: float) -> list[bytes]:
+    async def _sure(self, cron_ids: Sequence[bytes], now: float) -> list[bytes]:
         """Those whose cursor is known. Of others another scheduler may know more, while this one stood still: its
         cursors are taken over, as soon as the read model has come so far; until then they are put off alone.
         """
         apart = {cron_id: self._timer.apart(cron_id) for cron_id in cron_ids}
-        position = self._views.position("crons") if any(a.sure for a in apart.values()) else 0
+        position = 0
+        if any(a.sure for a in apart.values()):
+            position = await read(self._views, lambda: self._views.position("crons"))
         doubted = [cron_id for cron_id, a in apart.items() if 0 < a.sure <= position]
-        marks = ",".join("?" * len(doubted))
-        for row in self._views.all(SQL["cursors"].format(marks=marks), doubted) if doubted else ():
+        query = SQL["cursors"].format(marks=",".join("?" * len(doubted)))
+        for row in await read(self._views, lambda: self._views.all(query, doubted)) if doubted else ():
             self._timer.decided(row["cron_id"], row["cursor"])
         for cron_id in doubted:
             apart[cron_id].sure = 0
@@ -179,7 +182,7 @@ class Backlog:
                 self._told(look, meta_at)
             elif outcome.stream_id != UUID(bytes=look.cron_id):
                 # Somebody else fired one of them.
-                self._timer.apart(look.cron_id).sure = self._log.head()
+                self._timer.apart(look.cron_id).sure = await read(self._log, self._log.head)
         return told
 
     def _told(self, look: Look, at: datetime) -> None:

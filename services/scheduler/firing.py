@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -15,21 +16,20 @@ from domain.assistant import Assistant
 from domain.changes import Changes
 from domain.decisions import Line, Occurrence, RunPlan, fire_on_thread, miss, request_stateless, skip
 from domain.identity import run_id_of, thread_id_of
-from domain.lane import Lane, evolve
+from domain.lane import TAKES_PLACES, Lane, evolve
 from domain.schedule import tzdata_version
-from domain.thread import thread_of
 from domain.timeline import Due
 from services.kit.clock import Clock
 from services.kit.eventlog import EventLog
 from services.kit.lifecycle import FAULTS
+from services.kit.reads import read
+from services.repository import Aggregates
 from services.scheduler.plans import Planned, Plans
 from services.scheduler.timer import Timer
 
 BLOCK = 500
 YIELD_EVERY = 100
 RETRIES = 30
-TAKES_PLACE = ("interrupt", "rollback")
-"""Strategies by which a firing stops other runs."""
 GONE = "its assistant is gone"
 ASIDE_S = 30.0
 """How long a cron that can't be dealt with is left alone: short enough that what it has missed is merely late."""
@@ -58,6 +58,7 @@ class Firing:
 
     def __init__(self, log: EventLog, plans: Plans, timer: Timer, clock: Clock) -> None:
         self._log, self._plans, self._timer, self._clock = log, plans, timer, clock
+        self._stores = (log, plans.views)
         self.counts = Counts()
         self.aside: dict[bytes, str] = {}
         """Crons that can't be dealt with for now, and why: they keep no other one from its turn."""
@@ -84,12 +85,12 @@ class Firing:
         """Decide on what the log has this moment, until each fits; one of a thread at a time."""
         tries = 0
         while alone:
-            built, later = self._built_alone(alone)
+            built, later = await read(self._stores, partial(self._built_alone, alone))
             left = await self._store(built) + later
             tries = 0 if len(left) < len(alone) else tries + 1
             if tries > RETRIES:
                 log_.error("scheduler.contended crons=%d", len(left))
-                await self._store(self._given_up(left))
+                await self._store(await read(self._stores, partial(self._given_up, left)))
                 return
             await asyncio.sleep(0.001 * tries)
             alone = left
@@ -116,10 +117,7 @@ class Firing:
 
     async def _built(self, dues: Sequence[Due]) -> tuple[Built, list[Due]]:
         """Transactions on what the read models show, and those that must be looked at one by one."""
-        known = self._plans.of_block(dues)
-        threads = [p.thread_id for p in known.values() if p.thread_id is not None]
-        lanes = self._plans.lanes(threads) if threads else {}
-        metadata = self._plans.thread_metadata(threads) if threads else {}
+        known, lanes, metadata = await read(self._stores, partial(self._known, dues))
         built: Built = []
         alone: list[Due] = []
         now = self._clock.now()
@@ -135,6 +133,16 @@ class Firing:
             if n % YIELD_EVERY == YIELD_EVERY - 1:
                 await asyncio.sleep(0)
         return built, alone
+
+    def _known(
+        self, dues: Sequence[Due]
+    ) -> tuple[dict[bytes, Planned], dict[UUID, Lane], dict[UUID, dict[str, Any]]]:
+        """Plans by cron, lanes and metadata by thread, as far as the read models show them."""
+        known = self._plans.of_block(dues)
+        threads = [planned.thread_id for planned in known.values() if planned.thread_id is not None]
+        if not threads:
+            return known, {}, {}
+        return known, Aggregates(self._log).lanes(threads), self._plans.thread_metadata(threads)
 
     def _built_alone(self, dues: Iterable[Due]) -> tuple[Built, list[Due]]:
         """Transactions on what the log has, and those that come behind another one of their thread."""
@@ -166,14 +174,13 @@ class Firing:
             return _by(_without_graph(plan, occurrence, planned), due, occurrence, now)
         if thread_id is None:
             return _by(request_stateless(plan, occurrence, now), due, occurrence, now)
-        thread = thread_of(thread_id, self._log.newest([thread_id]).values())
+        log = Aggregates(self._log)
+        thread = log.thread_or_none(thread_id)
         if thread is None:
             changes = skip(plan, occurrence, "refused", "its thread is gone")
             ended = Append(UUID(bytes=due.cron_id), due.version, (CronDeleted(reason="thread_deleted"),))
             return _by(changes + Changes(appends=(ended,)), due, occurrence, now)
-        changes = fire_on_thread(
-            plan, occurrence, self._plans.line(thread_id, plan.strategy), thread.metadata, now
-        )
+        changes = fire_on_thread(plan, occurrence, log.line(thread_id, plan.strategy), thread.metadata, now)
         return _by(changes, due, occurrence, now)
 
     def _given_up(self, dues: Iterable[Due]) -> Built:
@@ -191,7 +198,7 @@ def _fits(planned: Planned, lanes: dict[UUID, Lane], metadata: dict[UUID, dict[s
     if planned.plan is None or planned.thread_id is None:
         return planned.plan is not None
     # Whom it stops must be looked at.
-    stops = planned.plan.strategy in TAKES_PLACE and lanes[planned.thread_id].in_flight
+    stops = planned.plan.strategy in TAKES_PLACES and lanes[planned.thread_id].in_flight
     return planned.thread_id in metadata and not stops
 
 

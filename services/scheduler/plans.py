@@ -11,16 +11,14 @@ import msgspec
 
 from contracts.ledger import Payload
 from contracts.spec import CronPayload
-from domain.assistant import Assistant, assistant_of, default_assistant_id
-from domain.cron import cron_of
-from domain.decisions import Line, RunPlan, plan_of
-from domain.lane import TAKES_PLACES, Lane, MultitaskStrategy, lane_id_of, lane_of
-from domain.run import run_of
+from domain.assistant import Assistant, default_assistant_id
+from domain.decisions import RunPlan, plan_of
 from domain.timeline import Due
 from services.kit.eventlog import EventLog
 from services.kit.lifecycle import FAULTS
 from services.kit.queries import named
 from services.kit.views import Views
+from services.repository import Aggregates
 
 MOST_BYTES = 64 << 20
 """Of the plans that are kept: 20,000 small ones, or 1,000 of the largest payload that a cron may have."""
@@ -48,7 +46,7 @@ class Plans:
     """Plans of cron revisions, those made last kept; assistants until one changes."""
 
     def __init__(self, log: EventLog, views: Views, most_bytes: int = MOST_BYTES) -> None:
-        self._log, self._views, self._most_bytes = log, views, most_bytes
+        self._log, self.views, self._most_bytes = log, views, most_bytes
         self._bytes = 0
         self._plans: OrderedDict[tuple[bytes, int], Planned] = OrderedDict()
         self._assistants: dict[UUID, Assistant | None] = {}
@@ -66,7 +64,7 @@ class Plans:
         missing = [cron_id for cron_id in wanted if cron_id not in known]
         if missing:
             marks = ",".join("?" * len(missing))
-            rows = self._views.all(SQL["plans"].format(marks=marks), missing)
+            rows = self.views.all(SQL["plans"].format(marks=marks), missing)
             for row in rows:
                 if row["revision"] == wanted[row["cron_id"]]:
                     with suppress(*FAULTS):  # raised again by `of_stream`, for whoever asks for it alone
@@ -77,7 +75,7 @@ class Plans:
         """The same from the log; None when the cron is deleted, or edited since."""
         if (known := self._plans.get((due.cron_id, due.revision))) is not None:
             return known
-        cron = cron_of(UUID(bytes=due.cron_id), self._log.stream(UUID(bytes=due.cron_id)))
+        cron = Aggregates(self._log).cron(UUID(bytes=due.cron_id))
         if cron is None or cron.revision != due.revision:
             return None
         row = {
@@ -92,23 +90,11 @@ class Plans:
         }
         return self._kept(row)
 
-    def lanes(self, thread_ids: Sequence[UUID]) -> dict[UUID, Lane]:
-        """The lanes of these threads."""
-        newest = self._log.newest([lane_id_of(thread_id) for thread_id in thread_ids])
-        return {thread_id: lane_of(thread_id, newest.get(lane_id_of(thread_id))) for thread_id in thread_ids}
-
-    def line(self, thread_id: UUID, strategy: MultitaskStrategy) -> Line:
-        """A thread's lane, with the runs that stand in it when the strategy takes their places."""
-        lane = self.lanes([thread_id])[thread_id]
-        entries = lane.in_flight if strategy in TAKES_PLACES else ()
-        found = {entry.run_id: run_of(entry.run_id, self._log.stream(entry.run_id)) for entry in entries}
-        return Line(lane=lane, runs={run_id: run for run_id, run in found.items() if run is not None})
-
     def thread_metadata(self, thread_ids: Sequence[UUID]) -> dict[UUID, dict[str, Any]]:
         """Metadata of these threads, those that are gone left out."""
         marks = ",".join("?" * len(thread_ids))
         query = SQL["thread_metadata"].format(marks=marks)
-        rows = self._views.all(query, [thread_id.bytes for thread_id in thread_ids])
+        rows = self.views.all(query, [thread_id.bytes for thread_id in thread_ids])
         return {UUID(bytes=row["thread_id"]): msgspec.json.decode(row["metadata"]) for row in rows}
 
     def _kept(self, row: dict[str, Any]) -> Planned:
@@ -142,8 +128,7 @@ class Plans:
 
     def _assistant(self, assistant_id: UUID) -> Assistant | None:
         if assistant_id not in self._assistants:
-            newest = self._log.newest([assistant_id])
-            self._assistants[assistant_id] = assistant_of(assistant_id, newest.get(assistant_id))
+            self._assistants[assistant_id] = Aggregates(self._log).assistant_or_none(assistant_id)
         return self._assistants[assistant_id]
 
     def _spec(self, stored: str | bytes) -> CronPayload:

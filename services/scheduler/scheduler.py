@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -25,6 +26,7 @@ from domain.timeline import FOREVER, GRACE_S, Stretch, Timeline, timeline_of
 from services.kit.clock import Clock
 from services.kit.eventlog import EventLog
 from services.kit.lifecycle import FAULTS, Part, Supervised
+from services.kit.reads import read
 from services.kit.settings import Settings
 from services.kit.views import Views
 from services.scheduler.backlog import Backlog
@@ -119,15 +121,15 @@ class Scheduler:
         if not self._loaded.is_set():
             await self._load()
         await self._follow()
-        await self._fire_due(int(self._now()))
-        await self._backlog.look(self._now())
+        await self._fire_due(int(await self._now()))
+        await self._backlog.look(await self._now())
         await self._backlog.reschedule()
         await self._sleep()
 
     async def _fire_due(self, now: int) -> None:
         while (group := self._timer.due(now)) is not None:
             if group.next is not None and now - group.next > GRACE_S:
-                self._timer.scatter(group, BLOCK, self._highest, self._log.head())
+                self._timer.scatter(group, BLOCK, self._highest, await read(self._log, self._log.head))
                 await asyncio.sleep(0)
                 continue
             await self._fire_group(group)
@@ -142,7 +144,7 @@ class Scheduler:
             await self._firing.fire(dues)
 
     async def _sleep(self) -> None:
-        now = self._now()
+        now = await self._now()
         looks = (self._timer.next_due(), self._timer.next_look(), now if self._backlog.moved else None)
         until = min([now + POLL_S, *(at for at in looks if at is not None)])
         if until > now:
@@ -150,9 +152,10 @@ class Scheduler:
         else:
             await asyncio.sleep(0)
 
-    def _now(self) -> float:
+    async def _now(self) -> float:
         """Seconds that have come by the host's clock and by the store's; never backwards."""
-        wall = min(self._clock.wall_s(), self._log.clock().timestamp() + 2.0)
+        stores = await read(self._log, self._log.clock)
+        wall = min(self._clock.wall_s(), stores.timestamp() + 2.0)
         self._highest = max(self._highest, wall)
         return self._highest
 
@@ -161,11 +164,11 @@ class Scheduler:
     async def _load(self) -> None:
         """Take the crons over from the read model; twice is harmless."""
         if self._position is None:
-            self._position = self._log.head()
-        if self._views.position("crons") < self._position:
+            self._position = await read(self._log, self._log.head)
+        if await read(self._views, lambda: self._views.position("crons")) < self._position:
             raise ReadModelBehind(f"waiting for position {self._position}")
-        last, now = b"", self._now()
-        while rows := self._views.all(SQL["crons"], (last, PAGE)):
+        last, now = b"", await self._now()
+        while rows := await read(self._views, lambda: self._views.all(SQL["crons"], (last, PAGE))):  # noqa: B023
             for n, row in enumerate(rows):
                 try:
                     self._take(row, now)
@@ -191,11 +194,11 @@ class Scheduler:
             self._backlog.moved.add(cron_id)
 
     async def _follow(self) -> None:
-        head = self._log.head()
+        head = await read(self._log, self._log.head)
         assert self._position is not None
         while self._position < head:
-            events = self._log.read_topics("cron.", self._position, head, PAGE)
-            if self._log.read_topics("assistant.", self._position, head, 1):
+            events, assistants = await read(self._log, partial(self._page, self._position, head))
+            if assistants:
                 self._plans.forget_assistants()
             for recorded in events:
                 try:
@@ -205,6 +208,11 @@ class Scheduler:
                     self._firing.set_aside(recorded.stream_id.bytes, exc)
             self._position = events[-1].position if len(events) == PAGE else head
             await asyncio.sleep(0)
+
+    def _page(self, position: int, head: int) -> tuple[list[Recorded], bool]:
+        """The next events of crons, and whether an assistant has changed."""
+        events = self._log.read_topics("cron.", position, head, PAGE)
+        return events, bool(self._log.read_topics("assistant.", position, head, 1))
 
     def _apply(self, recorded: Recorded) -> None:
         cron_id, version, body = recorded.stream_id.bytes, recorded.version, recorded.body

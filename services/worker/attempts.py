@@ -10,6 +10,7 @@ from contracts.frames import RunEnded, StartRun
 from contracts.queries import Query, Rollback, State
 from services.kit.eventlog import EventLog
 from services.kit.project import Project
+from services.kit.reads import read
 from services.kit.settings import Settings
 from services.worker.children import ChildPool, NoPlace
 from services.worker.graph_child import ChildDied, NoAnswer
@@ -36,7 +37,9 @@ class Attempts:
         """What the run came to; None when there is nothing to settle (`loss`, `stop` or `verdict` says why)."""
         assert job.run is not None
         try:
-            start = start_of(job.run, kwargs_of(self._log, job.run.request.kwargs), job.token)
+            asked = job.run.request.kwargs
+            kwargs = await read(self._log, lambda: kwargs_of(self._log, asked))
+            start = start_of(job.run, kwargs, job.token)
         except InputErased as exc:
             return failure(job.run, "InputErased", str(exc))
         if job.run.request.graph_id not in self._project.graphs:

@@ -3,20 +3,24 @@
 import logging
 from collections.abc import Collection
 from datetime import datetime
+from functools import partial
 from uuid import UUID
 
-from contracts.ledger import Transaction
+import msgspec
+
+from contracts.ledger import Meta
 from domain.changes import Changes
 from domain.decisions import claim, may_claim
-from domain.lane import Lane
+from domain.lane import Lane, lane_id_of
 from domain.run import ClaimRun, Run, evolve, is_outcome
 from services.kit.clock import Clock
-from services.kit.commands import Conflict, execute
+from services.kit.commands import Conflict
 from services.kit.eventlog import EventLog
+from services.repository import Aggregates, Repository
 from services.worker.graph_child import Loss
 from services.worker.job import Done, Job, Later, Verdict
 from services.worker.lease import live_until
-from services.worker.loading import Story, lane_for, story_of
+from services.worker.loading import Story, story_of
 
 log_lines = logging.getLogger("cronledger.worker")
 
@@ -27,11 +31,29 @@ AFTER_LEASE_S = 0.25
 """Looked at this long after a lease should have ended: never a moment too early."""
 
 
+class Found(msgspec.Struct, frozen=True):
+    """What a claim is decided by."""
+
+    story: Story
+    now: datetime  # by the store's clock
+    left_s: float | None  # for which whoever has the run is alive at least, None: nobody is
+
+
+class Decision(msgspec.Struct, frozen=True):
+    """What a claim comes to: the run as it leaves it, and why there is nothing to run, if there is nothing."""
+
+    run: Run | None
+    corr: str
+    verdict: Verdict | None = None
+    changes: Changes = Changes()
+    began_ms: int = 0
+
+
 class Claims:
     """Claims runs for one worker; `running` are the ones that it has in hand."""
 
     def __init__(self, log: EventLog, clock: Clock, worker: str, running: Collection[UUID]) -> None:
-        self._log = log
+        self._repository = Repository(log)
         self._clock = clock
         self._worker = worker
         self._running = running
@@ -46,35 +68,42 @@ class Claims:
 
         Raises LogUnavailable: then nobody knows whether the claim was stored.
         """
+        lost, decided = job.attempt, Decision(None, "")
+
+        def decide(found: Found) -> Changes:
+            nonlocal decided
+            decided = self._decide(found, job.loss, lost)
+            return decided.changes
+
+        def meta(found: Found) -> Meta:
+            return found.story.meta(self._clock, "worker")
+
         try:
-            lost = job.attempt
-            job.token = await execute(self._log, lambda: self._decide(job, lost)) or 0
+            job.token = await self._repository.carry_out(partial(_found, job.run_id), decide, meta) or 0
             self._broken.pop(job.run_id, None)
         except Conflict:
-            job.verdict = Later(CONFLICT_DELAY_S)
+            decided = msgspec.structs.replace(decided, verdict=Later(CONFLICT_DELAY_S))
+        job.run, job.corr, job.verdict = decided.run, decided.corr, decided.verdict
+        job.began_ms = decided.began_ms
 
-    async def _decide(self, job: Job, lost: int) -> Transaction | None:
-        story = story_of(self._log, job.run_id)
-        job.run, job.corr = story.run, story.corr
-        if story.run is None or not story.run.is_active:
-            job.verdict = Done()
-            return None
+    def _decide(self, found: Found, loss: Loss | None, lost: int) -> Decision:
+        """What a claim comes to; `loss` is why our attempt of the number `lost` is void, if it is."""
+        story, lane, now = found.story, found.story.lane, found.now
+        run = story.run
+        if run is None or not run.is_active:
+            return Decision(run, story.corr, Done())
         # What we have lost is not to be taken from somebody who has it by now.
-        loss = job.loss if job.loss and story.run.attempt == lost else self._loss(story.run)
-        if isinstance(loss, Later):
-            job.verdict = loss
-            return None
-        lane, now = lane_for(self._log, story.run), self._log.clock()
-        if not may_claim(story.run, lane, now):
-            job.verdict = _later(story.run, lane, now)
-            return None
-        meta = story.meta(self._clock, "worker")
-        changes = claim(story.run, self._command(loss), lane, now)
-        job.run, job.verdict = _after(story, changes)
-        job.began_ms = int(meta.at.timestamp() * 1000)
-        return changes.by(meta)
+        why = loss if loss and run.attempt == lost else self._loss(run, found.left_s)
+        if isinstance(why, Later):
+            return Decision(run, story.corr, why)
+        if not may_claim(run, lane, now):
+            return Decision(run, story.corr, _later(run, lane, now))
+        changes = claim(run, self._command(why), lane, now)
+        began_ms = int(story.meta(self._clock, "worker").at.timestamp() * 1000)
+        after, verdict = _after(run, changes)
+        return Decision(after, story.corr, verdict, changes, began_ms)
 
-    def _loss(self, run: Run) -> Loss | Later | None:
+    def _loss(self, run: Run, left_s: float | None) -> Loss | Later | None:
         """Why a former claim is void, None without one; or when to ask again, while it is not.
 
         A worker's death counts against its runs, one of them may have used up the host; so does what broke here.
@@ -88,7 +117,6 @@ class Claims:
                 return Later(5.0)  # delivered a second time while we are at it
             broke = self._broken.get(run.run_id)
             return Loss(broke or f"given up by {run.worker}", counts=broke is not None)
-        left_s = live_until(self._log, run.worker)
         if left_s is not None:
             return Later(left_s + AFTER_LEASE_S)
         return Loss(f"lease of {run.worker} expired", counts=True)
@@ -99,6 +127,15 @@ class Claims:
         return ClaimRun(worker=self._worker, lost=loss.why, excused=not loss.counts)
 
 
+def _found(run_id: UUID, log: Aggregates) -> Found:
+    story = story_of(log, run_id)
+    # Whoever is at its head only leaves by an event of its own run, and others may join meanwhile.
+    log.forget(lane_id_of(story.lane.thread_id))
+    run = story.run
+    left_s = live_until(log.log, run.worker) if run is not None and run.status == "running" else None
+    return Found(story, log.log.clock(), left_s)
+
+
 def _later(run: Run, lane: Lane, now: datetime) -> Later:
     """When the turn of a run may come that waits for its instant, or for whoever is before it."""
     not_before = run.request.not_before
@@ -107,16 +144,13 @@ def _later(run: Run, lane: Lane, now: datetime) -> Later:
     return Later(min(TURN_DELAY_S, max(0.0, (not_before - now).total_seconds())))
 
 
-def _after(story: Story, changes: Changes) -> tuple[Run | None, Verdict | None]:
+def _after(run: Run, changes: Changes) -> tuple[Run | None, Verdict | None]:
     """The run as the changes leave it; when they end it, there is nothing to run."""
-    run = story.run
-    assert run is not None
-    run_id = run.run_id
-    bodies = [body for append in changes.appends if append.stream_id == run_id for body in append.bodies]
+    bodies = [body for append in changes.appends if append.stream_id == run.run_id for body in append.bodies]
     after: Run | None = run
     for body in bodies:
-        after = evolve(after, run_id, body)
+        after = evolve(after, run.run_id, body)
     ended = any(is_outcome(body) for body in bodies)
     if ended:
-        log_lines.warning("run.given_up run_id=%s attempt=%d", run_id, run.attempt)
+        log_lines.warning("run.given_up run_id=%s attempt=%d", run.run_id, run.attempt)
     return after, Done() if ended else None

@@ -8,6 +8,7 @@ from pathlib import Path
 from services.kit.clock import Clock
 from services.kit.eventlog import EventLog, LeaseRow
 from services.kit.mendable import naming
+from services.kit.reads import read
 
 PREFIX = "worker."
 MARGIN = 0.9
@@ -39,7 +40,7 @@ async def void_leases(log: EventLog, prefix: str) -> int:
 
     For a process that knows that their holders are dead, because it has the data folder for itself now.
     """
-    rows = log.leases(prefix)
+    rows = await read(log, lambda: log.leases(prefix))
     for row in rows:
         await log.renew_lease(row.name, row.holder, 0)
     return len(rows)

@@ -7,10 +7,11 @@ import msgspec
 
 from contracts.api import RunKwargs
 from contracts.ledger import Meta, Payload, Recorded
-from domain.lane import Lane, lane_id_of, lane_of
+from domain.lane import Lane
 from domain.run import Run, run_of
 from services.kit.clock import Clock
 from services.kit.eventlog import EventLog
+from services.repository import Aggregates
 
 TICK = timedelta(milliseconds=1)
 
@@ -20,10 +21,11 @@ class InputErased(Exception):
 
 
 class Story(msgspec.Struct, frozen=True):
-    """A run with the events that tell of it, oldest first."""
+    """A run with the events that tell of it, oldest first, and the lane in which it stands."""
 
     run: Run | None
     events: list[Recorded]
+    lane: Lane
 
     @property
     def corr(self) -> str:
@@ -41,19 +43,13 @@ class Story(msgspec.Struct, frozen=True):
         )
 
 
-def story_of(log: EventLog, run_id: UUID) -> Story:
+def story_of(log: Aggregates, run_id: UUID) -> Story:
     """The run as the log has it now; its run is None when there is none, or it was skipped."""
     events = log.stream(run_id)
-    return Story(run_of(run_id, events), events)
-
-
-def lane_for(log: EventLog, run: Run) -> Lane:
-    """The lane in which the run stands; an empty one for a run with a thread of its own."""
-    thread_id = run.request.thread_id
-    if run.request.temporary:
-        return Lane(thread_id=thread_id)
-    lane_id = lane_id_of(thread_id)
-    return lane_of(thread_id, log.newest([lane_id]).get(lane_id))
+    run = run_of(run_id, events)
+    if run is None or run.request.temporary:  # it has a thread of its own
+        return Story(run, events, Lane(thread_id=run.request.thread_id if run else run_id))
+    return Story(run, events, log.lane(run.request.thread_id))
 
 
 def kwargs_of(log: EventLog, payload: Payload) -> RunKwargs:

@@ -1,18 +1,19 @@
 """The settlement: the outcome and the leaving of the lane in one append, if the attempt is still ours."""
 
 import logging
+from collections.abc import Callable
 
 from contracts.events import RunRolledBack, Settled
-from contracts.ledger import Transaction
 from domain import run as runs
 from domain.changes import Changes
 from domain.decisions import settle
 from domain.run import ReleaseRun, SettleRun
 from services.kit.clock import Clock
-from services.kit.commands import execute
 from services.kit.eventlog import EventLog
+from services.kit.reads import read
+from services.repository import Repository
 from services.worker.job import Job
-from services.worker.loading import Story, lane_for, story_of
+from services.worker.loading import Story, story_of
 from services.worker.outcomes import Ending
 
 log_lines = logging.getLogger("cronledger.worker")
@@ -25,7 +26,7 @@ class Settlements:
     """Settles the runs of one worker."""
 
     def __init__(self, log: EventLog, clock: Clock) -> None:
-        self._log = log
+        self._log, self._repository = log, Repository(log)
         self._clock = clock
 
     async def settle(self, job: Job, ending: Ending) -> int:
@@ -35,19 +36,20 @@ class Settlements:
         """
         is_ours = True
 
-        async def decide() -> Transaction | None:
+        def decide(story: Story) -> Changes:
             nonlocal is_ours
-            story = story_of(self._log, job.run_id)
-            if _is_open(story, job.attempt):
-                return self._transaction(story, ending, job.attempt)
-            is_ours = _is_settled_by(story, job.attempt)
-            return None
+            if not _is_open(story, job.attempt):
+                is_ours = _is_settled_by(story, job.attempt)
+                return Changes()
+            assert story.run is not None
+            command = SettleRun(attempt=job.attempt, outcome=ending.outcome)
+            return settle(story.run, command, story.lane) + Changes(blobs=ending.blobs)
 
-        position = await execute(self._log, decide, attempts=ATTEMPTS)
+        position = await self._carry_out(job, decide)
         if position is None and not is_ours:
             log_lines.warning("run.fenced run_id=%s attempt=%d", job.run_id, job.attempt)
             return 0
-        return position or self._log.head()
+        return await read(self._log, self._log.head) if position is None else position
 
     async def give_back(self, job: Job) -> None:
         """Say that this worker leaves the run to others; harmless when it is not ours any more.
@@ -55,22 +57,23 @@ class Settlements:
         Raises LogUnavailable, Conflict: then others have it when our lease has ended.
         """
 
-        async def decide() -> Transaction | None:
-            story = story_of(self._log, job.run_id)
+        def decide(story: Story) -> Changes:
             if not _is_open(story, job.attempt):
-                return None
+                return Changes()
             assert story.run is not None
-            events = runs.decide(story.run, ReleaseRun(attempt=job.attempt))
-            return Changes(appends=runs.appends(story.run, events)).by(story.meta(self._clock, "worker"))
+            return Changes(
+                appends=runs.appends(story.run, runs.decide(story.run, ReleaseRun(attempt=job.attempt)))
+            )
 
-        await execute(self._log, decide)
+        await self._carry_out(job, decide)
 
-    def _transaction(self, story: Story, ending: Ending, attempt: int) -> Transaction:
-        assert story.run is not None
-        meta = story.meta(self._clock, "worker")
-        command = SettleRun(attempt=attempt, outcome=ending.outcome)
-        changes = settle(story.run, command, lane_for(self._log, story.run))
-        return (changes + Changes(blobs=ending.blobs)).by(meta)
+    async def _carry_out(self, job: Job, decide: Callable[[Story], Changes]) -> int | None:
+        return await self._repository.carry_out(
+            lambda log: story_of(log, job.run_id),
+            decide,
+            lambda story: story.meta(self._clock, "worker"),
+            attempts=ATTEMPTS,
+        )
 
 
 def _is_open(story: Story, attempt: int) -> bool:

@@ -21,6 +21,7 @@ from services.kit.eventlog import BadTransaction, EventLog, LogUnavailable
 from services.kit.lifecycle import FAULTS, Part, Supervised
 from services.kit.project import Project
 from services.kit.settings import Settings
+from services.repository import Repository
 from services.worker.answering import Answering
 from services.worker.attempts import Attempts
 from services.worker.children import ChildPool
@@ -62,6 +63,7 @@ class Worker:
         self._executing: set[UUID] = set()
         self._trouble = ""
         self._tasks: set[asyncio.Task[None]] = set()
+        self._repository = Repository(log)
         self._lease = WorkerLease(log, clock, worker_id, settings.lease_s)
         self._claims = Claims(log, clock, worker_id, self._executing)
         self._settlements = Settlements(log, clock)
@@ -279,14 +281,14 @@ class Worker:
             with contextlib.suppress(ConnectionError):
                 await job.delivery.in_progress()
         for job in list(self._jobs.values()):
-            self._look_for_cancel(job)
+            await self._look_for_cancel(job)
         await asyncio.sleep(self._settings.lease_s / 3)
 
-    def _look_for_cancel(self, job: Job) -> None:
+    async def _look_for_cancel(self, job: Job) -> None:
         if job.run_id not in self._executing:
             return
         try:
-            run = story_of(self._log, job.run_id).run
+            run = (await self._repository.load(lambda log: story_of(log, job.run_id))).run
         except FAULTS as exc:  # this one alone is not heard; its attempt ends of it
             log_.error("run.unreadable run_id=%s", job.run_id, exc_info=exc)
             return
@@ -298,4 +300,4 @@ class Worker:
     async def _on_cancel(self, msg: Msg) -> None:
         for run_id, job in list(self._jobs.items()):
             if msg.subject == run_cancel_subject(run_id):
-                self._look_for_cancel(job)
+                await self._look_for_cancel(job)

@@ -14,6 +14,7 @@ from domain.errors import MustRollBack
 from domain.run import MAX_LOSSES, CancelRun
 from services.kit.eventlog import LogUnavailable
 from services.kit.ids import uuid7
+from services.repository import Aggregates
 from services.worker.job import Done, Job, Later
 from services.worker.lease import WorkerLease, live_until, void_leases
 from services.worker.loading import story_of
@@ -214,7 +215,7 @@ async def test_a_run_that_is_given_back_is_anybodys_at_once(bench: Bench) -> Non
     settlements = Settlements(bench.log, bench.store_clock)
     for _ in range(2):  # twice is harmless
         await settlements.give_back(job)
-    story = story_of(bench.log, job.run_id)
+    story = story_of(Aggregates(bench.log), job.run_id)
     assert sum(isinstance(e.body, RunReleased) for e in story.events) == 1
     again = await bench.claim(job.run_id, "w2")
     assert (again.verdict, again.attempt) == (None, 2)

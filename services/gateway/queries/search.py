@@ -11,6 +11,7 @@ from domain.errors import ThreadNotFound
 from projections.facets import LARGE
 from services.gateway.parts import GatewayParts
 from services.gateway.queries.filters import END, SQL, Condition, Driver, Filter, Kind, has_facet
+from services.kit.reads import read
 from services.kit.views import Views
 
 FEW = 500
@@ -39,7 +40,7 @@ async def search(views: Views, wanted: Filter, part: Page) -> tuple[list[Any], d
     keys, total = await find(views, wanted, part)
     more = len(keys) > part.limit
     if total is None:
-        total = _at_least(views, wanted, part) if more else part.offset + len(keys)
+        total = await read(views, lambda: _at_least(views, wanted, part)) if more else part.offset + len(keys)
     headers = {"X-Pagination-Total": str(total)}
     if more:
         headers["X-Pagination-Next"] = str(part.offset + part.limit)
@@ -48,7 +49,7 @@ async def search(views: Views, wanted: Filter, part: Page) -> tuple[list[Any], d
 
 async def find(views: Views, wanted: Filter, part: Page) -> tuple[list[Any], int | None]:
     """The keys of a page and one more if there is one; how many match, None when that was not looked for."""
-    driver = _rarest(views, wanted, FEW + part.offset + part.limit)
+    driver = await read(views, lambda: _rarest(views, wanted, FEW + part.offset + part.limit))
     query, params = gathering(wanted, part, driver) if driver else walking(wanted, part)
     rows = await _rows(views, query, params, apart=driver is None and not wanted.is_plain)
     keys = [row["id"] for row in rows]
@@ -58,16 +59,16 @@ async def find(views: Views, wanted: Filter, part: Page) -> tuple[list[Any], int
 async def keys_of(views: Views, wanted: Filter) -> list[Any]:
     """The key of every row that matches, in the order of the keys."""
     everything = Page((1 << 62) - 1, 0, wanted.kind.key, "ASC")
-    driver = _rarest(views, wanted, everything.limit)
+    driver = await read(views, lambda: _rarest(views, wanted, everything.limit))
     query, params = gathering(wanted, everything, driver) if driver else walking(wanted, everything)
     return [row["id"] for row in await _rows(views, query, params, apart=not wanted.is_plain)]
 
 
 async def count(views: Views, wanted: Filter) -> int:
     """How many rows match: exactly, so it costs what it counts; of JSON that many have, a look at each row."""
-    driver = _rarest(views, wanted, FEW)
+    driver = await read(views, lambda: _rarest(views, wanted, FEW))
     if driver is None and wanted.facets and len(wanted.tests) == 1:
-        return _facets_counted(views, wanted)
+        return await read(views, lambda: _facets_counted(views, wanted))
     if driver is None and wanted.is_plain and len(wanted.drivers) == 1:
         driver = wanted.drivers[0]
     query, params = counting(wanted, driver)
@@ -165,7 +166,9 @@ def _facets_counted(views: Views, wanted: Filter) -> int:
 
 async def _rows(views: Views, query: str, params: list[Any], *, apart: bool) -> list[Row]:
     """The rows; `apart` = in a thread, because many rows may be looked at."""
-    return await asyncio.to_thread(views.all, query, params) if apart else views.all(query, params)
+    if apart:
+        return await asyncio.to_thread(views.all, query, params)
+    return await read(views, lambda: views.all(query, params))
 
 
 def _params(tests: Iterable[Condition]) -> list[Any]:

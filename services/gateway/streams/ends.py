@@ -1,12 +1,13 @@
 """Who waits for the end of a run: whenever the read models move, a look at the runs of which something happened."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from uuid import UUID
 
 from contracts.events import BODIES, RunDeleted, RunRolledBack, Settled, ThreadDeleted
 from services.gateway.queries.filters import SQL
 from services.kit.lifecycle import Part, Supervised
+from services.kit.reads import read
 from services.kit.views import Row, Views
 
 LOOK_S = 1.0
@@ -83,7 +84,7 @@ class Ends:
         try:
             # First wait, then look: what the read models show from now on is told.
             await asyncio.sleep(0)
-            for run_id in self._ended():
+            for run_id in await self._ended():
                 for told in self._watched.pop(run_id, []):
                     told()
             if self._watched:
@@ -94,15 +95,15 @@ class Ends:
         if len(self._watched) > MANY:
             await asyncio.sleep(PAUSE_S)
 
-    def _ended(self) -> list[UUID]:
+    async def _ended(self) -> list[UUID]:
         """The watched runs that are over or gone, among those of which something has happened since the last look."""
-        happened, seen = self._happened()
+        happened, seen = await read(self._views, self._happened)
         touched = {UUID(bytes=row["run_id"]) for row in happened if row["run_id"]}
         deleted = {row["thread_id"] for row in happened if row["topic"] == ThreadDeleted.TOPIC}
         if deleted:
             touched |= self._watched.keys()  # of a deleted thread, which are not told of one by one
         asked = (self._fresh | self._behind | touched) & self._watched.keys()
-        found = {run_id: self._views.one(SQL["not_ended"], (run_id.bytes,)) for run_id in asked}
+        found = await read(self._views, lambda: self._not_ended(asked))
         over = {UUID(bytes=row["run_id"]) for row in happened if row["topic"] in ENDINGS} | self._behind
         active = {run_id: row["thread_id"] for run_id, row in found.items() if row is not None}
         self._behind = {run_id for run_id, thread in active.items() if run_id in over or thread in deleted}
@@ -110,6 +111,9 @@ class Ends:
         self._fresh = set(ended)  # until they are told
         self._seen = seen
         return ended
+
+    def _not_ended(self, asked: Iterable[UUID]) -> dict[UUID, Row | None]:
+        return {run_id: self._views.one(SQL["not_ended"], (run_id.bytes,)) for run_id in asked}
 
     def _happened(self) -> tuple[list[Row], int]:
         """What happened since the last look, and the position up to which that is all."""

@@ -8,6 +8,7 @@ from services.kit.bus import Bus, Msg, Subscription
 from services.kit.eventlog import EventLog
 from services.kit.eventlog.remote import serve_remote
 from services.kit.lifecycle import Part, Supervised
+from services.kit.reads import read
 
 
 class LogOwner:
@@ -51,7 +52,7 @@ class LogOwner:
         await self._news.wait()
         self._news.clear()
         try:
-            await self._bus.publish(log_nudge_subject(), str(self._log.head()).encode())
+            await self._bus.publish(log_nudge_subject(), str(await read(self._log, self._log.head)).encode())
         except BaseException:
             self._news.set()
             raise

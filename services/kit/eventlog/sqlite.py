@@ -13,6 +13,7 @@ from services.kit.eventlog.reading import SQL, SqliteReader
 from services.kit.eventlog.recorder import open_writer
 from services.kit.eventlog.writer import GroupWriter
 from services.kit.lifecycle import Part
+from services.kit.reads import read
 
 Outcome = int | WrongExpectedVersion
 
@@ -86,7 +87,8 @@ class SqliteLog(SqliteReader):
             return cursor.rowcount == 1
 
         held: bool = await self._writer.do(work)
-        return next((row for row in self.leases(name) if row.name == name), None) if held else None
+        rows = await read(self, lambda: self.leases(name)) if held else []
+        return next((row for row in rows if row.name == name), None)
 
     async def move_cursor(self, name: str, position: int) -> None:
         def work(db: sqlite3.Connection) -> None:
