@@ -1,12 +1,16 @@
 """Load, decide, append; and once more when somebody was quicker."""
 
 import asyncio
-import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
 from contextlib import asynccontextmanager
 
+from tenacity import wait_random_exponential
+
 from contracts.ledger import Transaction
 from services.kit.eventlog import EventLog, WrongExpectedVersion
+from services.kit.retries import pause_s
+
+COLLIDED = wait_random_exponential(multiplier=0.002, max=0.5)
 
 
 class Conflict(Exception):
@@ -21,15 +25,14 @@ async def execute(
     `decide` reads the state that it needs by itself, each time anew. Raises Conflict, LogUnavailable and
     whatever `decide` refuses.
     """
-    for attempt in range(attempts):
+    for attempt in range(1, attempts + 1):
         tx = await decide()
         if tx is None or not tx.appends:
             return None
         try:
             return await log.append(tx)
         except WrongExpectedVersion:
-            if attempt:
-                await asyncio.sleep(random.uniform(0, 0.002 * 2**attempt))  # noqa: S311
+            await asyncio.sleep(pause_s(COLLIDED, attempt))
     raise Conflict("The object was changed by others at the same time; try again.")
 
 

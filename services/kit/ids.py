@@ -1,14 +1,10 @@
 """Fresh ids."""
 
-import os
-import time
 from uuid import UUID
 
+from uuid_utils.compat import uuid7
 
-def uuid7() -> UUID:
-    """A new time-ordered UUID (RFC 9562, version 7): 48 bits of milliseconds, the rest random."""
-    value = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10), "big")
-    return UUID(int=value & ~(0xF << 76) & ~(0x3 << 62) | (7 << 76) | (2 << 62))
+__all__ = ["parse_uuid", "uuid7"]
 
 
 def parse_uuid(text: str) -> UUID | None:

@@ -2,15 +2,16 @@
 
 import asyncio
 import logging
-import random
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import msgspec
+from tenacity import wait_random_exponential
 
 from contracts.codec import UnknownTopic
+from services.kit.retries import pause_s
 
 FAULTS = (
     ArithmeticError,
@@ -222,7 +223,7 @@ class Loop:
         self.name = name
         self.parts: Sequence[Part] = ()
         self.failing = ""
-        self._most_s = most_s
+        self._wait = wait_random_exponential(multiplier=0.1, max=most_s, min=min(0.05, most_s))
         self._failures = 0
 
     def _well(self) -> None:
@@ -236,8 +237,7 @@ class Loop:
             self._log.error("%s.failed", self.name, exc_info=exc)
         else:
             self._log.warning("%s.failed_again failures=%d error=%s", self.name, self._failures, self.failing)
-        longest_s = min(self._most_s, 0.05 * 2.0 ** min(self._failures, 10))
-        return longest_s * random.uniform(0.5, 1.0)  # noqa: S311
+        return pause_s(self._wait, self._failures)
 
 
 class Supervised(Loop):

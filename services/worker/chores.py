@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from uuid import UUID
 
 import msgspec
+from tenacity import wait_exponential
 
 from contracts.queries import Forget
 from contracts.subjects import CHORES, DEFAULT_POOL, RUNS, run_queue_subject
@@ -16,11 +17,12 @@ from services.kit.bus.work import Delivery, PullLoop
 from services.kit.eventlog import EventLog
 from services.kit.lifecycle import Supervised
 from services.kit.reads import read
+from services.kit.retries import pause_s
 from services.worker.graph_child import NoAnswer
 
 AT_ONCE = 4
 ACK_WAIT_S = 30.0
-MOST_BACK_OFF_S = 600.0
+NOT_DONE = wait_exponential(multiplier=2.0, max=600.0)
 STOP_S = 1.0
 Ask = Callable[[str, msgspec.Raw], Awaitable[msgspec.Raw]]
 log_ = logging.getLogger("cronledger.worker")
@@ -84,7 +86,7 @@ class Chores:
             log_.warning("chore.failed chore=%s deliveries=%d error=%s", chore, delivery.num_delivered, exc)
         finally:
             # Whatever it was: a message without an answer would keep its slot.
-            await delivery.nak(back_off_s(delivery.num_delivered))  # nothing when it is done
+            await delivery.nak(pause_s(NOT_DONE, delivery.num_delivered))  # nothing when it is done
 
 
 async def forget_deleted(log: EventLog, ask: Ask, thread_id: UUID, *, fence: bool = False) -> None:
@@ -100,8 +102,3 @@ async def forget_deleted(log: EventLog, ask: Ask, thread_id: UUID, *, fence: boo
     if not lives:
         query = Forget(thread_id=str(thread_id), token=head, fence=fence)
         await ask(query.VERB, msgspec.Raw(msgspec.json.encode(query)))
-
-
-def back_off_s(deliveries: int) -> float:
-    """How long to wait after so many deliveries, from one on."""
-    return min(MOST_BACK_OFF_S, 2.0 ** min(deliveries, 10))

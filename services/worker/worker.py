@@ -4,9 +4,11 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Sequence
+from itertools import count
 from uuid import UUID
 
 import msgspec
+from tenacity import wait_exponential
 
 from contracts.subjects import DEFAULT_POOL, NORMAL, RUNS, run_cancel_subject, run_queue_subject
 from contracts.work import RunDue
@@ -20,6 +22,7 @@ from services.kit.commands import Conflict
 from services.kit.eventlog import BadTransaction, EventLog, LogUnavailable
 from services.kit.lifecycle import FAULTS, Part, Supervised
 from services.kit.project import Project
+from services.kit.retries import pause_s
 from services.kit.settings import Settings
 from services.repository import Repository
 from services.worker.answering import Answering
@@ -40,6 +43,7 @@ FAILED_DELAY_S = 1.0
 GIVE_UP_S = 4.5
 """How long the runs in hand may take to be given back when the worker stops: a word, a kill, an append."""
 RELEASE_S = 1.0
+NOT_SETTLED = wait_exponential(multiplier=0.05, max=2.0)
 log_ = logging.getLogger("cronledger.worker")
 
 
@@ -231,8 +235,7 @@ class Worker:
 
     async def _settle(self, job: Job, ending: Ending) -> bool:
         """True when the outcome is in the log; False when the run is not ours any more."""
-        pause_s = 0.05
-        while True:
+        for attempt in count(1):
             try:
                 position = await self._settlements.settle(job, ending)
                 break
@@ -250,8 +253,7 @@ class Worker:
                 # The result is at hand and the lease goes on: try as long as it takes.
                 self._trouble = f"an outcome could not be stored: {exc}"
                 log_.warning("run.not_settled run_id=%s error=%s", job.run_id, exc)
-                await asyncio.sleep(pause_s)
-                pause_s = min(2.0, 2 * pause_s)
+                await asyncio.sleep(pause_s(NOT_SETTLED, attempt))
         if position and job.feed is not None:
             await job.feed.settled(position)
         return position > 0

@@ -21,6 +21,13 @@ def run(**changes: Any) -> dict[str, Any]:
     return {**RUN, **changes}
 
 
+def deep(levels: int) -> dict[str, Any]:
+    value: dict[str, Any] = {}
+    for _ in range(levels):
+        value = {"a": value}
+    return value
+
+
 # (method, path, body, status, what the detail must name)
 CASES: list[tuple[str, str, Any, int, str]] = [
     # bodies that are none
@@ -173,6 +180,7 @@ CASES: list[tuple[str, str, Any, int, str]] = [
     ("GET", "/runs/{unknown}/stream", None, 404, "Run"),
     # runs without a thread
     ("POST", "/runs", {}, 422, "assistant_id"),
+    ("PUT", "/store/items", {"namespace": ["a"], "key": "k", "value": deep(300)}, 422, "value"),
     ("POST", "/runs", run(assistant_id="nobody"), 422, "assistant_id"),
     ("POST", "/runs", run(assistant_id=str(uuid4())), 404, "assistant"),
     ("POST", "/runs", run(on_completion="burn"), 422, "on_completion"),

@@ -19,7 +19,8 @@ from services.kit.bus.nats import NatsBus
 from services.kit.bus.work import WorkQueue
 from services.kit.eventlog import EventLog
 from services.kit.eventlog.sqlite import SqliteLog
-from services.worker.chores import AT_ONCE, Chores, back_off_s
+from services.kit.retries import pause_s
+from services.worker.chores import AT_ONCE, NOT_DONE, Chores
 from services.worker.graph_child import NoAnswer
 
 
@@ -121,6 +122,6 @@ async def test_a_thread_that_lives_again_is_not_forgotten(bus: NatsBus, log: Eve
     assert child.asked == [dead]
 
 
-@pytest.mark.parametrize(("deliveries", "pause_s"), [(1, 2), (3, 8), (10, 600), (10_000, 600)])
-def test_the_pause_grows_and_has_an_end(deliveries: int, pause_s: float) -> None:
-    assert back_off_s(deliveries) == pause_s
+@pytest.mark.parametrize(("deliveries", "seconds"), [(1, 2), (3, 8), (10, 600), (10_000, 600)])
+def test_the_pause_grows_and_has_an_end(deliveries: int, seconds: float) -> None:
+    assert pause_s(NOT_DONE, deliveries) == seconds

@@ -14,9 +14,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from tenacity import wait_exponential
+
 from services.kit.bus import Endpoint
 from services.kit.lifecycle import Part, ended
 from services.kit.mendable import Mendable
+from services.kit.retries import pause_s
 
 log_ = logging.getLogger("cronledger.nats")
 START_S = 15.0
@@ -25,6 +28,7 @@ LINE_S = 1.0
 STOP_S = 4.0
 """After so long it is killed: what was acknowledged is on the disk."""
 RESTARTS_A_MINUTE = 3
+DIED = wait_exponential(multiplier=0.05, exp_base=4, max=3.2)
 # The child asks the kernel to be ended with its parent, then becomes the server. An exec shim, because code
 # that runs between fork and exec is not safe beside threads. Linux only; elsewhere the lock tells of an orphan.
 SHIM = (
@@ -233,7 +237,7 @@ class EmbeddedNats:
             log_.warning("nats.died code=%s restarts=%d", process.returncode, len(restarts))
             if len(restarts) > RESTARTS_A_MINUTE:
                 return
-            await asyncio.sleep(0.05 * 4 ** (len(restarts) - 1))
+            await asyncio.sleep(pause_s(DIED, len(restarts)))
             try:
                 await self._again()
             except (NatsStartFailed, OSError) as exc:

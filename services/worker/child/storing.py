@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import aiosqlite
+import orjson
 from langgraph.store.base import NOT_PROVIDED, GetOp, Op, PutOp, Result, SearchOp
 from langgraph.store.sqlite.aio import AsyncSqliteStore
 
@@ -180,6 +181,10 @@ def provided(place: str) -> Any:
 async def put(store: Store, ask: dict[str, Any]) -> None:
     """Keep a value."""
     ttl = ask.get("ttl")
+    try:
+        orjson.dumps(ask["value"])  # as the store will: what it can't write is told by the name of the field
+    except TypeError as exc:
+        raise BadQuestion(f"value: {exc}") from exc
     try:
         await store.aput(
             tuple(ask["namespace"]),
