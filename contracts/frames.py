@@ -71,7 +71,7 @@ class StartRun(Frame, frozen=True, kw_only=True, tag="start"):
     temporary: bool = False
 
 
-class CancelRun(Frame, frozen=True, kw_only=True, tag="cancel"):
+class StopRun(Frame, frozen=True, kw_only=True, tag="cancel"):
     """Stop a run at its next await point."""
 
     run_id: str
@@ -151,7 +151,7 @@ class Told(Frame, frozen=True, kw_only=True, tag="told"):
 
 
 FromChild = Ready | LoadFailed | Emitted | RunEnded | Told
-ToChild = Hello | StartRun | CancelRun | Ask | Drop
+ToChild = Hello | StartRun | StopRun | Ask | Drop
 
 _encode = msgspec.json.Encoder().encode
 _decoder: msgspec.json.Decoder[FromChild] = msgspec.json.Decoder(FromChild)

@@ -100,7 +100,7 @@ class OpenLane(msgspec.Struct, frozen=True, kw_only=True, tag="lane.open"):
 LaneCommand = JoinLane | StartInLane | StopInLane | LeaveLane | CloseLane | OpenLane
 
 
-class Stop(msgspec.Struct, frozen=True):
+class Displaced(msgspec.Struct, frozen=True):
     """A run that is to stop because another one takes its place."""
 
     run_id: UUID
@@ -151,7 +151,7 @@ def appends(lane: Lane, events: Sequence[LaneChanged]) -> tuple[Append, ...]:
     return (Append(lane.stream_id, lane.version, tuple(events)),) if events else ()
 
 
-def stops(lane: Lane, command: JoinLane) -> tuple[Stop, ...]:
+def stops(lane: Lane, command: JoinLane) -> tuple[Displaced, ...]:
     """The runs that must stop when the command is carried out, in the order of the line.
 
     One that was asked to stop before is on its way: its first reason stays.
@@ -159,7 +159,7 @@ def stops(lane: Lane, command: JoinLane) -> tuple[Stop, ...]:
     if command.strategy not in TAKES_PLACES or lane.holds(command.run_id):
         return ()
     action: Literal["interrupt", "rollback"] = "interrupt" if command.strategy == "interrupt" else "rollback"
-    return tuple(Stop(entry.run_id, action) for entry in lane.in_flight if not entry.stopping)
+    return tuple(Displaced(entry.run_id, action) for entry in lane.in_flight if not entry.stopping)
 
 
 def is_due(entry: LaneRun, now: datetime) -> bool:

@@ -6,7 +6,7 @@ from litestar.di import Provide
 from litestar.types import ASGIApp
 
 from services.gateway.bodies import GatewayRequest, JsonBody
-from services.gateway.envelope import Envelope, caller, canonical_ids
+from services.gateway.envelope import RequestEnvelope, caller, canonical_ids
 from services.gateway.openapi import openapi_config, page_assets
 from services.gateway.parts import GatewayParts
 from services.gateway.problems import problem
@@ -59,7 +59,7 @@ def build_app(parts: GatewayParts) -> ASGIApp:
         debug=False,
     )
     # Around everything: what is not found has an id too.
-    return Envelope(app)
+    return RequestEnvelope(app)
 
 
 __all__ = ["GatewayParts", "build_app"]

@@ -54,7 +54,7 @@ def caller(request: Request[Any, Any, Any]) -> Caller:
     return Caller(request.scope["state"]["request_id"])
 
 
-class Envelope:
+class RequestEnvelope:
     """Gives each request its id, which the answer carries too, and brings the query into one form.
 
     An empty value of a query is as good as absent, and a flag may be `yes`: clients send both.

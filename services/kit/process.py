@@ -27,7 +27,7 @@ class PartEnded(Exception):
     """A part has ended though nobody stopped it: the process must end. The text says which, and why."""
 
 
-class Ending:
+class Shutdown:
     """What signals ask for: the first one for an end in order, within ten seconds; the second one for one at once."""
 
     def __init__(self, whole: Whole) -> None:
@@ -85,7 +85,7 @@ async def run(whole: Whole, ready: Callable[[], str]) -> None:
 
     Raises what a start raises, and PartEnded. Ends the process with HUNG when it can't be stopped.
     """
-    ending = Ending(whole)
+    ending = Shutdown(whole)
     ending.listen()
     try:
         await _unless(ending.asked, whole.start())

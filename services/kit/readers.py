@@ -10,7 +10,7 @@ CLOSE_S = 2.0
 """How long a read that was interrupted may take to notice; a connection still in use then is left to the process."""
 
 
-class Answer(NamedTuple):
+class Fetched(NamedTuple):
     """What a query found; of each column its name and what else the driver says of it."""
 
     columns: Sequence[Any]
@@ -31,7 +31,7 @@ class Readers:
         self._open: list[_Lent] = []
         self._guard = threading.Lock()
 
-    def fetch(self, query: str, params: Sequence[Any] = (), most: int = -1) -> Answer:
+    def fetch(self, query: str, params: Sequence[Any] = (), most: int = -1) -> Fetched:
         """The rows, `most` of them at most, through the connection of this thread.
 
         Raises sqlite3.Error, also when there is no file, and when everything is being closed.
@@ -40,7 +40,7 @@ class Readers:
         with using:
             cursor = connection.execute(query, params)
             rows = cursor.fetchall() if most < 0 else cursor.fetchmany(most)
-            return Answer(cursor.description, rows)
+            return Fetched(cursor.description, rows)
 
     def close(self) -> None:
         """Close those of all threads, and interrupt what they read; the next read opens a new one."""

@@ -17,7 +17,6 @@ from contracts.frames import (
     LENGTH,
     MOST_BYTES,
     Ask,
-    CancelRun,
     Drop,
     Emitted,
     FromChild,
@@ -27,6 +26,7 @@ from contracts.frames import (
     Ready,
     RunEnded,
     StartRun,
+    StopRun,
     StoreSettings,
     ToChild,
     Told,
@@ -240,7 +240,7 @@ class GraphChild:
     def cancel(self, run_id: str) -> None:
         """Ask a run to stop; how it ended comes as ever."""
         if self.alive and run_id in self._runs:
-            self._send(CancelRun(run_id=run_id))
+            self._send(StopRun(run_id=run_id))
 
     def kill(self, why: str) -> None:
         """End the process at once, and what it has started; nothing of it counts against its runs."""

@@ -12,7 +12,7 @@ from services.worker.feed import Feed
 from services.worker.graph_child import Loss
 
 
-class Delivery(Protocol):
+class QueueMessage(Protocol):
     """A message of the run queue, ours until it is acknowledged or its wait is over."""
 
     @property
@@ -74,7 +74,7 @@ class Job:
     `verdict` is None while there is work; once set, all that is left is to release the delivery.
     """
 
-    delivery: Delivery
+    delivery: QueueMessage
     run_id: UUID
     run: Run | None = None
     corr: str = ""

@@ -32,7 +32,7 @@ from services.worker.chores import Chores
 from services.worker.claiming import Claims
 from services.worker.feed import Feeds, last_values
 from services.worker.graph_child import NoAnswer
-from services.worker.job import Delivery, Done, Job, Later, Stop
+from services.worker.job import Done, Job, Later, QueueMessage, Stop
 from services.worker.lease import WorkerLease
 from services.worker.loading import story_of
 from services.worker.outcomes import Ending, failure
@@ -151,7 +151,7 @@ class Worker:
             self._trouble = f"a run could not be seen to: {type(exc).__name__}: {exc}"
             log_.error("worker.job_failed", exc_info=exc)
 
-    async def handle(self, delivery: Delivery) -> None:
+    async def handle(self, delivery: QueueMessage) -> None:
         """Take -> claim -> run -> settle -> release, for one delivery.
 
         It is the only message of its run, and leaves the queue when the run is over: in all other cases it comes

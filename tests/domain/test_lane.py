@@ -10,13 +10,13 @@ from contracts.ledger import Append
 from domain.errors import LaneFull, RunNotActive, ThreadBusy, ThreadNotFound
 from domain.lane import (
     CloseLane,
+    Displaced,
     JoinLane,
     Lane,
     LaneCommand,
     LeaveLane,
     MultitaskStrategy,
     StartInLane,
-    Stop,
     StopInLane,
     appends,
     decide,
@@ -193,7 +193,10 @@ def test_a_run_that_is_asked_to_stop_keeps_its_place() -> None:
 def test_joining_again_stops_nobody() -> None:
     lane = given(join(A), join(B))
     assert stops(lane, join(B, "rollback", started={A})) == ()
-    assert stops(lane, join(C, "rollback", started={A})) == (Stop(A, "rollback"), Stop(B, "rollback"))
+    assert stops(lane, join(C, "rollback", started={A})) == (
+        Displaced(A, "rollback"),
+        Displaced(B, "rollback"),
+    )
 
 
 def test_a_delayed_run_lets_others_go_first() -> None:

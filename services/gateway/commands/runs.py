@@ -18,7 +18,7 @@ from domain.thread import CreateThread
 from services.gateway.commands import threads
 from services.gateway.commands.endings import Standing, standing, stop_run
 from services.gateway.commands.execution import act
-from services.gateway.commands.threads import Place
+from services.gateway.commands.threads import Occupancy
 from services.gateway.envelope import Caller
 from services.gateway.parts import GatewayParts
 from services.gateway.queries import states
@@ -121,13 +121,13 @@ async def _on_thread(parts: GatewayParts, caller: Caller, body: RunCreate, addre
     makes = body.if_not_exists == "create"
     former = await threads.former_version(parts, thread_id) if makes else 0
 
-    def load(log: Aggregates) -> tuple[Assistant, Place, Line]:
+    def load(log: Aggregates) -> tuple[Assistant, Occupancy, Line]:
         assistant = served(parts, log.assistant(body.assistant_id))
         if not makes:
             log.thread(thread_id)
         return assistant, threads.place_of(log, thread_id), log.line(thread_id, spec.strategy)
 
-    def decide(found: tuple[Assistant, Place, Line]) -> Changes:
+    def decide(found: tuple[Assistant, Occupancy, Line]) -> Changes:
         assistant, place, line = found
         thread, made = place.thread, Changes()
         if thread is None:

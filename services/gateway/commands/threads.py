@@ -42,7 +42,7 @@ async def create(parts: GatewayParts, caller: Caller, body: ThreadCreate) -> UUI
 
     former = await former_version(parts, thread_id) if command.chosen else 0
 
-    def decide(place: Place) -> Changes:
+    def decide(place: Occupancy) -> Changes:
         if place.thread is not None and keep:
             return Changes()
         created, lane = made(command, place, former, joined=plan is not None)
@@ -57,7 +57,7 @@ async def create(parts: GatewayParts, caller: Caller, body: ThreadCreate) -> UUI
     return thread_id
 
 
-class Place(msgspec.Struct, frozen=True):
+class Occupancy(msgspec.Struct, frozen=True):
     """What is there under an id: a thread, or what a deleted one has left."""
 
     thread: Thread | None
@@ -65,10 +65,10 @@ class Place(msgspec.Struct, frozen=True):
     lane: Lane
 
 
-def place_of(log: Aggregates, thread_id: UUID) -> Place:
+def place_of(log: Aggregates, thread_id: UUID) -> Occupancy:
     """What is there under the id. Raises AlreadyExists when it is not one of a thread."""
     thread = log.thread_or_none(thread_id)
-    return Place(thread, 0 if thread else log.former(thread_id, ThreadDeleted), log.lane(thread_id))
+    return Occupancy(thread, 0 if thread else log.former(thread_id, ThreadDeleted), log.lane(thread_id))
 
 
 async def former_version(parts: GatewayParts, thread_id: UUID) -> int:
@@ -83,7 +83,7 @@ async def former_version(parts: GatewayParts, thread_id: UUID) -> int:
     return found.former
 
 
-def made(command: CreateThread, place: Place, former: int, *, joined: bool) -> tuple[Changes, Lane]:
+def made(command: CreateThread, place: Occupancy, former: int, *, joined: bool) -> tuple[Changes, Lane]:
     """The new thread, and its lane as a first run finds it that is to be `joined`.
 
     Raises AlreadyExists, ThreadBusy while runs of a deleted thread stop.
