@@ -38,6 +38,7 @@ from services.kit.readers import connected
 from services.kit.views import give_functions
 from services.relay.turns import SQL as RELAY_SQL
 from services.scheduler.plans import SQL as SCHEDULER_SQL
+from services.up import SQL as UP_SQL
 from tests.populated import ASSISTANT, populate
 
 META = Meta(at=datetime(2026, 11, 24, tzinfo=UTC), actor="test")
@@ -312,6 +313,13 @@ def test_scheduler(views: sqlite3.Connection) -> None:
         "plans": f"{by_key} (cron_id=?)",
         "thread_metadata": "SEARCH threads USING INDEX thread_id (thread_id=?)",
     }
+
+
+def test_start(views: sqlite3.Connection) -> None:
+    """Each cron once, at the start of the server only; their assistants by the few that there are."""
+    told = {name: steps(views, query) for name, query in UP_SQL.items()}
+    assert told.keys() == {"graphs"}
+    assert "SEARCH crons USING INDEX assistant_id" in told["graphs"], told
 
 
 def test_relay(views: sqlite3.Connection) -> None:

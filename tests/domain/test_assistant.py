@@ -26,6 +26,7 @@ from domain.assistant import (
     CreateAssistant,
     DeleteAssistant,
     RegisterGraph,
+    RetireGraph,
     UpdateAssistant,
     assistant_of,
     default_assistant_id,
@@ -114,6 +115,20 @@ def test_graph_is_registered_once_and_kept_in_step() -> None:
     assert when(renamed, DEFAULT) == [updated]
     after = now(DEFAULT, updated)
     assert (after.name, after.description, after.version, after.number) == ("Agent", "does it", 2, 1)
+
+
+def test_graph_that_left_is_told_once_and_comes_back() -> None:
+    gone = changed(DEFAULT, missing=True)
+    assert when(RetireGraph(), DEFAULT) == [gone]
+    assert when(RetireGraph(), DEFAULT, gone) == []
+    assert now(DEFAULT, gone).missing
+    assert when(RegisterGraph(graph_id="agent", name="agent"), DEFAULT, gone) == [changed(DEFAULT)]
+    # Of a version that a user made, only that changes.
+    renamed = changed(DEFAULT, name="Second", number=2, versions=2)
+    away = changed(renamed, missing=True)
+    assert when(RetireGraph(), DEFAULT, renamed) == [away]
+    assert when(RegisterGraph(graph_id="agent", name="agent"), DEFAULT, renamed, away) == [changed(renamed)]
+    assert when(RetireGraph(), CREATED) == []  # it stands for no graph
 
 
 def test_start_of_the_server_does_not_undo_a_version_of_a_user() -> None:

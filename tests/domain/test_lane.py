@@ -16,6 +16,7 @@ from domain.lane import (
     LaneCommand,
     LeaveLane,
     MultitaskStrategy,
+    OpenLane,
     StartInLane,
     StopInLane,
     appends,
@@ -282,6 +283,16 @@ def test_whoever_is_at_work_keeps_its_place_in_a_closed_lane() -> None:
     assert lane.closed
     lane = joined(lane, LeaveLane(run_id=A))
     assert (lane.in_flight, lane.closed) == ((), True)
+
+
+def test_a_closed_lane_is_opened_when_nobody_is_at_work_in_it() -> None:
+    assert decide(given(join(A)), OpenLane()) == []
+    busy = given(join(A), CloseLane(started=frozenset({A})))
+    with pytest.raises(ThreadBusy):
+        decide(busy, OpenLane())
+    opened = joined(joined(busy, LeaveLane(run_id=A)), OpenLane())
+    assert (opened.in_flight, opened.closed) == ((), False)
+    assert joined(opened, join(B)).head == B
 
 
 def test_append_rests_on_the_version_that_was_read() -> None:

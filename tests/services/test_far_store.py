@@ -91,6 +91,7 @@ async def used(client: Any) -> None:
     await client.runs.wait(thread_id, "approval", command={"resume": "approved"})
     stuck = await client.runs.create(None, "endless", input=HELLO)
     await client.runs.cancel(stuck["thread_id"], stuck["run_id"], wait=True)
+    await client.runs.create(None, "endless", input=HELLO)
     await client.http.post("/runs/cancel", json={"status": "all"})
     another = await client.runs.create(None, "chat", input=HELLO, stream_resumable=True)
     address = (another["thread_id"], another["run_id"])
