@@ -47,7 +47,7 @@ def build_app(parts: GatewayParts) -> ASGIApp:
         request_class=GatewayRequest,
         dto=JsonBody,
         return_dto=None,
-        guards=[canonical_ids],
+        before_request=canonical_ids,
         exception_handlers={Exception: problem},
         cors_config=CORSConfig(
             allow_origins=parts.settings.cors_origins.split(","), expose_headers=EXPOSED, max_age=600
