@@ -15,6 +15,7 @@ from contracts.events import (
     AssistantVersionChosen,
 )
 from contracts.ledger import Append, Body, Recorded
+from domain.changes import appended
 from domain.errors import (
     AlreadyExists,
     AssistantNotFound,
@@ -168,8 +169,7 @@ def appends(
     assistant_id: UUID, assistant: Assistant | None, events: Iterable[Body], *, former: int = 0
 ) -> tuple[Append, ...]:
     """The append that stores the events, if there are any; a new life goes on behind the `former` version."""
-    bodies = tuple(events)
-    return (Append(assistant_id, assistant.version if assistant else former, bodies),) if bodies else ()
+    return appended(assistant_id, assistant.version if assistant else former, events)
 
 
 def mirrored(config: dict[str, Any], context: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -1,8 +1,11 @@
 """What a decision over several aggregates wants to store, all or nothing."""
 
+from collections.abc import Iterable
+from uuid import UUID
+
 import msgspec
 
-from contracts.ledger import Append, Blob, Expect, Meta, Transaction
+from contracts.ledger import Append, Blob, Body, Expect, Meta, Transaction
 
 
 class Changes(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,3 +28,9 @@ class Changes(msgspec.Struct, frozen=True, kw_only=True):
     def by(self, meta: Meta) -> Transaction:
         """The transaction that stores them."""
         return Transaction(meta=meta, appends=self.appends, expects=self.expects, blobs=self.blobs)
+
+
+def appended(stream_id: UUID, version: int, events: Iterable[Body]) -> tuple[Append, ...]:
+    """The append that stores the events of a stream that is at that version, if there are any."""
+    bodies = tuple(events)
+    return (Append(stream_id, version, bodies),) if bodies else ()

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from contracts.events import LaneChanged, LaneRun, Stopping
 from contracts.ledger import Append, Recorded
+from domain.changes import appended
 from domain.errors import LaneFull, RunNotActive, ThreadBusy, ThreadNotFound
 
 MultitaskStrategy = Literal["reject", "enqueue", "interrupt", "rollback"]
@@ -148,7 +149,7 @@ def evolve(lane: Lane, event: LaneChanged) -> Lane:
 
 def appends(lane: Lane, events: Sequence[LaneChanged]) -> tuple[Append, ...]:
     """The append that stores the events, if there are any."""
-    return (Append(lane.stream_id, lane.version, tuple(events)),) if events else ()
+    return appended(lane.stream_id, lane.version, events)
 
 
 def stops(lane: Lane, command: JoinLane) -> tuple[Displaced, ...]:

@@ -23,6 +23,7 @@ from contracts.events import (
     Settled,
 )
 from contracts.ledger import Append, Body, Recorded
+from domain.changes import appended
 from domain.errors import MustRollBack, RunNotActive, RunNotFound
 
 RunStatus = Literal["pending", "running", "success", "error", "timeout", "interrupted"]
@@ -133,8 +134,7 @@ def evolve(run: Run | None, run_id: UUID, event: Body) -> Run | None:
 
 def appends(run: Run, events: Iterable[Body]) -> tuple[Append, ...]:
     """The append that stores the events, if there are any."""
-    bodies = tuple(events)
-    return (Append(run.run_id, run.version, bodies),) if bodies else ()
+    return appended(run.run_id, run.version, events)
 
 
 def _changes(run: Run, event: Body) -> dict[str, object]:

@@ -8,9 +8,10 @@ import msgspec
 
 from contracts.events import ThreadCreated, ThreadDeleted, ThreadEvent, ThreadUpdated
 from contracts.ledger import Append, Body, Recorded
+from domain.changes import appended
 from domain.errors import AlreadyExists, InvalidField, ThreadNotFound
 
-RESERVED_METADATA = frozenset({"thread_id", "run_id", "cron_id"})
+SERVERS_KEYS = frozenset({"thread_id", "run_id", "cron_id"})
 
 
 class Thread(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,13 +77,12 @@ def appends(
     thread_id: UUID, thread: Thread | None, events: Iterable[Body], *, former: int = 0
 ) -> tuple[Append, ...]:
     """The append that stores the events, if there are any; a new life goes on behind the `former` version."""
-    bodies = tuple(events)
-    return (Append(thread_id, thread.version if thread else former, bodies),) if bodies else ()
+    return appended(thread_id, thread.version if thread else former, events)
 
 
-def clean_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
+def _of_client(metadata: dict[str, Any]) -> dict[str, Any]:
     """The metadata without the keys that only the server sets."""
-    return {key: value for key, value in metadata.items() if key not in RESERVED_METADATA}
+    return {key: value for key, value in metadata.items() if key not in SERVERS_KEYS}
 
 
 def _present(thread: Thread | None) -> Thread:
@@ -97,7 +97,7 @@ def _create(thread: Thread | None, command: CreateThread) -> list[ThreadEvent]:
     if command.chosen and command.thread_id.version == 8:
         # Version 8 is what the server derives occurrences from: a chosen one could block a firing.
         raise InvalidField("thread_id: UUIDs of version 8 are made by the server only")
-    metadata = clean_metadata(command.metadata)
+    metadata = _of_client(command.metadata)
     if command.cron_id is not None:
         metadata["cron_id"] = str(command.cron_id)  # by it the threads of a stateless cron are found
     return [
@@ -111,7 +111,7 @@ def _create(thread: Thread | None, command: CreateThread) -> list[ThreadEvent]:
 
 
 def _update(thread: Thread, command: UpdateThread) -> list[ThreadEvent]:
-    merged = {**thread.metadata, **clean_metadata(command.metadata)}
+    merged = {**thread.metadata, **_of_client(command.metadata)}
     if merged == thread.metadata:
         return []
     return [ThreadUpdated(user_id=thread.user_id, metadata=merged)]
