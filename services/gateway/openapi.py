@@ -98,6 +98,7 @@ def openapi_config(version: str) -> OpenAPIConfig:
     """How the framework describes the server."""
     page = _Page(
         path="/",
+        favicon="<link rel='icon' href='data:,'>",  # none: the framework's own lies on somebody else's server
         js_url=f"{ASSETS}/swagger-ui-bundle.js",
         css_url=f"{ASSETS}/swagger-ui.css",
         standalone_preset_js_url=f"{ASSETS}/swagger-ui-standalone-preset.js",

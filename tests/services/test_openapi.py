@@ -56,10 +56,11 @@ async def test_page_asks_nobody_else(http: httpx.AsyncClient) -> None:
     page = await http.get("/docs")
     assert page.status_code == 200
     assert "default-src 'self'" in page.headers["content-security-policy"]
-    named = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+    named = re.findall(r"""(?:src|href)=["']([^"']+)["']""", page.text)
     files = [name for name in named if not name.startswith("data:")]
     assert len(files) == 3
     for name in files:
         assert name.startswith("/docs/assets/")
         assert len((await http.get(name)).content) > 10_000
+    assert not re.findall(r"https?://[\w.-]+", page.text.partition("<script type")[0])
     assert "/threads/{thread_id}" in page.text
