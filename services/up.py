@@ -27,6 +27,7 @@ from services.kit.eventlog.owner import LogOwner
 from services.kit.eventlog.sqlite import SqliteLog
 from services.kit.folder import DataFolder
 from services.kit.lifecycle import Part, Step, Whole, health, notices
+from services.kit.logs import Log
 from services.kit.process import run
 from services.kit.project import Project, load_project
 from services.kit.queries import named
@@ -44,7 +45,7 @@ from services.worker.lease import void_claims, void_leases
 from services.worker.worker import Worker
 
 SQL = named(Path(__file__).with_name("queries.sql"))
-log_ = logging.getLogger("cronledger.up")
+log_ = Log("up")
 Runner = Callable[[Coroutine[Any, Any, None]], None]
 
 
@@ -129,7 +130,7 @@ class Embedded(Whole):
     async def _claims_voided(self) -> None:
         head = await read(self._ledger, self._ledger.head)
         if count := void_claims(self._folder.path / "checkpoints.db", head):
-            log_.warning("up.restored claims=%d the ledger is older than the checkpoints", count)
+            log_.warning("up.restored", claims=count, why="the ledger is older than the checkpoints")
 
     async def _graphs_retired(self) -> None:
         """Say which graphs left the project: to the log, so that their crons wait, and to whoever starts us."""
@@ -144,16 +145,16 @@ class Embedded(Whole):
             await repository.carry_out(
                 partial(Aggregates.assistant_or_none, assistant_id=assistant_id), _retired, meta
             )
-            log_.warning("up.graph_left graph=%s crons=%d wait until it is back", graph_id, crons)
+            log_.warning("up.graph_left", graph=graph_id, crons=crons, until="it is back")
 
     async def _caught_up(self) -> None:
         """Wait until the read models show all of the log; when they fail, health tells of it all the same."""
         head = await read(self._ledger, self._ledger.head)
         while not await self._projector.reached(head, 1.0):
             if self._projector.failing:
-                log_.error("up.behind read models fail: %s", self._projector.failing)
+                log_.error("up.behind", error=self._projector.failing)
                 return
-            log_.info("up.catching_up position=%d head=%d", self._projector.signal.current, head)
+            log_.info("up.catching_up", position=self._projector.signal.current, head=head)
 
 
 def _retired(default: Assistant | None) -> Changes:
@@ -171,10 +172,10 @@ def serve(args: argparse.Namespace) -> None:
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)-7s %(name)s %(message)s"
     )
     for name, nearest in Settings.unknown().items():
-        log_.warning("settings.unknown variable=%s ignored%s", name, f"; is it {nearest}?" if nearest else "")
+        log_.warning("settings.unknown", variable=name, nearest=nearest)
     project = load_project(args.config, Path.cwd())
     for notice in project.notices:
-        log_.warning("project.notice %s", notice)
+        log_.warning("project.notice", notice=notice)
     try:
         import uvloop
 

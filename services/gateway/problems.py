@@ -1,6 +1,5 @@
 """Refusals to HTTP: one table, and one form of error body."""
 
-import logging
 from typing import Any, get_args
 
 import msgspec
@@ -13,8 +12,9 @@ from services.gateway.bodies import readable
 from services.gateway.queries.graphs import GraphsUnavailable
 from services.kit.commands import Conflict
 from services.kit.eventlog import LogUnavailable
+from services.kit.logs import Log
 
-log_ = logging.getLogger("cronledger.gateway")
+log_ = Log("gateway")
 STATUSES: dict[type[Exception], int] = {
     errors.Refused: 422,
     errors.InvalidField: 422,
@@ -55,7 +55,7 @@ def problem(request: Request[Any, Any, Any], exc: Exception) -> Response[bytes]:
     """The answer for anything that was raised."""
     status, code, detail = _invalid(request, exc) if isinstance(exc, ValidationException) else _told(exc)
     if status >= 500:
-        log_.error("gateway.failed %s %s", request.method, request.url.path, exc_info=exc)
+        log_.error("gateway.failed", exc, method=request.method, path=request.url.path)
     body = msgspec.json.encode({"detail": detail, "error": code})
     return Response(body, status_code=status, media_type="application/json")
 

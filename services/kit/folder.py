@@ -2,17 +2,17 @@
 
 import asyncio
 import fcntl
-import logging
 import os
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 
 from services.kit.lifecycle import Part
+from services.kit.logs import Log
 from services.kit.mendable import Mendable
 
 SETTLE_S = 2.0
-log_ = logging.getLogger("cronledger.folder")
+log_ = Log("folder")
 
 
 class FolderInUse(Mendable):
@@ -77,7 +77,7 @@ class DataFolder:
             try:
                 _settle(path)
             except sqlite3.Error as exc:
-                log_.warning("folder.not_settled path=%s error=%s", path, exc)
+                log_.warning("folder.not_settled", path=path, error=exc)
 
 
 def _settle(path: Path) -> None:
@@ -88,4 +88,4 @@ def _settle(path: Path) -> None:
     finally:
         db.close()
     if busy:
-        log_.warning("folder.not_settled path=%s error=somebody still has it open", path)
+        log_.warning("folder.not_settled", path=path, error="somebody still has it open")

@@ -1,7 +1,6 @@
 """Parts that live long: started and stopped in order, their loops supervised."""
 
 import asyncio
-import logging
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -11,6 +10,7 @@ import msgspec
 from tenacity import wait_random_exponential
 
 from contracts.codec import UnknownTopic
+from services.kit.logs import Log
 from services.kit.retries import pause_s
 
 FAULTS = (
@@ -108,7 +108,7 @@ class Whole:
         self.name = name
         self.parts: list[Part] = list(parts)
         self._begun: list[Part] = []
-        self._log = logging.getLogger(f"cronledger.{name}")
+        self._log = Log(name)
         self.started = False
         self.stopping: list[str] = []
         """Names of the parts that were told to stop and have not yet."""
@@ -142,7 +142,7 @@ class Whole:
                 await _stopped(part, max(LEAST_STOP_S, min(STOP_S, until - time.monotonic())))
                 self.stopping.remove(part.name)
             except Exception as exc:
-                self._log.error("%s.not_stopped part=%s error=%r", self.name, part.name, exc)
+                self._log.error(f"{self.name}.not_stopped", part=part.name, error=exc)
 
     async def ended(self) -> str:
         """Wait until a part has ended though nobody stopped it; which, and why."""
@@ -219,7 +219,7 @@ class Loop:
     """What every endless loop has: a name, and how its steps went."""
 
     def __init__(self, name: str, most_s: float) -> None:
-        self._log = logging.getLogger(f"cronledger.{name}")
+        self._log = Log(name)
         self.name = name
         self.parts: Sequence[Part] = ()
         self.failing = ""
@@ -234,9 +234,9 @@ class Loop:
         self._failures += 1
         self.failing = f"{type(exc).__name__}: {exc}"
         if self._failures == 1:
-            self._log.error("%s.failed", self.name, exc_info=exc)
+            self._log.error(f"{self.name}.failed", exc)
         else:
-            self._log.warning("%s.failed_again failures=%d error=%s", self.name, self._failures, self.failing)
+            self._log.warning(f"{self.name}.failed_again", failures=self._failures, error=self.failing)
         return pause_s(self._wait, self._failures)
 
 
@@ -353,7 +353,7 @@ class Background:
     """Work that outlives whoever began it; `stop` waits for it a while."""
 
     def __init__(self, name: str) -> None:
-        self._log = logging.getLogger(f"cronledger.{name}")
+        self._log = Log(name)
         self.name = name
         self.parts: Sequence[Part] = ()
         self.started, self.failing = False, ""
@@ -379,4 +379,4 @@ class Background:
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (exc := task.exception()) is not None:
-            self._log.error("%s.failed", self.name, exc_info=exc)
+            self._log.error(f"{self.name}.failed", exc)

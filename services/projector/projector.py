@@ -1,7 +1,6 @@
 """Follows the log and keeps the read models in step, in a thread of its own; alone writes their database."""
 
 import asyncio
-import logging
 import sqlite3
 import threading
 import time
@@ -15,6 +14,7 @@ from contracts.rebuild import RebuildTold
 from projections.rows import Projection
 from services.kit.eventlog import EventLog
 from services.kit.lifecycle import Part, SupervisedThread
+from services.kit.logs import Log
 from services.kit.positions import PositionSignal
 from services.projector.catalog import ALL
 from services.projector.store import OtherLayout, ViewStore, mark_of_raw
@@ -27,7 +27,7 @@ BATCH = 2000
 BESIDE = 500
 """Events that are projected beside the live read models before it is the live ones' turn again."""
 DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-log_ = logging.getLogger("cronledger.projector")
+log_ = Log("projector")
 
 
 class RebuildBusy(Exception):
@@ -169,7 +169,7 @@ class Projector:
             self._told = self._built(store, told)
         except Exception as exc:
             # It fails for whoever asked for it; the live ones go on.
-            log_.exception("projector.not_rebuilt")
+            log_.error("projector.not_rebuilt", exc)
             store.discard()
             self._told = msgspec.structs.replace(told, ended=True, failed=f"{type(exc).__name__}: {exc}")
         self._to_sweep = self._to_sweep or self._told.ended
@@ -186,7 +186,7 @@ class Projector:
             store.fill(told.names, events, position)
             return msgspec.structs.replace(told, position=events[-1].position, head=max(until, told.head))
         store.swap(told.names)
-        log_.info("projector.rebuilt names=%s position=%d", ",".join(told.names), position)
+        log_.info("projector.rebuilt", names=",".join(told.names), position=position)
         return msgspec.structs.replace(told, position=position, ended=True)
 
     def _opened(self) -> ViewStore:
@@ -196,7 +196,7 @@ class Projector:
             if not is_damage(exc):
                 raise
             # It can be built again from the log, so a damaged file is no reason not to start.
-            log_.warning("projector.damaged path=%s error=%s", self._path, exc)
+            log_.warning("projector.damaged", path=self._path, error=exc)
             remove(self._path)
             return self._prepared()
 

@@ -1,13 +1,13 @@
 """Whoever follows the log: woken by each commit, with a cursor that the log keeps."""
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import TypeVar
 
 from services.kit.clock import Clock
 from services.kit.eventlog import EventLog
 from services.kit.lifecycle import FAULTS, Supervised
+from services.kit.logs import Log
 from services.kit.reads import read
 
 POLL_S = 1.0
@@ -16,7 +16,7 @@ KEEP_S = 1.0
 """The cursor is written no more often: it is so much behind what was done, after a crash."""
 S = TypeVar("S")
 T = TypeVar("T")
-log_ = logging.getLogger("cronledger.relay")
+log_ = Log("relay")
 
 
 class Follower(Supervised):
@@ -80,6 +80,6 @@ def each(items: Iterable[S], of: Callable[[S], T]) -> Iterator[T]:
         try:
             found = of(item)
         except FAULTS as exc:
-            log_.error("relay.passed_over item=%.300r", item, exc_info=exc)
+            log_.error("relay.passed_over", exc, item=f"{item!r:.300}")
         else:
             yield found

@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-import logging
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import islice
@@ -19,6 +18,7 @@ from domain.timeline import Due, Fire, Miss, Timeline, missed, next_of, undecide
 from services.kit.clock import Clock
 from services.kit.eventlog import EventLog
 from services.kit.lifecycle import FAULTS
+from services.kit.logs import Log
 from services.kit.reads import read
 from services.kit.settings import Settings
 from services.kit.views import Views
@@ -33,7 +33,7 @@ BEHIND_S = 0.5
 """When to look again whether the read model has come far enough."""
 GUARD_S = 10
 """Another scheduler may be storing a run of the last instants of a stretch, and of no older ones."""
-log_ = logging.getLogger("cronledger.scheduler")
+log_ = Log("scheduler")
 
 
 class Look(msgspec.Struct, frozen=True):
@@ -113,7 +113,7 @@ class Backlog:
             return self._needs(cron_id, now) or self._rest(cron_id, int(now))
         except (InvalidSchedule, InvalidTimezone) as exc:
             # Never UTC by default: it would fire at a wrong hour and nobody would know.
-            log_.error("scheduler.blocked cron=%s error=%s", UUID(bytes=cron_id), exc)
+            log_.error("scheduler.blocked", cron=UUID(bytes=cron_id), error=exc)
             self._timer.look(cron_id, NEVER)
         except FAULTS as exc:
             self._firing.set_aside(cron_id, exc)

@@ -1,7 +1,6 @@
 """Occurrences become runs: in blocks, each occurrence once, whoever else tries the same."""
 
 import asyncio
-import logging
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from functools import partial
@@ -22,6 +21,7 @@ from domain.timeline import Due
 from services.kit.clock import Clock
 from services.kit.eventlog import EventLog
 from services.kit.lifecycle import FAULTS
+from services.kit.logs import Log
 from services.kit.reads import read
 from services.repository import Aggregates
 from services.scheduler.plans import Planned, Plans
@@ -33,7 +33,7 @@ RETRIES = 30
 GONE = "its assistant is gone"
 ASIDE_S = 30.0
 """How long a cron that can't be dealt with is left alone: short enough that what it has missed is merely late."""
-log_ = logging.getLogger("cronledger.scheduler")
+log_ = Log("scheduler")
 Built = list[tuple[Due, Transaction]]
 
 
@@ -67,7 +67,7 @@ class Firing:
         """Leave it alone for a while, undecided as it is."""
         why = f"{type(exc).__name__}: {exc}"
         if self.aside.get(cron_id) != why:
-            log_.error("scheduler.set_aside cron=%s", UUID(bytes=cron_id), exc_info=exc)
+            log_.error("scheduler.set_aside", exc, cron=UUID(bytes=cron_id))
         self.aside[cron_id] = why
         self._timer.set_aside(cron_id, self._clock.wall_s() + ASIDE_S)
 
@@ -89,7 +89,7 @@ class Firing:
             left = await self._store(built) + later
             tries = 0 if len(left) < len(alone) else tries + 1
             if tries > RETRIES:
-                log_.error("scheduler.contended crons=%d", len(left))
+                log_.error("scheduler.contended", crons=len(left))
                 await self._store(await read(self._stores, partial(self._given_up, left)))
                 return
             await asyncio.sleep(0.001 * tries)

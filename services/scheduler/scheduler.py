@@ -1,7 +1,6 @@
 """The scheduler: follows the crons of the log, sleeps until the next instant, fires it."""
 
 import asyncio
-import logging
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
@@ -26,6 +25,7 @@ from domain.timeline import FOREVER, GRACE_S, Stretch, Timeline, timeline_of
 from services.kit.clock import Clock
 from services.kit.eventlog import EventLog
 from services.kit.lifecycle import FAULTS, Part, Supervised
+from services.kit.logs import Log
 from services.kit.reads import read
 from services.kit.settings import Settings
 from services.kit.views import Views
@@ -41,7 +41,7 @@ LOAD_S = 120.0
 STALLED_S = 10.0
 AGAIN_S = 1.0
 _undecided = msgspec.json.Decoder(list[tuple[int, int, Rule]])
-log_ = logging.getLogger("cronledger.scheduler")
+log_ = Log("scheduler")
 
 
 class ReadModelBehind(Exception):
@@ -178,7 +178,7 @@ class Scheduler:
                     await asyncio.sleep(0)
             last = rows[-1]["cron_id"]
         self._loaded.set()
-        log_.info("scheduler.loaded crons=%d position=%d", len(self._timer), self._position)
+        log_.info("scheduler.loaded", crons=len(self._timer), position=self._position)
 
     def _take(self, row: dict[str, Any], now: float) -> None:
         cron_id, end_at = row["cron_id"], row["end_at"]

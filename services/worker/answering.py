@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import Sequence
 
 import msgspec
@@ -15,6 +14,7 @@ from services.kit.bus.nats import NatsBus
 from services.kit.eventlog import EventLog
 from services.kit.ids import parse_uuid
 from services.kit.lifecycle import Part
+from services.kit.logs import Log
 from services.worker.children import ChildPool
 from services.worker.chores import forget_deleted
 from services.worker.graph_child import NoAnswer
@@ -25,7 +25,7 @@ STOP_S = 0.5
 """What is nearly answered may be; who asks the others asks another worker, or hears that there is none."""
 DECODERS = {query.VERB: msgspec.json.Decoder(query) for query in QUERIES if query not in (Forget, Rollback)}
 """What anybody may ask; the others are part of a run's or a thread's end, which the worker sees to."""
-log_ = logging.getLogger("cronledger.worker")
+log_ = Log("worker")
 
 
 class Answering:
@@ -73,7 +73,7 @@ class Answering:
         try:
             await answer(msg, msgspec.json.encode(told))
         except ConnectionError as exc:
-            log_.warning("query.not_answered verb=%s error=%s", verb, exc)
+            log_.warning("query.not_answered", verb=verb, error=exc)
 
     async def _told(self, verb: str, data: bytes) -> QueryAnswer:
         if (decoder := DECODERS.get(verb)) is None:

@@ -1,7 +1,6 @@
 """One attempt at a run: what the graph child is told, what it streams, what it came to."""
 
 import asyncio
-import logging
 from typing import Any
 
 import msgspec
@@ -9,6 +8,7 @@ import msgspec
 from contracts.frames import RunEnded, StartRun
 from contracts.queries import Query, Rollback, State
 from services.kit.eventlog import EventLog
+from services.kit.logs import Log
 from services.kit.project import Project
 from services.kit.reads import read
 from services.kit.settings import Settings
@@ -23,7 +23,7 @@ KILLED_S = 3.0
 GIVEN_UP_S = 1.0
 """How long a run may take to stop when nobody here waits for what it comes to: the worker stops, or lost it."""
 STATE_S = 10.0
-log_ = logging.getLogger("cronledger.worker")
+log_ = Log("worker")
 
 
 class Attempts:
@@ -99,7 +99,7 @@ class Attempts:
         self._children.cancel(run_id)
         await asyncio.wait({running}, timeout=grace_s if job.stop.settles else min(grace_s, GIVEN_UP_S))
         if not running.done():
-            log_.warning("run.killed run_id=%s", run_id)
+            log_.warning("run.killed", run_id=run_id)
             self._children.kill_run(run_id)
             await asyncio.wait({running}, timeout=KILLED_S)
 
@@ -110,7 +110,7 @@ class Attempts:
         except (asyncio.CancelledError, asyncio.InvalidStateError):
             pass  # it had to be left
         except NoPlace as exc:
-            log_.warning("run.not_placed run_id=%s error=%s", job.run_id, exc)
+            log_.warning("run.not_placed", run_id=job.run_id, error=exc)
             job.ask_stop(Stop("given_up", str(exc)))
         except ChildDied as exc:
             if job.stop is None:
@@ -138,7 +138,7 @@ class Attempts:
             async with asyncio.timeout(STATE_S):
                 state: dict[str, Any] = msgspec.json.decode(await self._ask(query))
         except (NoAnswer, TimeoutError) as exc:
-            log_.warning("run.state_unknown run_id=%s error=%s", start.run_id, exc)
+            log_.warning("run.state_unknown", run_id=start.run_id, error=exc)
             return None
         return ended_of(start.run_id, state) if state["checkpoint"] else None
 

@@ -1,7 +1,6 @@
 """Chores: what has to be done some time, and twice is harmless. Today: forgetting a thread's checkpoints."""
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable
 from uuid import UUID
 
@@ -16,6 +15,7 @@ from services.kit.bus.nats import NatsBus
 from services.kit.bus.work import Delivery, PullLoop
 from services.kit.eventlog import EventLog
 from services.kit.lifecycle import Supervised
+from services.kit.logs import Log
 from services.kit.reads import read
 from services.kit.retries import pause_s
 from services.worker.graph_child import NoAnswer
@@ -25,7 +25,7 @@ ACK_WAIT_S = 30.0
 NOT_DONE = wait_exponential(multiplier=2.0, max=600.0)
 STOP_S = 1.0
 Ask = Callable[[str, msgspec.Raw], Awaitable[msgspec.Raw]]
-log_ = logging.getLogger("cronledger.worker")
+log_ = Log("worker")
 
 
 class Chores:
@@ -70,7 +70,7 @@ class Chores:
     def _done(self, task: asyncio.Task[None]) -> None:
         self._doing.discard(task)
         if not task.cancelled() and (exc := task.exception()) is not None:
-            log_.error("chore.broke", exc_info=exc)  # it comes again
+            log_.error("chore.broke", exc)  # it comes again
 
     async def _do(self, delivery: Delivery) -> None:
         try:
@@ -83,7 +83,7 @@ class Chores:
                 await forget_deleted(self._log, self._ask, chore.forget_thread)
             await delivery.ack()
         except NoAnswer as exc:
-            log_.warning("chore.failed chore=%s deliveries=%d error=%s", chore, delivery.num_delivered, exc)
+            log_.warning("chore.failed", chore=chore, deliveries=delivery.num_delivered, error=exc)
         finally:
             # Whatever it was: a message without an answer would keep its slot.
             await delivery.nak(pause_s(NOT_DONE, delivery.num_delivered))  # nothing when it is done

@@ -1,6 +1,5 @@
 """The claim: RunStarted at the expected version. A delivery is only a hint, this append is what counts."""
 
-import logging
 from collections.abc import Collection
 from datetime import datetime
 from functools import partial
@@ -16,13 +15,14 @@ from domain.run import ClaimRun, Run, evolve, is_outcome
 from services.kit.clock import Clock
 from services.kit.commands import Conflict
 from services.kit.eventlog import EventLog
+from services.kit.logs import Log
 from services.repository import Aggregates, Repository
 from services.worker.graph_child import Loss
 from services.worker.job import Done, Job, Later, Verdict
 from services.worker.lease import live_until
 from services.worker.loading import Story, story_of
 
-log_lines = logging.getLogger("cronledger.worker")
+log_lines = Log("worker")
 
 CONFLICT_DELAY_S = 0.5
 TURN_DELAY_S = 1.0
@@ -152,5 +152,5 @@ def _after(run: Run, changes: Changes) -> tuple[Run | None, Verdict | None]:
         after = evolve(after, run.run_id, body)
     ended = any(is_outcome(body) for body in bodies)
     if ended:
-        log_lines.warning("run.given_up run_id=%s attempt=%d", run.run_id, run.attempt)
+        log_lines.warning("run.given_up", run_id=run.run_id, attempt=run.attempt)
     return after, Done() if ended else None

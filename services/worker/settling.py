@@ -1,6 +1,5 @@
 """The settlement: the outcome and the leaving of the lane in one append, if the attempt is still ours."""
 
-import logging
 from collections.abc import Callable
 
 from contracts.events import RunRolledBack, Settled
@@ -10,13 +9,14 @@ from domain.decisions import settle
 from domain.run import ReleaseRun, SettleRun
 from services.kit.clock import Clock
 from services.kit.eventlog import EventLog
+from services.kit.logs import Log
 from services.kit.reads import read
 from services.repository import Repository
 from services.worker.job import Job
 from services.worker.loading import Story, story_of
 from services.worker.outcomes import Ending
 
-log_lines = logging.getLogger("cronledger.worker")
+log_lines = Log("worker")
 
 ATTEMPTS = 20
 """A lane that many requests join at once moves under our feet; the result is worth more than three tries."""
@@ -47,7 +47,7 @@ class Settlements:
 
         position = await self._carry_out(job, decide)
         if position is None and not is_ours:
-            log_lines.warning("run.fenced run_id=%s attempt=%d", job.run_id, job.attempt)
+            log_lines.warning("run.fenced", run_id=job.run_id, attempt=job.attempt)
             return 0
         return await read(self._log, self._log.head) if position is None else position
 

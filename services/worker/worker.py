@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import Sequence
 from itertools import count
 from uuid import UUID
@@ -21,6 +20,7 @@ from services.kit.clock import Clock
 from services.kit.commands import Conflict
 from services.kit.eventlog import BadTransaction, EventLog, LogUnavailable
 from services.kit.lifecycle import FAULTS, Part, Supervised
+from services.kit.logs import Log
 from services.kit.project import Project
 from services.kit.retries import pause_s
 from services.kit.settings import Settings
@@ -44,7 +44,7 @@ GIVE_UP_S = 4.5
 """How long the runs in hand may take to be given back when the worker stops: a word, a kill, an append."""
 RELEASE_S = 1.0
 NOT_SETTLED = wait_exponential(multiplier=0.05, max=2.0)
-log_ = logging.getLogger("cronledger.worker")
+log_ = Log("worker")
 
 
 class Worker:
@@ -149,7 +149,7 @@ class Worker:
         self._tasks.discard(task)
         if not task.cancelled() and (exc := task.exception()) is not None:
             self._trouble = f"a run could not be seen to: {type(exc).__name__}: {exc}"
-            log_.error("worker.job_failed", exc_info=exc)
+            log_.error("worker.job_failed", exc)
 
     async def handle(self, delivery: QueueMessage) -> None:
         """Take -> claim -> run -> settle -> release, for one delivery.
@@ -208,14 +208,14 @@ class Worker:
         except NoAnswer as exc:
             if not job.rolls_back:
                 raise
-            log_.warning("run.not_rolled_back run_id=%s error=%s", job.run_id, exc)
+            log_.warning("run.not_rolled_back", run_id=job.run_id, error=exc)
             return await self._undone(job)
 
     async def _give_back(self, job: Job) -> None:
         try:
             await self._settlements.give_back(job)
         except (LogUnavailable, Conflict) as exc:
-            log_.warning("run.not_given_back run_id=%s error=%s", job.run_id, exc)
+            log_.warning("run.not_given_back", run_id=job.run_id, error=exc)
 
     async def _release(self, job: Job) -> None:
         try:
@@ -252,7 +252,7 @@ class Worker:
             except (LogUnavailable, Conflict) as exc:
                 # The result is at hand and the lease goes on: try as long as it takes.
                 self._trouble = f"an outcome could not be stored: {exc}"
-                log_.warning("run.not_settled run_id=%s error=%s", job.run_id, exc)
+                log_.warning("run.not_settled", run_id=job.run_id, error=exc)
                 await asyncio.sleep(pause_s(NOT_SETTLED, attempt))
         if position and job.feed is not None:
             await job.feed.settled(position)
@@ -264,7 +264,7 @@ class Worker:
             try:
                 return await self._attempts.roll_back(job)
             except NoAnswer as exc:
-                log_.warning("run.not_rolled_back run_id=%s error=%s", job.run_id, exc)
+                log_.warning("run.not_rolled_back", run_id=job.run_id, error=exc)
                 await asyncio.sleep(1.0)
         return None
 
@@ -292,7 +292,7 @@ class Worker:
         try:
             run = (await self._repository.load(lambda log: story_of(log, job.run_id))).run
         except FAULTS as exc:  # this one alone is not heard; its attempt ends of it
-            log_.error("run.unreadable run_id=%s", job.run_id, exc_info=exc)
+            log_.error("run.unreadable", exc, run_id=job.run_id)
             return
         if run is None or not run.is_active or run.attempt != job.attempt:
             job.ask_stop(Stop("void"))

@@ -92,8 +92,8 @@ def test_an_option_by_its_name(project: Path) -> None:
 
 def test_unknown_variables_are_warned_of_with_the_nearest(project: Path) -> None:
     done = ran(project, "up", CRONLEDGER_PROT="1", CRONLEDGER_XYZZY="1", CRONLEDGER_NATS_SERVER="/no/nats")
-    assert "variable=CRONLEDGER_PROT ignored; is it CRONLEDGER_PORT?" in done.stderr
-    assert "variable=CRONLEDGER_XYZZY ignored\n" in done.stderr
+    assert "settings.unknown variable=CRONLEDGER_PROT nearest=CRONLEDGER_PORT" in done.stderr
+    assert 'settings.unknown variable=CRONLEDGER_XYZZY nearest=""\n' in done.stderr
     assert "variable=CRONLEDGER_NATS_SERVER" not in done.stderr
 
 

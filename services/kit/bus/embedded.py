@@ -4,7 +4,6 @@ import asyncio
 import fcntl
 import importlib.metadata
 import json
-import logging
 import os
 import secrets
 import subprocess
@@ -18,10 +17,11 @@ from tenacity import wait_exponential
 
 from services.kit.bus import Endpoint
 from services.kit.lifecycle import Part, ended
+from services.kit.logs import Log
 from services.kit.mendable import Mendable
 from services.kit.retries import pause_s
 
-log_ = logging.getLogger("cronledger.nats")
+log_ = Log("nats")
 START_S = 15.0
 LINE_S = 1.0
 """For its first line, once it takes connections; then another one is tried."""
@@ -234,7 +234,7 @@ class EmbeddedNats:
             now = time.monotonic()
             restarts = [moment for moment in restarts if now - moment < 60] + [now]
             self.failing = f"nats-server died {len(restarts)} times in a minute: {self._last_words()}"
-            log_.warning("nats.died code=%s restarts=%d", process.returncode, len(restarts))
+            log_.warning("nats.died", code=process.returncode, restarts=len(restarts))
             if len(restarts) > RESTARTS_A_MINUTE:
                 return
             await asyncio.sleep(pause_s(DIED, len(restarts)))

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -16,9 +15,10 @@ from nats.aio.subscription import Subscription as NatsSubscription
 from contracts.subjects import StreamSpec
 from services.kit.bus import Endpoint, Handler, NoResponders, RequestTimeout
 from services.kit.lifecycle import Part, Supervised
+from services.kit.logs import Log
 from services.kit.mendable import Mendable
 
-log_ = logging.getLogger("cronledger.bus")
+log_ = Log("bus")
 API_RETRIES = 40
 DRAIN_S = 4.0
 OLDEST_SERVER = (2, 12)  # atomic batches
@@ -103,7 +103,7 @@ class NatsBus:
     async def _on_error(self, exc: Exception) -> None:
         if time.monotonic() - self._reported > 5:  # the default logs a stack at each attempt
             self._reported = time.monotonic()
-            log_.warning("bus.error %s: %s", type(exc).__name__, exc)
+            log_.warning("bus.error", error=repr(exc))
         await self._follow()
 
     async def _follow(self) -> None:
@@ -118,7 +118,7 @@ class NatsBus:
             if url not in [server.uri.geturl() for server in self.client.server_pool]:
                 self.client.set_server_pool([url])
         except Exception as exc:
-            log_.warning("bus.no_endpoint %s: %s", type(exc).__name__, exc)
+            log_.warning("bus.no_endpoint", error=repr(exc))
 
     async def _on_reconnected(self) -> None:
         for callback in tuple(self._callbacks):

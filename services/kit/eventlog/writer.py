@@ -175,7 +175,7 @@ class GroupWriter(SupervisedThread):
             try:
                 self._write()
             except Exception as exc:
-                self._log.error("log.not_written error=%s", exc)
+                self._log.error("log.not_written", error=exc)
         self._close()
 
     def _close(self) -> None:
