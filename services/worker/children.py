@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import logging
 import math
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -14,6 +13,7 @@ import msgspec
 from contracts.frames import Ready, RunEnded, StartRun, StoreSettings
 from contracts.queries import QueryFailed
 from services.kit.lifecycle import Part, Supervised
+from services.kit.logs import Log
 from services.kit.mendable import sentence
 from services.kit.project import Project
 from services.kit.settings import Settings
@@ -33,7 +33,7 @@ PLACE_S = 60.0
 """How long a run waits for a process that takes it; then it is given back."""
 PATIENCE = 1 / 3
 """Part of a question's time for which the process that answers may be silent: the others wait behind it."""
-log_ = logging.getLogger("cronledger.children")
+log_ = Log("children")
 
 
 def child_spec(settings: Settings, project: Project, folder: Path) -> ChildSpec:
@@ -143,7 +143,7 @@ class Place:
 
     async def _bury(self, child: GraphChild) -> None:
         self.child = None
-        log_.warning("child.died place=%s pid=%s why=%s", self.name, child.pid, child.why)
+        log_.warning("child.died", place=self.name, pid=child.pid, why=child.why)
         await child.stop()
         if not child.proven:
             raise ChildDied(Loss(child.why))  # it would only die again: with a back-off
