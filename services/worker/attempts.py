@@ -15,9 +15,9 @@ from services.kit.settings import Settings
 from services.worker.children import ChildPool, NoPlace
 from services.worker.graph_child import ChildDied, NoAnswer
 from services.worker.job import Job, Stop
-from services.worker.loading import InputErased, kwargs_of
 from services.worker.outcomes import Ending, ended_of, ending_of, failure, undone
-from services.worker.starting import start_of
+from services.worker.start import start_of
+from services.worker.stories import InputErased, kwargs_of
 
 KILLED_S = 3.0
 GIVEN_UP_S = 1.0

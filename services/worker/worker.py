@@ -25,19 +25,19 @@ from services.kit.project import Project
 from services.kit.retries import pause_s
 from services.kit.settings import Settings
 from services.repository import Repository
-from services.worker.answering import Answering
+from services.worker.answers import Answering
 from services.worker.attempts import Attempts
 from services.worker.children import ChildPool
 from services.worker.chores import Chores
-from services.worker.claiming import Claims
+from services.worker.claims import Claims
 from services.worker.feed import Feeds, last_values
 from services.worker.graph_child import NoAnswer
 from services.worker.job import Done, Job, Later, QueueMessage, Stop
 from services.worker.lease import WorkerLease
-from services.worker.loading import story_of
 from services.worker.outcomes import Ending, failure
-from services.worker.registering import register
-from services.worker.settling import Settlements
+from services.worker.registration import register
+from services.worker.settlements import Settlements
+from services.worker.stories import story_of
 
 FAILED_DELAY_S = 1.0
 GIVE_UP_S = 4.5

@@ -20,10 +20,10 @@ from domain.lane import Lane, lane_id_of, lane_of
 from services.kit.clock import SystemClock
 from services.kit.eventlog.sqlite import SqliteLog
 from services.kit.ids import uuid7
-from services.worker.claiming import Claims
+from services.worker.claims import Claims
 from services.worker.job import Job
 from services.worker.outcomes import Ending
-from services.worker.settling import Settlements
+from services.worker.settlements import Settlements
 
 pytestmark = pytest.mark.bench
 Say = Callable[[str, str, str], None]

@@ -28,10 +28,10 @@ from services.kit.lifecycle import Part
 from services.kit.views import Views
 from services.projector.projector import Projector
 from services.relay.relay import Relay
-from services.worker.claiming import Claims
+from services.worker.claims import Claims
 from services.worker.job import Done, Job
 from services.worker.outcomes import Ending
-from services.worker.settling import Settlements
+from services.worker.settlements import Settlements
 
 START = datetime(2026, 11, 24, 12, tzinfo=UTC)
 INPUT = {"done": False}

@@ -17,7 +17,7 @@ from contracts.queries import QueryAnswer, Schemas, State
 from contracts.subjects import graph_query_subject
 from services.kit.bus.nats import NatsBus
 from services.kit.lifecycle import health, notices
-from services.worker.answering import Answering
+from services.worker.answers import Answering
 from services.worker.children import ChildPool, NoPlace
 from services.worker.graph_child import ChildDied, GraphLoadFailed, NoAnswer, ending
 from tests.services.graph_children import Bench, ask, bench_of, values

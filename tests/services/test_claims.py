@@ -17,8 +17,8 @@ from services.kit.ids import uuid7
 from services.repository import Aggregates
 from services.worker.job import Done, Job, Later
 from services.worker.lease import WorkerLease, live_until, void_leases
-from services.worker.loading import story_of
-from services.worker.settling import Settlements
+from services.worker.settlements import Settlements
+from services.worker.stories import story_of
 from tests.services.lane_bench import Bench
 
 

@@ -14,7 +14,7 @@ from services.kit.clock import SystemClock
 from services.kit.ids import uuid7
 from services.kit.lifecycle import health
 from services.kit.settings import Settings
-from services.worker.claiming import Claims
+from services.worker.claims import Claims
 from services.worker.worker import Worker
 from tests.services import graph_children
 from tests.services.lane_bench import Bench

@@ -47,7 +47,7 @@ def is_there(module: str) -> bool:
 
 
 def refuse(connection: int, why: str) -> None:
-    """Tell the worker, in the frame of `serving`, which can't be imported."""
+    """Tell the worker, in the frame of `server`, which can't be imported."""
     text = f"{sys.executable} can't run graphs: {why}"
     frame = json.dumps({"type": "load_failed", "graph_id": "", "error": text}).encode()
     os.write(connection, len(frame).to_bytes(4, "big") + frame)
@@ -75,7 +75,7 @@ if __name__ == "__main__":
             refuse(int(sys.argv[1]), why)
         else:
             make_known()
-            importlib.import_module(f"{NAME}.serving").run(int(sys.argv[1]))
+            importlib.import_module(f"{NAME}.server").run(int(sys.argv[1]))
     except BaseException:
         traceback.print_exc()
     sys.stdout.flush()

@@ -22,7 +22,7 @@ import aiosqlite
 from langgraph.checkpoint.base import CheckpointMetadata
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 
-from .asking import NotFound
+from .refusals import NotFound
 
 RUN: ContextVar[str] = ContextVar("cronledger_run", default="")
 """The run on whose behalf the code runs, in its nodes' threads too."""

@@ -3,8 +3,8 @@
 import re
 from typing import Any
 
-from .asking import BadQuestion
 from .plain import shown_error, visible
+from .refusals import BadQuestion
 
 PLACE = ("thread_id", "checkpoint_ns", "checkpoint_id")
 

@@ -18,9 +18,9 @@ import orjson
 from langgraph.store.base import NOT_PROVIDED, GetOp, Op, PutOp, Result, SearchOp
 from langgraph.store.sqlite.aio import AsyncSqliteStore
 
-from .asking import BadQuestion, Unsupported
 from .checkpoints import BUSY_S, alone, whole_transaction
-from .loading import CannotLoad, last_lines, named
+from .graphs import CannotLoad, last_lines, named
+from .refusals import BadQuestion, Unsupported
 
 TTL = {"refresh_on_read": True, "default_ttl": None, "sweep_interval_minutes": 5}
 """Unless the project says otherwise: a single item may have a time to live all the same."""

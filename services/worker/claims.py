@@ -20,7 +20,7 @@ from services.repository import Aggregates, Repository
 from services.worker.graph_child import Loss
 from services.worker.job import Done, Job, Later, Verdict
 from services.worker.lease import live_until
-from services.worker.loading import Story, story_of
+from services.worker.stories import Story, story_of
 
 log_lines = Log("worker")
 

@@ -13,8 +13,8 @@ from services.kit.logs import Log
 from services.kit.reads import read
 from services.repository import Repository
 from services.worker.job import Job
-from services.worker.loading import Story, story_of
 from services.worker.outcomes import Ending
+from services.worker.stories import Story, story_of
 
 log_lines = Log("worker")
 

@@ -7,8 +7,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, is_typeddict
 
 from .checkpoints import RUN, Fenced, Saver
-from .emitting import Emitter
-from .loading import RUNS, UPDATES, Access, Entry
+from .emitter import Emitter
+from .graphs import RUNS, UPDATES, Access, Entry
 from .plain import encode, shown_failure
 from .states import frame_fields, task_shown
 

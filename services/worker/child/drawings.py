@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from .asking import NotFound
+from .refusals import NotFound
 
 
 async def drawing(graph: Any, ask: dict[str, Any]) -> dict[str, Any]:

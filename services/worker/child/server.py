@@ -11,13 +11,13 @@ import sys
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
-from . import drawing, states, storing
-from .asking import NotFound, failed
+from . import drawings, states, store
 from .checkpoints import Saver, alone
-from .loading import LOOKS, READS, Access, CannotLoad, Entry, last_lines, load
+from .graphs import LOOKS, READS, Access, CannotLoad, Entry, last_lines, load
 from .names import ProjectNamesFirst
 from .plain import encode
-from .running import CountingExecutor, Outlet, Run
+from .refusals import NotFound, failed
+from .runs import CountingExecutor, Outlet, Run
 
 LENGTH = 4
 
@@ -26,7 +26,7 @@ class Child:
     """Everything that the process holds: graphs, checkpoints, the store, runs."""
 
     saver: Saver
-    store: storing.Store
+    store: store.Store
 
     def __init__(self, reader: asyncio.StreamReader, outlet: Outlet) -> None:
         self._reader, self._outlet = reader, outlet
@@ -43,14 +43,14 @@ class Child:
             "rollback": lambda ask: self.saver.rollback(ask["thread_id"], ask["run_id"], ask.get("token", 0)),
             "copy": lambda ask: self.saver.copy(ask["thread_id"], ask["to_thread_id"]),
             "ping": _pong,
-            "drawing": lambda ask: self._with_graph(LOOKS, ask, drawing.drawing),
-            "schemas": lambda ask: self._with_graph(LOOKS, ask, drawing.schemas),
-            "subgraphs": lambda ask: self._with_graph(LOOKS, ask, drawing.subgraphs),
-            "store_put": lambda ask: storing.put(self.store, ask),
-            "store_get": lambda ask: storing.get(self.store, ask),
-            "store_delete": lambda ask: storing.delete(self.store, ask),
-            "store_search": lambda ask: storing.search(self.store, ask),
-            "store_namespaces": lambda ask: storing.namespaces(self.store, ask),
+            "drawing": lambda ask: self._with_graph(LOOKS, ask, drawings.drawing),
+            "schemas": lambda ask: self._with_graph(LOOKS, ask, drawings.schemas),
+            "subgraphs": lambda ask: self._with_graph(LOOKS, ask, drawings.subgraphs),
+            "store_put": lambda ask: store.put(self.store, ask),
+            "store_get": lambda ask: store.get(self.store, ask),
+            "store_delete": lambda ask: store.delete(self.store, ask),
+            "store_search": lambda ask: store.search(self.store, ask),
+            "store_namespaces": lambda ask: store.namespaces(self.store, ask),
         }
 
     async def serve(self) -> None:
@@ -81,7 +81,7 @@ class Child:
             with _naming(hello["checkpoints"]):
                 self.saver = await Saver.opened(hello["checkpoints"])
             with _naming(hello["store"]["path"]):
-                self.store = await storing.Store.opened(hello["store"])
+                self.store = await store.Store.opened(hello["store"])
             for loading, source in hello["graphs"].items():
                 self._entries[loading] = load(loading, source)
         except Exception as exc:
