@@ -131,7 +131,7 @@ def test_arguments(project: Path, arguments: list[str], words: str) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b'{"graphs": {\n  "agent": "./graph.py:graph",\n}}', "langgraph.json: line 3, column 1:"),
+        (b'{"graphs": {\n  "agent" "./graph.py:graph"}}', "langgraph.json: line 2, column 11:"),
         (codecs.BOM_UTF16_LE + "{}".encode("utf-16-le"), "langgraph.json: is not UTF-8"),
         (b"[" * 100_000, "nested too deeply"),
         (b"[]", "must be a JSON object"),

@@ -86,7 +86,8 @@ async def used(client: Any) -> None:
     names = [part.event async for part in parts]
     assert names[-1] == "end"
     assert names.count("values") == 4
-    cron = await client.crons.create_for_thread(thread_id, "chat", schedule="* * * * * *", input=HELLO)
+    scheduled = (await client.threads.create())["thread_id"]
+    cron = await client.crons.create_for_thread(scheduled, "chat", schedule="* * * * * *", input=HELLO)
     assert (await client.runs.wait(thread_id, "approval", input={"amount": 40}))["__interrupt__"]
     await client.runs.wait(thread_id, "approval", command={"resume": "approved"})
     stuck = await client.runs.create(None, "endless", input=HELLO)
@@ -100,11 +101,11 @@ async def used(client: Any) -> None:
     assert (await client.runs.get(*address))["status"] == "success"
     await client.runs.delete(*address)
     await client.store.put_item(["a"], "k", {"v": 1})
-    await client.threads.update_state(thread_id, {"messages": []}, as_node="model")
+    await client.threads.update_state(thread_id, {"amount": 1}, as_node="decide")
     assert await client.threads.get_history(thread_id, limit=2)
     assert await client.threads.search(metadata={"a": 1}, limit=5)
     assert await client.runs.list(thread_id, limit=3)
-    assert await client.crons.search(thread_id=thread_id)
+    assert await client.crons.search(thread_id=scheduled)
     assert await client.crons.count() == 1
     assert await client.http.get(f"/runs/crons/{cron['cron_id']}/ledger")
     assert await client.http.get(f"/runs/crons/{cron['cron_id']}/occurrences")
