@@ -192,8 +192,19 @@ CronSelect = Literal[
     "next_run_date",
     "metadata",
     "enabled",
+    "ledger",
 ]
 Order = Literal["asc", "desc"]
+
+
+class CronPreview(msgspec.Struct, frozen=True, kw_only=True):
+    """POST /runs/crons/upcoming: what a schedule would mean."""
+
+    schedule: Annotated[str, Meta(max_length=256)]
+    timezone: Annotated[str, Meta(max_length=64)] | None = None
+    end_time: datetime | None = None
+    after: datetime | None = None
+    limit: Limit | None = None
 
 
 class CronCount(msgspec.Struct, frozen=True, kw_only=True):

@@ -193,14 +193,14 @@ def next_occurrence(
     return datetime.fromtimestamp(epoch, UTC)
 
 
-def aware(instant: datetime) -> datetime:
-    """The instant in UTC; a naive one is UTC already. Raises InvalidField."""
+def aware(instant: datetime, field: str = "end_time") -> datetime:
+    """The instant of that field in UTC; a naive one is UTC already. Raises InvalidField."""
     if instant.tzinfo is None:
         return instant.replace(tzinfo=UTC)
     try:
         return instant.astimezone(UTC)
     except OverflowError:
-        raise InvalidField(f"end_time: {instant.isoformat()} is not in the years 1 to 9999, UTC") from None
+        raise InvalidField(f"{field}: {instant.isoformat()} is not in the years 1 to 9999, UTC") from None
 
 
 def _present(cron: Cron | None) -> Cron:

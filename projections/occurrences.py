@@ -5,7 +5,7 @@ from contracts.ledger import Recorded
 from projections.rows import Row, Rows, Table, micros, seconds
 
 NAME = "occurrences"
-VERSION = 2
+VERSION = 3
 TABLES = (
     Table(
         "occurrences",
@@ -26,7 +26,7 @@ TABLES = (
             "local": "TEXT NOT NULL",
         },
         "position",
-        ("(cron_id, scheduled_for)", "(cron_id, status, scheduled_for)"),
+        ("(cron_id, scheduled_for)", "(cron_id, status, scheduled_for)", "(scheduled_for)"),
     ),
 )
 

@@ -32,6 +32,7 @@ class CronAnswer(msgspec.Struct, frozen=True, kw_only=True):
 class CronLedger(msgspec.Struct, frozen=True, kw_only=True):
     """What became of a cron so far, and what to know of its schedule."""
 
+    description: str  # the schedule in words
     state: Literal["active", "paused", "expired", "blocked"]
     reason: str | None  # why it is blocked: nothing fires until that is mended
     revision: int
@@ -51,6 +52,7 @@ class CronWithLedger(CronAnswer, frozen=True, kw_only=True):
 class CreationLedger(msgspec.Struct, frozen=True):
     """What to know of a new schedule."""
 
+    description: str
     warnings: list[str]
 
 
@@ -77,16 +79,28 @@ class Coming(msgspec.Struct, frozen=True):
 
     scheduled_for: str
     local: str  # on the clock of the cron's zone
+    fires_at: str
+    run_id: UUID | None  # what its run will be called; null of a schedule that no cron has
     dst: Literal["gap", "overlap"] | None  # its wall time is skipped, or shown twice
 
 
-class OccurrenceAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of an occurrence, or of a stretch of `count` missed ones up to `until`."""
+class SchedulePreview(msgspec.Struct, frozen=True):
+    """What a schedule means, whether or not a cron has it."""
 
+    canonical: str
+    description: str
+    upcoming: list[Coming]
+    warnings: list[str]
+
+
+class OccurrenceAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of an occurrence, or of a stretch of `count` missed ones up to `until`; `pending`: it is to come."""
+
+    cron_id: UUID
     scheduled_for: str
     until: str | None
     count: int
-    status: Literal["fired", "skipped", "missed"]
+    status: Literal["fired", "skipped", "missed", "pending"]
     reason: str | None
     kind: str | None
     fired_at: str | None

@@ -264,6 +264,11 @@ GATEWAY_PLANS = {
     "not_ended": RUNS_KEY,
     "happened": "SEARCH audit USING INTEGER PRIMARY KEY (rowid>?)",
     "happened_until": "SEARCH audit",  # the last entry of its key
+    "recorded": "SEARCH occurrences USING INDEX scheduled_for (scheduled_for>? AND scheduled_for<?)",
+    "recorded_of_cron": "SEARCH occurrences USING INDEX cron_id,scheduled_for"
+    " (cron_id=? AND scheduled_for>? AND scheduled_for<?)",
+    "due_until": "SEARCH crons USING INDEX next_at,cron_id (next_at<?)",
+    "due_of_cron": "SEARCH crons USING INDEX cron_id (cron_id=?)",
     "crons_of_thread": "SEARCH crons USING COVERING INDEX thread_id,cron_id (thread_id=?)",
     "crons_of_assistant": "SEARCH crons USING COVERING INDEX assistant_id,cron_id (assistant_id=?)",
     "crons_of_user": "CO-ROUTINE (subquery-1); SEARCH crons USING COVERING INDEX user_id (user_id=?); SCAN (subquery-1)",

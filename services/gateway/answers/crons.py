@@ -7,6 +7,7 @@ from uuid import UUID
 import msgspec
 
 from contracts.answers.crons import (
+    Coming,
     CreationLedger,
     CronAnswer,
     CronLedger,
@@ -16,6 +17,7 @@ from contracts.answers.crons import (
 )
 from contracts.answers.runs import RunAnswer
 from domain.croniter_witness import witness_warnings
+from domain.description import description
 from domain.schedule import parse, zone
 from services.gateway.answers.values import (
     BlobOf,
@@ -40,6 +42,7 @@ def with_ledger(row: Row, blob_of: BlobOf, wall_s: float, blocked: str = "") -> 
     """The cron, and what became of it; `blocked` says why an active one does not fire."""
     is_blocked = bool(blocked) and row["state"] == "active"
     ledger = CronLedger(
+        description=described(row),
         state="blocked" if is_blocked else row["state"],
         reason=blocked if is_blocked else None,
         revision=row["revision"],
@@ -56,12 +59,17 @@ def with_run(row: Row, run: RunAnswer, blob_of: BlobOf, wall_s: float) -> CronWi
     """The answer to a cron's creation: every key of its first run and every key of the cron."""
     shown = cron(row, blob_of)
     both = {**msgspec.structs.asdict(run), **msgspec.structs.asdict(shown), "thread_id": run.thread_id}
-    return CronWithRun(**both, cron=shown, ledger=CreationLedger(warnings(row, wall_s)))
+    return CronWithRun(**both, cron=shown, ledger=CreationLedger(described(row), warnings(row, wall_s)))
+
+
+def described(row: Row) -> str:
+    """Its schedule in words."""
+    return description(parse(row["schedule"], seconds=True), row["timezone"])
 
 
 def warnings(row: Row, wall_s: float) -> list[str]:
     """What to know of its schedule."""
-    return list(_warned(row["schedule"], row["timezone"], int(wall_s) // WITNESS_S * WITNESS_S))
+    return list(warned(row["schedule"], row["timezone"], int(wall_s) // WITNESS_S * WITNESS_S))
 
 
 def occurrence(row: Row) -> OccurrenceAnswer:
@@ -69,6 +77,7 @@ def occurrence(row: Row) -> OccurrenceAnswer:
     due = row["scheduled_for"] * 1_000_000
     fired = row["status"] == "fired"
     return OccurrenceAnswer(
+        cron_id=UUID(bytes=row["cron_id"]),
         scheduled_for=instant(due),
         until=maybe_instant(None if row["until"] is None else row["until"] * 1_000_000),
         count=row["count"],
@@ -80,6 +89,26 @@ def occurrence(row: Row) -> OccurrenceAnswer:
         run_id=maybe_uuid(row["run_id"]),
         thread_id=maybe_uuid(row["thread_id"]),
         local=row["local"] or None,
+        revision=row["revision"],
+        tzdata=row["tzdata"],
+    )
+
+
+def pending(row: Row, coming: Coming) -> OccurrenceAnswer:
+    """An occurrence that is to come, of the cron of the row."""
+    return OccurrenceAnswer(
+        cron_id=UUID(bytes=row["cron_id"]),
+        scheduled_for=coming.scheduled_for,
+        until=None,
+        count=1,
+        status="pending",
+        reason=None,
+        kind="schedule",
+        fired_at=None,
+        lateness_ms=None,
+        run_id=coming.run_id,
+        thread_id=maybe_uuid(row["thread_id"]),
+        local=coming.local,
         revision=row["revision"],
         tzdata=row["tzdata"],
     )
@@ -105,6 +134,7 @@ def _said(row: Row, blob_of: BlobOf) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=2048)
-def _warned(text: str, timezone: str | None, after: int) -> tuple[str, ...]:
+def warned(text: str, timezone: str | None, after: int) -> tuple[str, ...]:
+    """What to know of a schedule, by what croniter makes of it from that instant on."""
     schedule = parse(text, seconds=True)
     return (*schedule.warnings, *witness_warnings(schedule, zone(timezone), after))

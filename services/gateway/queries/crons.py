@@ -1,20 +1,29 @@
 """Crons that are looked for, and what they did and will do."""
 
 from collections.abc import Iterator
+from datetime import datetime, timedelta
+from heapq import merge
+from itertools import islice
 from typing import Any
 from uuid import UUID
 
-from contracts.answers.crons import Coming, CronWithLedger, CronWithRun, OccurrenceAnswer
-from contracts.api import CronCount, CronSearch
-from domain.errors import CronNotFound
+from contracts.answers.crons import Coming, CronWithLedger, CronWithRun, OccurrenceAnswer, SchedulePreview
+from contracts.api import CronCount, CronPreview, CronSearch
+from domain import cron as crons
+from domain.description import description
+from domain.errors import CronNotFound, InvalidField
+from domain.identity import run_id_of
 from domain.schedule import dst_kind, local_time, next_after, parse, zone
 from projections import crons as cron_rows
+from projections.rows import micros
 from services.gateway.answers import crons as answers
 from services.gateway.answers.values import Row, instant
 from services.gateway.parts import GatewayParts
 from services.gateway.queries import fold, runs, search
-from services.gateway.queries.filters import CRONS, OCCURRENCES, SQL, Filter
+from services.gateway.queries.filters import CRONS, OCCURRENCES, SQL, Filter, instant_of
 
+MOST_AHEAD = 2000
+LONGEST = timedelta(days=366)
 COLUMNS = {"next_run_date": "next_at", "end_time": "end_at"}
 
 
@@ -49,7 +58,17 @@ async def matching(parts: GatewayParts, wanted: CronSearch) -> tuple[Iterator[An
     is_whole = not wanted.select or "payload" in wanted.select
     query = search.row_query(CRONS) if is_whole else SQL["cron_without_payload"]
     rows = search.rows_of(parts.views, query, keys)
-    return search.chosen((answers.cron(row, parts.log.blob) for row in rows), wanted.select), headers
+    wall_s, why = parts.clock.wall_s(), dict[bytes, str]()  # by assistant: many crons have the same
+
+    def shown(row: Row) -> CronWithLedger:
+        assistant_id = row["assistant_id"]
+        if assistant_id not in why:
+            why[assistant_id] = _blocked(parts, row)
+        return answers.with_ledger(row, parts.log.blob, wall_s, why[assistant_id])
+
+    if wanted.select and "ledger" not in wanted.select:
+        return search.chosen((answers.cron(row, parts.log.blob) for row in rows), wanted.select), headers
+    return search.chosen(map(shown, rows), wanted.select), headers
 
 
 def filter_of(wanted: CronCount) -> Filter:
@@ -61,20 +80,93 @@ def filter_of(wanted: CronCount) -> Filter:
     return found
 
 
-def upcoming(parts: GatewayParts, cron_id: UUID, limit: int) -> list[Coming]:
-    """The next occurrences; none of a cron that is paused or has ended. Raises CronNotFound."""
+def upcoming(
+    parts: GatewayParts, cron_id: UUID, limit: int, after: datetime | None, *, ignore_state: bool
+) -> list[Coming]:
+    """The next occurrences, strictly after an instant; none of a cron that does not fire. Raises CronNotFound."""
     row = _row(parts, cron_id)
+    begin = parts.clock.wall_s() if after is None else after.timestamp()
+    return list(islice(_coming(row, int(begin)), limit)) if row["enabled"] or ignore_state else []
+
+
+def preview(parts: GatewayParts, wanted: CronPreview) -> SchedulePreview:
+    """What a schedule means. Raises InvalidSchedule, InvalidTimezone, InvalidField."""
+    now, seconds = parts.clock.now(), parts.settings.seconds == "first"
+    crons.check(wanted.schedule, wanted.timezone, wanted.end_time, now, seconds=seconds)
+    schedule = parse(wanted.schedule, seconds=seconds)
+    end_at = None if wanted.end_time is None else micros(crons.aware(wanted.end_time))
+    row = {"cron_id": None, "schedule": wanted.schedule, "timezone": wanted.timezone, "end_at": end_at}
+    begin = now if wanted.after is None else crons.aware(wanted.after, "after")
+    return SchedulePreview(
+        canonical=schedule.canonical,
+        description=description(schedule, wanted.timezone),
+        upcoming=list(islice(_coming(row, int(begin.timestamp())), wanted.limit or 10)),
+        warnings=answers.warnings(row, parts.clock.wall_s()),
+    )
+
+
+def _coming(row: Row, after: int) -> Iterator[Coming]:
+    """The occurrences of the schedule of that row, without an end if it has none."""
     schedule, place = parse(row["schedule"], seconds=True), zone(row["timezone"])
-    found: list[Coming] = []
-    at: int | None = int(parts.clock.wall_s())
-    while row["enabled"] and len(found) < limit:
-        assert at is not None
+    cron_id = None if row["cron_id"] is None else UUID(bytes=row["cron_id"])
+    at = next_after(schedule, place, after)
+    while at is not None:
+        if row["end_at"] is not None and at * 1_000_000 > row["end_at"]:
+            return
+        due = instant(at * 1_000_000)
+        run_id = None if cron_id is None else run_id_of(cron_id, at)
+        yield Coming(due, local_time(place, at).isoformat(), due, run_id, dst_kind(schedule, place, at))
         at = next_after(schedule, place, at)
-        if at is None or (row["end_at"] is not None and at * 1_000_000 > row["end_at"]):
-            break
-        local, dst = local_time(place, at).isoformat(), dst_kind(schedule, place, at)
-        found.append(Coming(instant(at * 1_000_000), local, dst))
-    return found
+
+
+def span_of(begin: str, until: str) -> tuple[datetime, datetime]:
+    """The span of a calendar. Raises InvalidField."""
+    first, end = instant_of("from", begin), instant_of("until", until)
+    assert first is not None
+    assert end is not None
+    if not timedelta() < end - first <= LONGEST:
+        raise InvalidField(f"until: must be after `from`, by {LONGEST.days} days at most")
+    return first, end
+
+
+def calendar(
+    parts: GatewayParts, begin: datetime, end: datetime, cron_id: UUID | None, limit: int
+) -> list[OccurrenceAnswer]:
+    """What was and what will be in [begin, end), of all crons or of one, oldest first. Raises CronNotFound."""
+    span = int(begin.timestamp()), int(end.timestamp())
+    name, which = ("recorded", ()) if cron_id is None else ("recorded_of_cron", (cron_id.bytes,))
+    past = [answers.occurrence(row) for row in parts.views.all(SQL[name], (*which, *span, limit))]
+    if cron_id is not None and not past:
+        _row(parts, cron_id)
+    if len(past) == limit:
+        return past
+    return past + _pending(parts, span, cron_id, limit - len(past))
+
+
+def _pending(
+    parts: GatewayParts, span: tuple[int, int], cron_id: UUID | None, limit: int
+) -> list[OccurrenceAnswer]:
+    """The first so many that are to come in the span. Raises InvalidField."""
+    begin, end = span
+    name, which = ("due_until", ()) if cron_id is None else ("due_of_cron", (cron_id.bytes,))
+    # From now on they are of no more crons than that, those that are due first; of a later span each cron may be.
+    most = limit if begin <= parts.clock.wall_s() else MOST_AHEAD + 1
+    rows = parts.views.all(SQL[name], (*which, end * 1_000_000, most))
+    if len(rows) > MOST_AHEAD:
+        raise InvalidField(
+            f"from: over {MOST_AHEAD} crons may be due then; begin now, or name one by `cron_id`"
+        )
+    # What is due this moment may not be recorded yet, and what is recorded is past the cursor of the row.
+    each = (_pending_of(row, max(begin - 1, row["next_at"] // 1_000_000 - 1), end) for row in rows)
+    return list(islice(merge(*each, key=lambda told: told.scheduled_for), limit))
+
+
+def _pending_of(row: Row, after: int, end: int) -> Iterator[OccurrenceAnswer]:
+    until = instant(end * 1_000_000)
+    for coming in _coming(row, after):
+        if coming.scheduled_for >= until:
+            return
+        yield answers.pending(row, coming)
 
 
 async def occurrences(

@@ -1,12 +1,14 @@
 """What a search wants: conditions as they are tested on a row, and as an index finds the rows that meet them."""
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from domain.assistant import default_assistant_id
+from domain.cron import aware
 from domain.errors import InvalidField
 from projections.facets import LARGE, needed
 from services.kit.ids import parse_uuid
@@ -172,6 +174,17 @@ class Filter:
 
     def _found(self, clause: str, params: tuple[Any, ...], column: str) -> None:
         self.drivers.append(Driver(clause, params, f"{self.kind.table} WHERE {clause}", params, column))
+
+
+def instant_of(field: str, text: str | None) -> datetime | None:
+    """An instant that a query names; naive is UTC. Raises InvalidField."""
+    if text is None:
+        return None
+    try:
+        # A plus that nobody has encoded comes as a space.
+        return aware(datetime.fromisoformat(text.replace(" ", "+")), field)
+    except ValueError:
+        raise InvalidField(f"{field}: must be an instant such as 2026-03-01T00:00:00+00:00") from None
 
 
 def has_facet(kind: Kind, owner: str) -> str:

@@ -1,7 +1,6 @@
 """Events that are looked for in the ledger."""
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from uuid import UUID
 
 import msgspec
@@ -9,9 +8,10 @@ import msgspec
 from contracts.answers.ledger import EntryAnswer
 from contracts.events import BODIES
 from domain.errors import CronNotFound, InvalidField, RunNotFound
+from projections.rows import micros
 from services.gateway.answers import ledger as answers
 from services.gateway.parts import GatewayParts
-from services.gateway.queries.filters import AUDIT, Filter
+from services.gateway.queries.filters import AUDIT, Filter, instant_of
 from services.gateway.queries.search import find, page
 
 EVER = 1 << 62  # microseconds
@@ -94,14 +94,5 @@ async def entries(
 
 
 def _micros(name: str, text: str | None) -> int | None:
-    if text is None:
-        return None
-    try:
-        moment = datetime.fromisoformat(text.replace(" ", "+"))
-    except ValueError:
-        raise InvalidField(f"{name}: must be an instant such as 2026-03-01T00:00:00+00:00") from None
-    moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
-    try:
-        return int(moment.timestamp() * 1_000_000)
-    except (OverflowError, ValueError):
-        raise InvalidField(f"{name}: is out of range") from None
+    moment = instant_of(name, text)
+    return None if moment is None else micros(moment)

@@ -51,7 +51,8 @@ NULL AS "values" FROM threads WHERE thread_id = ?;
 
 -- name: cron_without_payload
 SELECT cron_id, assistant_id, thread_id, user_id, schedule, timezone, end_at, next_at, enabled,
-on_run_completed, metadata, NULL AS payload, created_at, updated_at FROM crons WHERE cron_id = ?;
+on_run_completed, metadata, NULL AS payload, created_at, updated_at, state, revision, fired, skipped, missed,
+tzdata FROM crons WHERE cron_id = ?;
 
 -- name: run_without_values
 SELECT run_id, thread_id, assistant_id, user_id, status, metadata, NULL AS kwargs, multitask_strategy, error,
@@ -86,6 +87,25 @@ SELECT position, topic, run_id, thread_id FROM audit WHERE position > ? ORDER BY
 -- name: happened_until
 -- The last entry of that key.
 SELECT coalesce(max(position), 0) AS position FROM audit;
+
+-- name: recorded
+-- What became of occurrences in a span, of all crons: by the index of its instants, until the page is full.
+SELECT * FROM occurrences WHERE scheduled_for >= ? AND scheduled_for < ? ORDER BY scheduled_for, position LIMIT ?;
+
+-- name: recorded_of_cron
+-- The same of one cron.
+SELECT * FROM occurrences WHERE cron_id = ? AND scheduled_for >= ? AND scheduled_for < ?
+ORDER BY scheduled_for, position LIMIT ?;
+
+-- name: due_until
+-- The crons that are due first: so many occurrences that are to come are of no more crons. The plus: those that
+-- are due are few beside those that are enabled.
+SELECT cron_id, thread_id, schedule, timezone, end_at, next_at, revision, tzdata FROM crons
+WHERE next_at < ? AND +enabled = 1 ORDER BY next_at LIMIT ?;
+
+-- name: due_of_cron
+SELECT cron_id, thread_id, schedule, timezone, end_at, next_at, revision, tzdata FROM crons
+WHERE cron_id = ? AND next_at < ? AND enabled = 1 LIMIT ?;
 
 -- name: crons_of_thread
 SELECT cron_id FROM crons WHERE thread_id = ?;

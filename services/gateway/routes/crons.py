@@ -8,24 +8,32 @@ from litestar.params import Parameter
 
 from contracts.answers.crons import (
     Coming,
-    CronAnswer,
     CronWithLedger,
     CronWithRun,
     OccurrenceAnswer,
+    SchedulePreview,
 )
-from contracts.api import CRON_EXTENSIONS, CronCount, CronCreate, CronPatch, CronSearch
+from contracts.api import CRON_EXTENSIONS, CronCount, CronCreate, CronPatch, CronPreview, CronSearch
 from domain.errors import EmptyUpdate, NotSupported
 from services.gateway.commands import crons as commands
-from services.gateway.envelope import Caller
+from services.gateway.envelope import Caller, uuid_of
 from services.gateway.handlers import By, Limit, Offset, Parts, deletes, many, patches, posts, reads
 from services.gateway.parts import GatewayParts
 from services.gateway.queries import crons as queries
+from services.gateway.queries.filters import instant_of
 from services.gateway.queries.runs import RunAddress
 from services.gateway.queries.search import count
 
 Became = Annotated[
     Literal["fired", "skipped", "missed"] | None, Parameter(description="only what became of them so")
 ]
+After = Annotated[str | None, Parameter(description="strictly after this instant (ISO 8601); now by default")]
+IgnoreState = Annotated[
+    bool, Parameter(description="whether to tell of one that is paused or has ended, too")
+]
+Begin = Annotated[str, Parameter(query="from", description="from this instant on (ISO 8601)")]
+End = Annotated[str, Parameter(description="before this instant (ISO 8601)")]
+OfCron = Annotated[str | None, Parameter(query="cron_id", description="of this cron only")]
 New = Response[CronWithRun | CronWithLedger]
 Incoming = Request[Any, Any, Any]
 
@@ -56,7 +64,7 @@ class CronController(Controller):
         return await _created(request, parts, caller, data, None)
 
     @posts("/search", summary="Search crons")
-    async def search_crons(self, parts: Parts, data: CronSearch) -> Response[list[CronAnswer]]:
+    async def search_crons(self, parts: Parts, data: CronSearch) -> Response[list[CronWithLedger]]:
         """With `select` an object has the named keys only."""
         found, headers = await queries.matching(parts, data)
         return await many(parts, found, headers)
@@ -65,6 +73,20 @@ class CronController(Controller):
     async def count_crons(self, parts: Parts, data: CronCount) -> int:
         """How many match."""
         return await count(parts.views, queries.filter_of(data))
+
+    @posts("/upcoming", summary="What a schedule means")
+    async def preview_schedule(self, parts: Parts, data: CronPreview) -> SchedulePreview:
+        """Its next occurrences, its words and what to know of it; nothing is created."""
+        return queries.preview(parts, data)
+
+    @reads("/occurrences", summary="What was and what will be, of all crons")
+    async def list_calendar(
+        self, parts: Parts, begin: Begin, until: End, cron: OfCron = None, limit: Limit = 100
+    ) -> list[OccurrenceAnswer]:
+        """In a span of at most 366 days, oldest first: what became of occurrences, and what is `pending`."""
+        span = queries.span_of(begin, until)
+        cron_id = None if cron is None else uuid_of("cron_id", cron)
+        return await parts.read(lambda: queries.calendar(parts, *span, cron_id, limit))
 
     @reads("/{cron_id:str}", summary="Get a cron")
     async def get_cron(self, parts: Parts, cron_id: UUID) -> CronWithLedger:
@@ -88,9 +110,19 @@ class CronController(Controller):
         await commands.delete(parts, caller, cron_id)
 
     @reads("/{cron_id:str}/upcoming", summary="The next occurrences of a cron")
-    async def list_upcoming(self, parts: Parts, cron_id: UUID, limit: Limit = 10) -> list[Coming]:
-        """None of a cron that is paused or has ended."""
-        return await parts.read(lambda: queries.upcoming(parts, cron_id, limit))
+    async def list_upcoming(
+        self,
+        parts: Parts,
+        cron_id: UUID,
+        limit: Limit = 10,
+        after: After = None,
+        ignore_state: IgnoreState = False,
+    ) -> list[Coming]:
+        """None of a cron that is paused or has ended, unless its state is to be ignored."""
+        begin = instant_of("after", after)
+        return await parts.read(
+            lambda: queries.upcoming(parts, cron_id, limit, begin, ignore_state=ignore_state)
+        )
 
     @reads("/{cron_id:str}/occurrences", summary="What became of each occurrence of a cron")
     async def list_occurrences(

@@ -1,0 +1,138 @@
+"""What a schedule means, was and will be, over HTTP and through the stock SDK."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+from langgraph_sdk import get_client
+
+NEVER = {"assistant_id": "counter", "schedule": "0 9 1 1 *", "timezone": "Europe/Berlin", "enabled": True}
+
+
+@pytest.fixture(scope="module")
+def server(make_shared_server: Callable[..., Any]) -> Any:
+    return make_shared_server(CRONLEDGER_FIRST_RUN="scheduled")
+
+
+@pytest.fixture
+async def http(server: Any) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=server.url, timeout=30) as client:
+        yield client
+
+
+async def made(http: httpx.AsyncClient, **fields: Any) -> dict[str, Any]:
+    answer = await http.post("/runs/crons", json=NEVER | fields)
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+async def test_preview_creates_nothing(http: httpx.AsyncClient) -> None:
+    before = (await http.get("/ledger", params={"order": "desc", "limit": 1})).json()
+    body = {
+        "schedule": "30 2 * * sun",
+        "timezone": "Europe/Berlin",
+        "after": "2027-03-20T00:00:00+00:00",
+        "limit": 3,
+    }
+    told = (await http.post("/runs/crons/upcoming", json=body)).json()
+    assert told["canonical"] == "30 2 * * 0"
+    assert told["description"] == "At 02:30, only on Sunday, Europe/Berlin"
+    assert [(c["local"], c["dst"], c["run_id"]) for c in told["upcoming"]] == [
+        ("2027-03-21T02:30:00+01:00", None, None),
+        ("2027-03-28T03:00:00+02:00", "gap", None),
+        ("2027-04-04T02:30:00+02:00", None, None),
+    ]
+    ended = (await http.post("/runs/crons/upcoming", json=body | {"end_time": "2027-03-28T01:00:00Z"})).json()
+    assert len(ended["upcoming"]) == 2  # inclusive
+    assert (await http.get("/ledger", params={"order": "desc", "limit": 1})).json() == before
+
+
+async def test_upcoming_from_an_instant_on(http: httpx.AsyncClient) -> None:
+    cron = await made(http)
+    path = f"/runs/crons/{cron['cron_id']}/upcoming"
+    later = (await http.get(path, params={"after": "2030-01-01T08:00:00+00:00", "limit": 2})).json()
+    assert [c["scheduled_for"] for c in later] == ["2031-01-01T08:00:00+00:00", "2032-01-01T08:00:00+00:00"]
+    assert all(c["fires_at"] == c["scheduled_for"] for c in later)
+    await http.patch(f"/runs/crons/{cron['cron_id']}", json={"enabled": False})
+    assert (await http.get(path)).json() == []
+    assert len((await http.get(path, params={"ignore_state": "yes"})).json()) == 10
+
+
+async def test_what_is_told_of_runs_comes_true(make_server: Callable[..., Any]) -> None:
+    server = make_server(CRONLEDGER_SECONDS="first", CRONLEDGER_FIRST_RUN="scheduled")
+    async with httpx.AsyncClient(base_url=server.url, timeout=30) as http:
+        cron = await made(http, schedule="* * * * * *", on_run_completed="keep")
+        told = (await http.get(f"/runs/crons/{cron['cron_id']}/upcoming")).json()
+        async with asyncio.timeout(30):
+            while True:
+                fired = (await http.get(f"/runs/crons/{cron['cron_id']}/occurrences")).json()
+                if len(fired) >= 3:
+                    break
+                await asyncio.sleep(0.2)
+        runs = {occurrence["scheduled_for"]: occurrence["run_id"] for occurrence in fired}
+        both = [c for c in told if c["scheduled_for"] in runs]
+        assert len(both) >= 2
+        assert all(runs[c["scheduled_for"]] == c["run_id"] for c in both)
+        await http.delete(f"/runs/crons/{cron['cron_id']}")
+
+
+async def test_calendar_of_all_crons(http: httpx.AsyncClient) -> None:
+    metadata = {"mark": str(uuid4())}
+    daily = await made(http, schedule="0 6 * * *", timezone="UTC", metadata=metadata)
+    weekly = await made(http, schedule="0 5 * * mon", timezone="UTC", metadata=metadata)
+    await made(http, schedule="0 4 * * *", timezone="UTC", metadata=metadata, enabled=False)
+    begin = (datetime.now(UTC) + timedelta(days=30)).replace(hour=0, minute=0, second=0, microsecond=0)
+    end = begin + timedelta(days=7)
+    span = {"from": begin.isoformat(), "until": end.isoformat()}
+    entries = (await http.get("/runs/crons/occurrences", params=span)).json()
+    mine = [e for e in entries if e["cron_id"] in (daily["cron_id"], weekly["cron_id"])]
+    assert [e["scheduled_for"] for e in entries] == sorted(e["scheduled_for"] for e in entries)
+    assert {e["status"] for e in mine} == {"pending"}
+    assert [e["cron_id"] for e in mine].count(daily["cron_id"]) == 7
+    assert [e["cron_id"] for e in mine].count(weekly["cron_id"]) == 1
+    of_one = await http.get("/runs/crons/occurrences", params=span | {"cron_id": daily["cron_id"]})
+    assert [e["scheduled_for"][11:19] for e in of_one.json()] == ["06:00:00"] * 7
+    few = (await http.get("/runs/crons/occurrences", params=span | {"limit": 2})).json()
+    assert few == entries[:2]
+
+
+async def test_calendar_has_what_was_and_what_will_be(make_server: Callable[..., Any]) -> None:
+    server = make_server(CRONLEDGER_SECONDS="first", CRONLEDGER_FIRST_RUN="scheduled")
+    async with httpx.AsyncClient(base_url=server.url, timeout=30) as http:
+        cron = await made(http, schedule="*/2 * * * * *")
+        now = datetime.now(UTC).replace(microsecond=0)
+        span = {"from": now.isoformat(), "until": (now + timedelta(seconds=40)).isoformat()}
+        async with asyncio.timeout(30):
+            while True:
+                entries = (await http.get("/runs/crons/occurrences", params=span)).json()
+                if [e["status"] for e in entries].count("fired") >= 3:
+                    break
+                await asyncio.sleep(0.2)
+        await http.delete(f"/runs/crons/{cron['cron_id']}")
+    statuses = [e["status"] for e in entries]
+    assert statuses == sorted(statuses)  # fired, then pending
+    due = [datetime.fromisoformat(e["scheduled_for"]) for e in entries]
+    assert len(due) == len(set(due)) >= 18
+    assert {b - a for a, b in pairwise(due)} == {timedelta(seconds=2)}
+
+
+async def test_searches_tell_what_became_of_each(http: httpx.AsyncClient, server: Any) -> None:
+    metadata = {"mark": str(uuid4())}
+    cron = await made(http, metadata=metadata)
+    async with get_client(url=server.url) as client:
+        [found] = await client.crons.search(metadata=metadata)
+        assert found == (await http.get(f"/runs/crons/{cron['cron_id']}")).json()
+        ledger: Any = found["ledger"]  # type: ignore[typeddict-item]
+        assert ledger["description"] == "At 09:00, on day 1 of the month, only in January, Europe/Berlin"
+        assert (ledger["state"], ledger["fired"]) == ("active", 0)
+    body = {"metadata": metadata, "select": ["cron_id", "ledger"]}
+    [part] = (await http.post("/runs/crons/search", json=body)).json()
+    assert part == {"cron_id": cron["cron_id"], "ledger": ledger}
+    [small] = (await http.post("/runs/crons/search", json=body | {"select": ["enabled"]})).json()
+    assert small == {"enabled": True}
