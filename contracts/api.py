@@ -207,6 +207,16 @@ class CronPreview(msgspec.Struct, frozen=True, kw_only=True):
     limit: Limit | None = None
 
 
+class CronTrigger(msgspec.Struct, frozen=True, kw_only=True):
+    """POST /runs/crons/{cron_id}/trigger: what this one run has in place of the cron's own; metadata are merged."""
+
+    input: Json | list[Json] | None = None
+    config: Json | None = None
+    context: Json | None = None
+    metadata: Json | None = None
+    note: Annotated[str, Meta(max_length=500)] | None = None
+
+
 class CronCount(msgspec.Struct, frozen=True, kw_only=True):
     """POST /runs/crons/count."""
 

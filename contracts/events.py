@@ -36,8 +36,8 @@ def event(topic: str) -> Callable[[BodyClass], BodyClass]:
 # --- shared parts -------------------------------------------------------------------------------------
 
 OnRunCompleted = Literal["delete", "keep"]
-FiringKind = Literal["", "first", "schedule", "catch_up", "state"]
-"""Why a run exists: asked for, by its cron, or (`state`) only to write a thread's state, which no client sees."""
+FiringKind = Literal["", "first", "schedule", "catch_up", "trigger", "state"]
+"""Why a run exists: asked for, by its cron (`trigger`: somebody asked for it besides), or (`state`) only to write a thread's state, which no client sees."""
 MissedReason = Literal["coalesced", "window", "paused", "error"]
 SkippedReason = Literal["overlap", "buffer_full", "refused", "graph_missing"]
 
@@ -224,6 +224,7 @@ class RunRequested(RunEvent, frozen=True, kw_only=True):
     tzdata: str = ""
     next_at: NextAt = msgspec.UNSET
     not_before: datetime | None = None  # it waits at least until then
+    note: str = ""  # of whoever triggered it
 
 
 @event("run.occurrence_skipped.v1")

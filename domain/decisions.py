@@ -79,6 +79,7 @@ class Occurrence(msgspec.Struct, frozen=True, kw_only=True):
     tzdata: str = ""
     next_at: NextAt = msgspec.UNSET
     not_before: datetime | None = None
+    note: str = ""
 
 
 def plan_of(
@@ -324,6 +325,7 @@ def _requested(plan: RunPlan, occurrence: Occurrence, thread_metadata: dict[str,
         tzdata=occurrence.tzdata,
         next_at=occurrence.next_at,
         not_before=occurrence.not_before,
+        note=occurrence.note,
     )
 
 

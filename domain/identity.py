@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 CLEAR = ~((0xF << 76) | (0x3 << 62))
+DAY_S = 86_400
 VERSION_8 = (8 << 76) | (2 << 62)
 
 
@@ -16,6 +17,11 @@ def run_id_of(cron_id: UUID, scheduled_for: int) -> UUID:
 def thread_id_of(cron_id: UUID, scheduled_for: int) -> UUID:
     """The thread of a stateless cron's occurrence."""
     return _derived(f"{cron_id}/{_text(scheduled_for)}/thread", scheduled_for)
+
+
+def trigger_id_of(cron_id: UUID, key: str, day: int) -> UUID:
+    """The run of a cron that was asked for by that key on that day (of the epoch, UTC)."""
+    return _derived(f"{cron_id}/trigger/{day}/{key}", day * DAY_S)
 
 
 def _text(epoch: int) -> str:

@@ -49,6 +49,7 @@ def _fired(rows: Rows, recorded: Recorded, body: RunRequested) -> None:
     row = _row(recorded, body.cron_id.bytes, seconds(due), "fired")
     row |= {
         "kind": body.kind,
+        "reason": body.note,
         "run_id": recorded.stream_id.bytes,
         "thread_id": body.thread_id.bytes,
         "revision": body.revision,

@@ -1,6 +1,7 @@
 """Aggregates from the log: load, decide, append. The one place where commands of any service meet the log."""
 
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import TypeVar
 from uuid import UUID
 
@@ -64,6 +65,11 @@ class Aggregates:
         if found is None or found.gone or found.request.thread_id != thread_id:
             raise RunNotFound("Run not found")
         return found
+
+    def requested(self, run_id: UUID, since: datetime) -> UUID | None:
+        """The id, if a run of that id was asked for since then, whatever became of it."""
+        events = self.stream(run_id)
+        return run_id if events and events[0].meta.at > since else None
 
     def assistant_or_none(self, assistant_id: UUID) -> Assistant | None:
         """The assistant; None when there is none or it is deleted."""

@@ -20,6 +20,7 @@ FLAGS = frozenset(
     {
         "cancel_on_disconnect",
         "delete_threads",
+        "force",
         "ignore_state",
         "recurse",
         "refresh_ttl",

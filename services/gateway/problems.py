@@ -1,5 +1,6 @@
 """Refusals to HTTP: one table, and one form of error body."""
 
+import re
 from typing import Any, get_args
 
 import msgspec
@@ -72,13 +73,13 @@ def _told(exc: Exception) -> tuple[int, str, str]:
 
 def _invalid(request: Request[Any, Any, Any], exc: ValidationException) -> tuple[int, str, str]:
     """A parameter of the path or the query that is not what its handler says."""
-    wrong: dict[str, str] = exc.extra[0] if isinstance(exc.extra, list) and exc.extra else {}
-    field = wrong.get("key", "query").partition(".")[0]
-    return (
-        422,
-        errors.InvalidField.code,
-        f"{field}: {_expected(request, field) or readable(wrong['message'])}",
-    )
+    if not (isinstance(exc.extra, list) and exc.extra):
+        missing = re.search(r"parameter '(.+?)'", exc.detail)
+        said = f"{missing[1]}: must be given" if missing else exc.detail
+    else:
+        field = exc.extra[0].get("key", "query").partition(".")[0]
+        said = f"{field}: {_expected(request, field) or readable(exc.extra[0]['message'])}"
+    return 422, errors.InvalidField.code, said
 
 
 def _expected(request: Request[Any, Any, Any], field: str) -> str:

@@ -136,3 +136,77 @@ async def test_searches_tell_what_became_of_each(http: httpx.AsyncClient, server
     assert part == {"cron_id": cron["cron_id"], "ledger": ledger}
     [small] = (await http.post("/runs/crons/search", json=body | {"select": ["enabled"]})).json()
     assert small == {"enabled": True}
+
+
+# --- a run besides the schedule -----------------------------------------------------------------------
+
+
+async def triggered(http: httpx.AsyncClient, cron: dict[str, Any], body: Any = None, **more: Any) -> Any:
+    answer = await http.post(f"/runs/crons/{cron['cron_id']}/trigger", json=body or {}, **more)
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["content-location"].endswith(answer.json()["run_id"])
+    return answer.json()
+
+
+async def ended(http: httpx.AsyncClient, run: dict[str, Any]) -> Any:
+    await http.get(f"/threads/{run['thread_id']}/runs/{run['run_id']}/join")
+    return (await http.get(f"/threads/{run['thread_id']}/runs/{run['run_id']}")).json()
+
+
+async def test_a_paused_cron_can_be_run_now(http: httpx.AsyncClient) -> None:
+    thread = (await http.post("/threads", json={})).json()["thread_id"]
+    body = NEVER | {"input": {"count": 5}, "metadata": {"team": "a", "why": "cron"}, "enabled": False}
+    cron = (await http.post(f"/threads/{thread}/runs/crons", json=body)).json()
+    run = await triggered(http, cron)
+    assert (await ended(http, run))["output"]["count"] == 6
+    other = await triggered(
+        http, cron, {"input": {"count": 10}, "metadata": {"why": "me"}, "note": "to see whether it works"}
+    )
+    done = await ended(http, other)
+    assert (done["status"], done["output"]["count"], done["thread_id"]) == ("success", 17, thread)
+    assert (done["metadata"]["team"], done["metadata"]["why"]) == ("a", "me")
+    assert done["metadata"]["cron_id"] == cron["cron_id"]
+    now = (await http.get(f"/runs/crons/{cron['cron_id']}")).json()
+    assert (now["enabled"], now["next_run_date"]) == (cron["enabled"], cron["next_run_date"])
+    newest, oldest = (await http.get(f"/runs/crons/{cron['cron_id']}/occurrences")).json()
+    assert (newest["kind"], newest["reason"], newest["run_id"], newest["lateness_ms"]) == (
+        "trigger",
+        "to see whether it works",
+        other["run_id"],
+        None,
+    )
+    assert (oldest["kind"], oldest["reason"]) == ("trigger", None)
+
+
+async def test_a_key_begins_one_run(http: httpx.AsyncClient) -> None:
+    cron = await made(http, on_run_completed="keep", input={"count": 1})
+    key = {"Idempotency-Key": "monday's report"}
+    runs = await asyncio.gather(*(triggered(http, cron, headers=key) for _ in range(8)))
+    assert len({run["run_id"] for run in runs}) == 1
+    await ended(http, runs[0])
+    assert (await triggered(http, cron, headers=key))["status"] == "success"
+    assert (await triggered(http, cron, headers={"Idempotency-Key": "another"}))["run_id"] != runs[0][
+        "run_id"
+    ]
+    other = await made(http)
+    assert (await triggered(http, other, headers=key))["run_id"] != runs[0]["run_id"]
+    fired = (await http.get(f"/runs/crons/{cron['cron_id']}/occurrences")).json()
+    assert len(fired) == 2
+    threads = await http.post("/threads/search", json={"metadata": {"cron_id": cron["cron_id"]}})
+    assert len(threads.json()) == 2
+    await http.delete(f"/threads/{runs[0]['thread_id']}/runs/{runs[0]['run_id']}")
+    gone = await http.post(f"/runs/crons/{cron['cron_id']}/trigger", json={}, headers=key)
+    assert gone.status_code in (200, 404)  # never a second one
+    assert len((await http.get(f"/runs/crons/{cron['cron_id']}/occurrences")).json()) == 2
+
+
+async def test_the_strategy_counts_unless_it_is_forced(http: httpx.AsyncClient) -> None:
+    thread = (await http.post("/threads", json={})).json()["thread_id"]
+    body = NEVER | {"input": {"wait_s": 1.0}, "multitask_strategy": "reject"}
+    cron = (await http.post(f"/threads/{thread}/runs/crons", json=body)).json()
+    first = await triggered(http, cron)
+    busy = await http.post(f"/runs/crons/{cron['cron_id']}/trigger", json={})
+    assert busy.status_code == 409
+    forced = await triggered(http, cron, params={"force": "yes"})
+    assert (await ended(http, first))["status"] == "success"
+    assert (await ended(http, forced))["status"] == "success"

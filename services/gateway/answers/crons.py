@@ -29,6 +29,8 @@ from services.gateway.answers.values import (
     value_of,
 )
 
+UNSCHEDULED = ("first", "trigger")
+"""Kinds of firings that are for no instant."""
 WITNESS_S = 3600
 """The witness is asked once an hour for the same schedule: it costs more than everything else here."""
 
@@ -85,7 +87,7 @@ def occurrence(row: Row) -> OccurrenceAnswer:
         reason=row["reason"] or None,
         kind=row["kind"] or None,
         fired_at=maybe_instant(row["fired_at"]) if fired else None,
-        lateness_ms=(row["fired_at"] - due) / 1000 if fired and row["kind"] != "first" else None,
+        lateness_ms=(row["fired_at"] - due) / 1000 if fired and row["kind"] not in UNSCHEDULED else None,
         run_id=maybe_uuid(row["run_id"]),
         thread_id=maybe_uuid(row["thread_id"]),
         local=row["local"] or None,

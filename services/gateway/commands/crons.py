@@ -1,11 +1,12 @@
 """Crons: created (with a first run, unless that is not wanted), changed, deleted."""
 
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
 import msgspec
 
-from contracts.api import CRON_EXTENSIONS, CronCreate, CronPatch
+from contracts.api import CRON_EXTENSIONS, CronCreate, CronPatch, CronTrigger
 from contracts.spec import RUN_FIELDS, CronPayload, RunSpec
 from domain import cron as crons
 from domain import decisions
@@ -14,6 +15,7 @@ from domain.changes import Changes
 from domain.cron import CreateCron, Cron, DeleteCron, UpdateCron
 from domain.decisions import Line, Occurrence, plan_of
 from domain.errors import CronNotFound, NotSupported, TooManyCrons
+from domain.identity import DAY_S, trigger_id_of
 from domain.spec import check_config, check_fields, clean_metadata, cleaned, client_keys, spec_of
 from domain.thread import Thread
 from services.gateway.answers.values import payload_of
@@ -36,6 +38,17 @@ class Basis(msgspec.Struct, frozen=True):
     thread: Thread | None
     line: Line | None  # the thread's, for its first run
     theirs: int  # how many crons the user has, as far as that matters
+
+
+class Triggered(msgspec.Struct, frozen=True):
+    """What a run besides the schedule rests on."""
+
+    cron: Cron
+    spec: RunSpec
+    assistant: Assistant
+    thread: Thread | None
+    line: Line | None
+    earlier: UUID | None  # the run that the same key has begun
 
 
 async def create(
@@ -103,6 +116,59 @@ async def change(parts: GatewayParts, caller: Caller, cron_id: UUID, body: CronP
     await act(parts, caller, cron_id, load, decide)
 
 
+async def trigger(
+    parts: GatewayParts, caller: Caller, cron_id: UUID, body: CronTrigger, key: str | None, *, force: bool
+) -> UUID:
+    """The id of a run that the cron has besides its schedule, also while it is paused.
+
+    The same `key` within a day gives the same run. `force` lets it wait where the cron's strategy would refuse it.
+    Raises CronNotFound, AssistantNotFound, ThreadNotFound, ThreadBusy, LaneFull, and what a creation raises.
+    """
+    now = parts.clock.now()
+    today = int(now.timestamp()) // DAY_S
+    # By yesterday's id or by today's, one of which is a day long the one that is there.
+    known = [] if key is None else [trigger_id_of(cron_id, key, day) for day in (today, today - 1)]
+    run_id = known[0] if known else uuid7()
+
+    def load(log: Aggregates) -> Triggered:
+        cron = log.cron(cron_id)
+        if cron is None:
+            raise CronNotFound("Cron not found")
+        lately = (log.requested(earlier, now - timedelta(days=1)) for earlier in known)
+        thread = None if cron.thread_id is None else log.thread(cron.thread_id)
+        spec = _triggered(_payload_now(cron, parts), body, force=force)
+        line = None if cron.thread_id is None else log.line(cron.thread_id, spec.strategy)
+        assistant = served(parts, log.assistant(str(cron.assistant_id)))
+        return Triggered(
+            cron, spec, assistant, thread, line, next((found for found in lately if found), None)
+        )
+
+    def decide(found: Triggered) -> Changes:
+        nonlocal run_id
+        if found.earlier is not None:
+            run_id = found.earlier
+            return Changes()
+        cron = found.cron
+        plan = plan_of(
+            found.spec,
+            found.assistant,
+            cron.user_id,
+            cron_id=cron_id,
+            revision=cron.revision,
+            cron_metadata={**cron.metadata, **clean_metadata(body.metadata or {})},
+            temporary=cron.thread_id is None and cron.on_run_completed != "keep",
+        )
+        thread_id = cron.thread_id or uuid7()
+        occurrence = Occurrence(run_id=run_id, thread_id=thread_id, kind="trigger", note=body.note or "")
+        if found.thread is None or found.line is None:
+            return decisions.request_stateless(plan, occurrence, now)
+        limit = parts.settings.waiting_per_thread
+        return decisions.request_on_thread(plan, occurrence, found.line, found.thread.metadata, now, limit)
+
+    await act(parts, caller, cron_id, load, decide)
+    return run_id
+
+
 async def delete(parts: GatewayParts, caller: Caller, cron_id: UUID) -> None:
     """End it. Raises CronNotFound."""
 
@@ -154,6 +220,20 @@ def _first_run(parts: GatewayParts, command: CreateCron, basis: Basis, run_id: U
     if basis.thread is None or basis.line is None:
         return decisions.request_stateless(plan, occurrence, now)
     return decisions.request_on_thread(plan, occurrence, basis.line, basis.thread.metadata, now, limit)
+
+
+def _triggered(payload: CronPayload, body: CronTrigger, *, force: bool) -> RunSpec:
+    """What the cron's runs are, with what this one has in its place. Raises Refused."""
+    given = {
+        name: value for name in ("input", "config", "context") if (value := getattr(body, name)) is not None
+    }
+    if "context" in given or "config" in given:
+        given = {"config": None, "context": None} | given  # one alone: they say the same in two ways
+    spec: RunSpec = msgspec.structs.replace(payload, **given)
+    check_config(spec.config, spec.context)
+    if force and spec.strategy == "reject":
+        spec = msgspec.structs.replace(spec, multitask_strategy="enqueue")
+    return cleaned(spec)
 
 
 def _update(body: CronPatch, payload: CronPayload, *, seconds: bool) -> UpdateCron:

@@ -13,15 +13,24 @@ from contracts.answers.crons import (
     OccurrenceAnswer,
     SchedulePreview,
 )
-from contracts.api import CRON_EXTENSIONS, CronCount, CronCreate, CronPatch, CronPreview, CronSearch
-from domain.errors import EmptyUpdate, NotSupported
+from contracts.answers.runs import RunAnswer
+from contracts.api import (
+    CRON_EXTENSIONS,
+    CronCount,
+    CronCreate,
+    CronPatch,
+    CronPreview,
+    CronSearch,
+    CronTrigger,
+)
+from domain.errors import EmptyUpdate, NotSupported, RunNotFound
 from services.gateway.commands import crons as commands
 from services.gateway.envelope import Caller, uuid_of
 from services.gateway.handlers import By, Limit, Offset, Parts, deletes, many, patches, posts, reads
 from services.gateway.parts import GatewayParts
 from services.gateway.queries import crons as queries
 from services.gateway.queries.filters import instant_of
-from services.gateway.queries.runs import RunAddress
+from services.gateway.queries.runs import RunAddress, first_shown
 from services.gateway.queries.search import count
 
 Became = Annotated[
@@ -34,6 +43,16 @@ IgnoreState = Annotated[
 Begin = Annotated[str, Parameter(query="from", description="from this instant on (ISO 8601)")]
 End = Annotated[str, Parameter(description="before this instant (ISO 8601)")]
 OfCron = Annotated[str | None, Parameter(query="cron_id", description="of this cron only")]
+IdempotencyKey = Annotated[
+    str | None,
+    Parameter(
+        header="Idempotency-Key",
+        min_length=1,
+        max_length=255,
+        description="the same key within a day gives the same run",
+    ),
+]
+Force = Annotated[bool, Parameter(description="whether it waits where its strategy would refuse it")]
 New = Response[CronWithRun | CronWithLedger]
 Incoming = Request[Any, Any, Any]
 
@@ -103,6 +122,23 @@ class CronController(Controller):
         _refuse_extensions(request)
         await commands.change(parts, caller, cron_id, data)
         return await parts.read(lambda: queries.by_id(parts, cron_id))
+
+    @posts("/{cron_id:str}/trigger", summary="Run a cron now")
+    async def trigger_cron(
+        self,
+        parts: Parts,
+        caller: By,
+        cron_id: UUID,
+        data: CronTrigger,
+        key: IdempotencyKey = None,
+        force: Force = False,
+    ) -> Response[RunAnswer]:
+        """Besides its schedule, which does not move, and also while it is paused; as its strategy says."""
+        run_id = await commands.trigger(parts, caller, cron_id, data, key, force=force)
+        shown = await parts.read(lambda: first_shown(parts, run_id))
+        if shown is None:
+            raise RunNotFound("The run of that key was deleted")
+        return Response(shown, headers={"Content-Location": RunAddress(run_id, shown.thread_id).path})
 
     @deletes("/{cron_id:str}", summary="Delete a cron")
     async def delete_cron(self, parts: Parts, caller: By, cron_id: UUID) -> None:
