@@ -98,6 +98,7 @@ class RunsCancel(msgspec.Struct, frozen=True, kw_only=True):
     run_ids: list[str] | None = None
 
 
+Note = Annotated[str, Meta(max_length=500)]
 CRON_EXTENSIONS = (
     "catch_up",
     "catch_up_window_seconds",
@@ -106,7 +107,6 @@ CRON_EXTENSIONS = (
     "start_time",
     "max_runs",
     "pause_after_failures",
-    "note",
 )
 """Fields of a schedule that are known and not honoured yet, in a body as in a query."""
 
@@ -120,6 +120,7 @@ class CronCreate(RunFields, frozen=True, kw_only=True):
     end_time: datetime | None = None
     enabled: bool | None = None
     timezone: Annotated[str, Meta(max_length=64)] | None = None
+    note: Note | None = None
     # Known, not honoured yet.
     catch_up: Any = None
     catch_up_window_seconds: Any = None
@@ -128,7 +129,6 @@ class CronCreate(RunFields, frozen=True, kw_only=True):
     start_time: Any = None
     max_runs: Any = None
     pause_after_failures: Any = None
-    note: Any = None
     # Fields of a single run that no schedule can mean.
     command: Any = None
     checkpoint: Any = None
@@ -137,7 +137,7 @@ class CronCreate(RunFields, frozen=True, kw_only=True):
 
 
 class CronPatch(msgspec.Struct, frozen=True, kw_only=True):
-    """PATCH /runs/crons/{cron_id}. Absent = unchanged; null clears `end_time` and `timezone`."""
+    """PATCH /runs/crons/{cron_id}. Absent = unchanged; null clears `end_time`, `timezone` and `note`."""
 
     schedule: Annotated[str, Meta(max_length=256)] | UnsetType = UNSET
     timezone: Annotated[str, Meta(max_length=64)] | None | UnsetType = UNSET
@@ -156,6 +156,7 @@ class CronPatch(msgspec.Struct, frozen=True, kw_only=True):
     stream_resumable: bool | UnsetType = UNSET
     durability: Durability | UnsetType = UNSET
     checkpoint_during: bool | UnsetType = UNSET
+    note: Note | None | UnsetType = UNSET
     # Known, not honoured yet.
     catch_up: Any = None
     catch_up_window_seconds: Any = None
@@ -164,7 +165,6 @@ class CronPatch(msgspec.Struct, frozen=True, kw_only=True):
     start_time: Any = None
     max_runs: Any = None
     pause_after_failures: Any = None
-    note: Any = None
     webhook: Any = None
 
 
@@ -214,7 +214,21 @@ class CronTrigger(msgspec.Struct, frozen=True, kw_only=True):
     config: Json | None = None
     context: Json | None = None
     metadata: Json | None = None
-    note: Annotated[str, Meta(max_length=500)] | None = None
+    note: Note | None = None
+
+
+class CronPause(msgspec.Struct, frozen=True, kw_only=True):
+    """POST /runs/crons/{cron_id}/pause."""
+
+    note: Note | None = None
+    until: Any = None  # known, not honoured yet
+
+
+class CronResume(msgspec.Struct, frozen=True, kw_only=True):
+    """POST /runs/crons/{cron_id}/resume."""
+
+    note: Note | None = None
+    catch_up: Any = None  # known; `skip` is what is done
 
 
 class CronCount(msgspec.Struct, frozen=True, kw_only=True):

@@ -133,6 +133,7 @@ class CronCreated(CronEvent, frozen=True, kw_only=True):
     payload: Payload  # JSON object: the create body, assistant resolved, `cron_id` in the configurable
     next_at: NextAt = msgspec.UNSET
     tzdata: str
+    note: str = ""  # why it is as it is
 
 
 @event("cron.updated.v1")
@@ -151,11 +152,14 @@ class CronUpdated(RuleEvent, frozen=True, kw_only=True):
     payload: Payload | msgspec.UnsetType = msgspec.UNSET  # the whole new value
     next_at: NextAt = msgspec.UNSET
     tzdata: str = ""
+    note: str | msgspec.UnsetType = msgspec.UNSET
 
 
 @event("cron.paused.v1")
 class CronPaused(RuleEvent, frozen=True, kw_only=True):
     """Nothing that is due after the event's time fires, until it is resumed."""
+
+    note: str = ""  # why; '': the note that it had stays
 
 
 @event("cron.resumed.v1")
@@ -164,6 +168,7 @@ class CronResumed(RuleEvent, frozen=True, kw_only=True):
 
     next_at: NextAt = msgspec.UNSET
     tzdata: str = ""
+    note: str = ""  # in place of the one that it had
 
 
 @event("cron.rescheduled.v1")

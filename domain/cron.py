@@ -58,6 +58,7 @@ class Cron(msgspec.Struct, frozen=True, kw_only=True):
     state: Literal["active", "paused", "expired", "deleted"] = "active"
     on_run_completed: OnRunCompleted | None = None
     metadata: dict[str, Any] = {}
+    note: str = ""  # why it is as it is
     since: datetime  # when the rule came into force: it decides about what is due later
     tzdata: str = ""
 
@@ -91,6 +92,7 @@ class CreateCron(msgspec.Struct, frozen=True, kw_only=True, tag="cron.create"):
     end_time: datetime | None = None
     enabled: bool | None = None
     on_run_completed: OnRunCompleted | None = None
+    note: str = ""
     seconds: bool = False  # six fields are allowed
 
     @property
@@ -110,6 +112,7 @@ class UpdateCron(msgspec.Struct, frozen=True, kw_only=True, tag="cron.update"):
     enabled: bool | msgspec.UnsetType = msgspec.UNSET
     on_run_completed: OnRunCompleted | msgspec.UnsetType = msgspec.UNSET
     metadata: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
+    note: str | msgspec.UnsetType = msgspec.UNSET
     spec: RunSpec | None = None
     payload: CronPayload = CronPayload()
     seconds: bool = False
@@ -161,9 +164,12 @@ def evolve(cron: Cron | None, cron_id: UUID, recorded: Recorded) -> Cron | None:
         case CronUpdated():
             return _updated(changed, event, recorded)
         case CronPaused():
-            return msgspec.structs.replace(changed, state="paused", revision=recorded.version)
+            note = event.note or changed.note
+            return msgspec.structs.replace(changed, state="paused", revision=recorded.version, note=note)
         case CronResumed():
-            return msgspec.structs.replace(changed, state="active", revision=recorded.version)
+            return msgspec.structs.replace(
+                changed, state="active", revision=recorded.version, note=event.note
+            )
         case CronExpired():
             return msgspec.structs.replace(changed, state="expired")
         case CronRescheduled():
@@ -237,6 +243,7 @@ def _create(command: CreateCron, now: datetime) -> Decision:
         on_run_completed=(command.on_run_completed or "delete") if stateless else None,
         metadata=command.spec.metadata or {},
         payload=payload,
+        note=command.note,
         next_at=next_occurrence(schedule, place, now, end_time),
         tzdata=tzdata_version(),
     )
@@ -303,6 +310,9 @@ def _updated_fields(
         fields["payload"], blobs = _packed(payload, cron.cron_id)
     if command.metadata is not msgspec.UNSET:
         fields["metadata"] = {**cron.metadata, **command.metadata}
+    # A pause or its end says it itself.
+    if not _changes_life(cron, command) and command.note not in (msgspec.UNSET, cron.note):
+        fields["note"] = command.note
     return (CronUpdated(**fields) if fields else None), blobs
 
 
@@ -356,18 +366,23 @@ def _new_payload(cron: Cron, command: UpdateCron, fields: dict[str, Any]) -> Cro
 
 
 def _life(cron: Cron, command: UpdateCron, updated: CronUpdated | None, now: datetime) -> list[CronEvent]:
-    if command.enabled is msgspec.UNSET or command.enabled == cron.is_active:
+    if not _changes_life(cron, command):
         return []
+    note = "" if command.note is msgspec.UNSET else command.note
     rule, newest = cron.rule, _newest(cron, now)
     if updated is not None and updated.rule is not None:
         rule, newest = updated.rule, None  # the update has ended the rule before it at this same instant
     if not command.enabled:
-        return [CronPaused(rule=msgspec.structs.replace(rule, active=False), newest=newest)]
+        return [CronPaused(rule=msgspec.structs.replace(rule, active=False), newest=newest, note=note)]
     if rule.end_time is not None and rule.end_time <= now:
         raise InvalidField("enabled: the cron's end_time has passed; set a later end_time or null with it")
     coming = next_occurrence(parse_canonical(rule.canonical), zone(rule.timezone), now, rule.end_time)
     active = msgspec.structs.replace(rule, active=True)
-    return [CronResumed(rule=active, newest=newest, next_at=coming, tzdata=tzdata_version())]
+    return [CronResumed(rule=active, newest=newest, next_at=coming, tzdata=tzdata_version(), note=note)]
+
+
+def _changes_life(cron: Cron, command: UpdateCron) -> bool:
+    return command.enabled is not msgspec.UNSET and command.enabled != cron.is_active
 
 
 def _created(cron_id: UUID, recorded: Recorded, event: CronCreated) -> Cron:
@@ -387,6 +402,7 @@ def _created(cron_id: UUID, recorded: Recorded, event: CronCreated) -> Cron:
         state="active" if event.enabled else "paused",
         on_run_completed=event.on_run_completed,
         metadata=event.metadata,
+        note=event.note,
         since=recorded.meta.at,
         tzdata=event.tzdata,
     )
@@ -402,6 +418,7 @@ def _updated(cron: Cron, event: CronUpdated, recorded: Recorded) -> Cron:
         "on_run_completed",
         "metadata",
         "payload",
+        "note",
     ):
         value = getattr(event, name)
         if value is not msgspec.UNSET:

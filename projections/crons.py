@@ -25,7 +25,7 @@ from projections import facets
 from projections.rows import Row, Rows, Table, blob, maybe_micros, micros, seconds, text
 
 NAME = "crons"
-VERSION = 2
+VERSION = 3
 TABLES = (
     Table(
         "crons",
@@ -57,6 +57,7 @@ TABLES = (
             "skipped": "INTEGER NOT NULL",
             "missed": "INTEGER NOT NULL",
             "last_scheduled_for": "INTEGER",
+            "note": "TEXT NOT NULL",
             "position": "INTEGER NOT NULL",
         },
         "cron_id",
@@ -121,6 +122,7 @@ def _created(rows: Rows, recorded: Recorded, body: CronCreated) -> None:
         "skipped": 0,
         "missed": 0,
         "last_scheduled_for": None,
+        "note": body.note,
         "position": recorded.position,
     }
     _move(row, body.next_at)
@@ -165,10 +167,12 @@ def _edited(rows: Rows, recorded: Recorded) -> None:
     match recorded.body:
         case CronUpdated() as body:
             _updated(row, recorded, body)
-        case CronPaused():
+        case CronPaused() as body:
             _live(row, recorded, "paused")
+            row["note"] = body.note or row["note"]
         case CronResumed() as body:
             _live(row, recorded, "active")
+            row["note"] = body.note
             row["tzdata"] = body.tzdata or row["tzdata"]
             _move(row, body.next_at)
         case CronExpired():
@@ -208,7 +212,7 @@ def _decide(row: Row, until: int) -> None:
 
 
 def _updated(row: Row, recorded: Recorded, body: CronUpdated) -> None:
-    plain = ("schedule", "canonical", "timezone", "on_run_completed")
+    plain = ("schedule", "canonical", "timezone", "on_run_completed", "note")
     row |= {name: value for name in plain if (value := getattr(body, name)) is not msgspec.UNSET}
     if body.end_time is not msgspec.UNSET:
         row["end_at"] = maybe_micros(body.end_time)

@@ -34,6 +34,7 @@ class CronLedger(msgspec.Struct, frozen=True, kw_only=True):
 
     description: str  # the schedule in words
     state: Literal["active", "paused", "expired", "blocked"]
+    note: str | None  # why it is as it is, in the words of whoever changed it last
     reason: str | None  # why it is blocked: nothing fires until that is mended
     revision: int
     fired: int

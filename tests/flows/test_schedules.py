@@ -210,3 +210,43 @@ async def test_the_strategy_counts_unless_it_is_forced(http: httpx.AsyncClient) 
     forced = await triggered(http, cron, params={"force": "yes"})
     assert (await ended(http, first))["status"] == "success"
     assert (await ended(http, forced))["status"] == "success"
+
+
+# --- why it is as it is -------------------------------------------------------------------------------
+
+
+async def test_a_pause_says_why(http: httpx.AsyncClient) -> None:
+    cron = await made(http, note="asked for by the board")
+    path = f"/runs/crons/{cron['cron_id']}"
+    assert (await http.get(path)).json()["ledger"]["note"] == "asked for by the board"
+    paused = (await http.post(f"{path}/pause", json={"note": "too expensive"})).json()
+    assert (paused["enabled"], paused["ledger"]["state"], paused["ledger"]["note"]) == (
+        False,
+        "paused",
+        "too expensive",
+    )
+    again = (await http.post(f"{path}/pause", json={"note": "still too expensive"})).json()
+    assert again["ledger"]["note"] == "still too expensive"
+    assert (await http.post(f"{path}/pause", json={})).json()["ledger"]["note"] == "still too expensive"
+    resumed = (await http.post(f"{path}/resume", json={"note": "cheaper model"})).json()
+    assert (resumed["enabled"], resumed["ledger"]["note"]) == (True, "cheaper model")
+    assert resumed["next_run_date"] == cron["next_run_date"]
+    assert (await http.patch(path, json={"note": None})).json()["ledger"]["note"] is None
+    entries = [(entry["type"], entry["data"]) for entry in (await http.get(f"{path}/ledger")).json()]
+    told = [(topic, data["note"]) for topic, data in entries if "note" in data]
+    assert told == [
+        ("cron.created.v1", "asked for by the board"),
+        ("cron.paused.v1", "too expensive"),
+        ("cron.updated.v1", "still too expensive"),
+        ("cron.resumed.v1", "cheaper model"),
+        ("cron.updated.v1", ""),
+    ]
+
+
+async def test_notes_come_in_the_query_of_the_stock_client(server: Any) -> None:
+    async with get_client(url=server.url) as client:
+        cron: Any = await client.crons.create("counter", schedule="0 9 1 1 *", params={"note": "a test"})
+        found: Any = await client.http.get(f"/runs/crons/{cron['cron_id']}")
+        assert found["ledger"]["note"] == "a test"
+        changed: Any = await client.crons.update(cron["cron_id"], enabled=False, params={"note": "over"})
+        assert (changed["enabled"], changed["ledger"]["note"]) == (False, "over")

@@ -46,6 +46,7 @@ def with_ledger(row: Row, blob_of: BlobOf, wall_s: float, blocked: str = "") -> 
     ledger = CronLedger(
         description=described(row),
         state="blocked" if is_blocked else row["state"],
+        note=row["note"] or None,
         reason=blocked if is_blocked else None,
         revision=row["revision"],
         fired=row["fired"],

@@ -87,6 +87,7 @@ async def create(
             end_time=body.end_time,
             enabled=body.enabled,
             on_run_completed=body.on_run_completed,
+            note=body.note or "",
             seconds=parts.settings.seconds == "first",
         )
         changes = crons.changes(cron_id, None, crons.decide(None, command, now))
@@ -252,6 +253,7 @@ def _update(body: CronPatch, payload: CronPayload, *, seconds: bool) -> UpdateCr
         enabled=body.enabled,
         on_run_completed=body.on_run_completed,
         metadata=metadata if metadata is msgspec.UNSET else clean_metadata(metadata),
+        note=body.note or "" if body.note is not msgspec.UNSET else msgspec.UNSET,
         spec=cleaned(spec) if given else None,
         payload=payload,
         seconds=seconds,

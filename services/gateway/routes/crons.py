@@ -1,8 +1,9 @@
 """/runs/crons, and those of a thread: create, read, change, delete, search, what they did and will do."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 from uuid import UUID
 
+import msgspec
 from litestar import Controller, Request, Response
 from litestar.params import Parameter
 
@@ -19,7 +20,9 @@ from contracts.api import (
     CronCount,
     CronCreate,
     CronPatch,
+    CronPause,
     CronPreview,
+    CronResume,
     CronSearch,
     CronTrigger,
 )
@@ -52,6 +55,10 @@ IdempotencyKey = Annotated[
         description="the same key within a day gives the same run",
     ),
 ]
+NoteOf = Annotated[
+    str | None, Parameter(query="note", max_length=500, description="why it is as it is; in the body too")
+]
+C = TypeVar("C", CronCreate, CronPatch)
 Force = Annotated[bool, Parameter(description="whether it waits where its strategy would refuse it")]
 New = Response[CronWithRun | CronWithLedger]
 Incoming = Request[Any, Any, Any]
@@ -65,10 +72,16 @@ class ThreadCronController(Controller):
 
     @posts(summary="Create a cron for a thread")
     async def create_thread_cron(
-        self, request: Incoming, parts: Parts, caller: By, thread_id: UUID, data: CronCreate
+        self,
+        request: Incoming,
+        parts: Parts,
+        caller: By,
+        thread_id: UUID,
+        data: CronCreate,
+        note: NoteOf = None,
     ) -> New:
         """The cron with its first run, which begins at once; the cron alone when it has none."""
-        return await _created(request, parts, caller, data, thread_id)
+        return await _created(request, parts, caller, _noted(data, note), thread_id)
 
 
 class CronController(Controller):
@@ -78,9 +91,11 @@ class CronController(Controller):
     tags = ["crons"]
 
     @posts(summary="Create a cron whose runs have a thread each")
-    async def create_cron(self, request: Incoming, parts: Parts, caller: By, data: CronCreate) -> New:
+    async def create_cron(
+        self, request: Incoming, parts: Parts, caller: By, data: CronCreate, note: NoteOf = None
+    ) -> New:
         """The cron with its first run, which begins at once; the cron alone when it has none."""
-        return await _created(request, parts, caller, data, None)
+        return await _created(request, parts, caller, _noted(data, note), None)
 
     @posts("/search", summary="Search crons")
     async def search_crons(self, parts: Parts, data: CronSearch) -> Response[list[CronWithLedger]]:
@@ -114,13 +129,38 @@ class CronController(Controller):
 
     @patches("/{cron_id:str}", summary="Change, pause or resume a cron")
     async def update_cron(
-        self, request: Incoming, parts: Parts, caller: By, cron_id: UUID, data: CronPatch
+        self,
+        request: Incoming,
+        parts: Parts,
+        caller: By,
+        cron_id: UUID,
+        data: CronPatch,
+        note: NoteOf = None,
     ) -> CronWithLedger:
-        """Absent fields stay; metadata are merged; null clears `end_time` and `timezone`."""
-        if (await request.body()).strip() == b"{}":
+        """Absent fields stay; metadata are merged; null clears `end_time`, `timezone` and `note`."""
+        if (await request.body()).strip() == b"{}" and note is None:
             raise EmptyUpdate("Request body cannot be empty")
         _refuse_extensions(request)
-        await commands.change(parts, caller, cron_id, data)
+        await commands.change(parts, caller, cron_id, _noted(data, note))
+        return await parts.read(lambda: queries.by_id(parts, cron_id))
+
+    @posts("/{cron_id:str}/pause", summary="Pause a cron")
+    async def pause_cron(self, parts: Parts, caller: By, cron_id: UUID, data: CronPause) -> CronWithLedger:
+        """Nothing of it fires until it is resumed; the note says why. Harmless twice."""
+        if data.until is not None:
+            raise NotSupported("until: not supported yet")
+        body = CronPatch(enabled=False, note=data.note or msgspec.UNSET)
+        await commands.change(parts, caller, cron_id, body)
+        return await parts.read(lambda: queries.by_id(parts, cron_id))
+
+    @posts("/{cron_id:str}/resume", summary="Resume a cron")
+    async def resume_cron(self, parts: Parts, caller: By, cron_id: UUID, data: CronResume) -> CronWithLedger:
+        """It fires from now on; what the pause covered is told as missed. Harmless twice."""
+        if data.catch_up not in (None, "skip"):
+            raise NotSupported("catch_up: only 'skip' is supported yet")
+        await commands.change(
+            parts, caller, cron_id, CronPatch(enabled=True, note=data.note or msgspec.UNSET)
+        )
         return await parts.read(lambda: queries.by_id(parts, cron_id))
 
     @posts("/{cron_id:str}/trigger", summary="Run a cron now")
@@ -184,6 +224,11 @@ async def _created(
     if isinstance(shown, CronWithRun) and shown.thread_id is not None:
         headers["Content-Location"] = RunAddress(shown.run_id, shown.thread_id).path
     return Response(shown, headers=headers)
+
+
+def _noted(body: C, note: str | None) -> C:
+    """The body with the note of the query, where clients put what their library does not know."""
+    return body if note is None else msgspec.structs.replace(body, note=note)
 
 
 def _refuse_extensions(request: Incoming) -> None:
