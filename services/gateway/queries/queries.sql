@@ -111,7 +111,8 @@ WHERE cron_id = ? AND next_at < ? AND enabled = 1 LIMIT ?;
 SELECT cron_id FROM crons WHERE thread_id = ?;
 
 -- name: crons_of_assistant
-SELECT cron_id FROM crons WHERE assistant_id = ?;
+-- The order says which of two indexes that would do: the smaller one.
+SELECT cron_id FROM crons WHERE assistant_id = ? ORDER BY cron_id;
 
 -- name: crons_of_user
 -- How many there are, no further than the cap that is asked about.
