@@ -222,7 +222,7 @@ CASES: list[tuple[str, str, Any, int, str]] = [
     ("POST", "/runs/crons/{cron}/trigger", {"config": {"tags": 1}}, 422, "config"),
     ("POST", "/runs/crons/{cron}/trigger", {"config": {"configurable": {"a": 1}}, "context": {"b": 2}}, 400, "context"),
     ("POST", "/runs/crons/{cron}/trigger?force=perhaps", {}, 422, "force"),
-    ("GET", "/runs/crons/occurrences", None, 422, "from"),
+    ("GET", "/runs/crons/occurrences?until=2026-01-01", None, 422, "from"),
     ("GET", "/runs/crons/occurrences?from=2026-01-01", None, 422, "until"),
     ("GET", "/runs/crons/occurrences?from=x&until=2026-01-01", None, 422, "from"),
     ("GET", "/runs/crons/occurrences?from=2026-01-01&until=2026-01-01", None, 422, "until"),
