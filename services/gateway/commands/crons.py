@@ -53,8 +53,8 @@ class Triggered(msgspec.Struct, frozen=True):
 
 async def create(
     parts: GatewayParts, caller: Caller, body: CronCreate, thread_id: UUID | None
-) -> tuple[UUID, UUID]:
-    """The ids of the new cron and of its first run, if it has one.
+) -> tuple[UUID, UUID | None]:
+    """The ids of the new cron and of its first run, None when it has none.
 
     Raises ThreadNotFound, AssistantNotFound, TooManyCrons, InvalidField, InvalidSchedule, InvalidTimezone,
     NotSupported, ContradictoryRequest, LaneFull, ThreadBusy.
@@ -94,7 +94,7 @@ async def create(
         return changes + _first_run(parts, command, basis, run_id) if has_first_run else changes
 
     await act(parts, caller, thread_id or cron_id, load, decide)
-    return cron_id, run_id
+    return cron_id, run_id if has_first_run else None
 
 
 async def change(parts: GatewayParts, caller: Caller, cron_id: UUID, body: CronPatch) -> None:

@@ -33,7 +33,7 @@ def by_id(parts: GatewayParts, cron_id: UUID) -> CronWithLedger:
     return answers.with_ledger(row, parts.log.blob, parts.clock.wall_s(), _blocked(parts, row))
 
 
-def just_made(parts: GatewayParts, cron_id: UUID, run_id: UUID) -> CronWithRun | CronWithLedger:
+def just_made(parts: GatewayParts, cron_id: UUID, run_id: UUID | None) -> CronWithRun | CronWithLedger:
     """A new cron, with its first run if it has one; the read models may not have come to it.
 
     Raises CronNotFound when somebody deleted it at once.
@@ -41,7 +41,7 @@ def just_made(parts: GatewayParts, cron_id: UUID, run_id: UUID) -> CronWithRun |
     row = fold.row(parts, cron_rows, "crons", cron_id)
     if row is None:
         raise CronNotFound("Cron was deleted at once")
-    run = runs.first_shown(parts, run_id)
+    run = None if run_id is None else runs.first_shown(parts, run_id)
     if run is None:
         return answers.with_ledger(row, parts.log.blob, parts.clock.wall_s())
     return answers.with_run(row, run, parts.log.blob, parts.clock.wall_s())
