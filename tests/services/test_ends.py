@@ -1,5 +1,7 @@
 """Who waits for the end of a run is told whatever ends it, and costs nothing while something else happens."""
 
+import asyncio
+import threading
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -84,6 +86,30 @@ async def watch(tmp_path: Path) -> AsyncIterator[Watch]:
     await projector.stop()
     views.close()
     await log.stop()
+
+
+async def test_who_comes_between_two_looks_at_a_far_store_is_told_too(watch: Watch) -> None:
+    """After those that are to be asked are known, and before the answer."""
+    answer, one = threading.Event(), watch.views.one
+    looking = threading.Event()
+
+    def slow(query: str, params: Sequence[Any] = ()) -> Row | None:
+        if "FROM runs" in query:
+            looking.set()
+            assert answer.wait(10)
+        return one(query, params)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(watch.views, "is_near", False, raising=False)
+        patched.setattr(watch.views, "one", slow)
+        first = asyncio.create_task(watch.ends.wait(UUID(int=7), 10))
+        while not looking.is_set():  # noqa: ASYNC110 - it is told in the thread
+            await asyncio.sleep(0.01)
+        second = asyncio.create_task(watch.ends.wait(UUID(int=8), 3))
+        await asyncio.sleep(0.05)
+        answer.set()
+        assert await first
+        assert await second
 
 
 def outcome(n: int) -> Body:

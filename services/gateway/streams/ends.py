@@ -108,7 +108,8 @@ class Ends:
         active = {run_id: row["thread_id"] for run_id, row in found.items() if row is not None}
         self._behind = {run_id for run_id, thread in active.items() if run_id in over or thread in deleted}
         ended = [run_id for run_id, row in found.items() if row is None]
-        self._fresh = set(ended)  # until they are told
+        # Until they are told; and whoever came to wait while the stores were asked.
+        self._fresh = (self._fresh - asked) | set(ended)
         self._seen = seen
         return ended
 
