@@ -37,7 +37,9 @@ def event(topic: str) -> Callable[[BodyClass], BodyClass]:
 
 OnRunCompleted = Literal["delete", "keep"]
 FiringKind = Literal["", "first", "schedule", "catch_up", "trigger", "state"]
-"""Why a run exists: asked for, by its cron (`trigger`: somebody asked for it besides), or (`state`) only to write a thread's state, which no client sees."""
+"""Why a run exists: asked for, by its cron (`trigger`: somebody asked for it besides), or (`state`) only to write a
+thread's state, which no client sees.
+"""
 MissedReason = Literal["coalesced", "window", "paused", "error"]
 SkippedReason = Literal["overlap", "buffer_full", "refused", "graph_missing"]
 

@@ -56,12 +56,16 @@ class Aggregates:
 
     def runs_of(self, lane: Lane) -> Mapping[UUID, Run]:
         """The runs that stand in a lane."""
-        found = {entry.run_id: run_of(entry.run_id, self.stream(entry.run_id)) for entry in lane.in_flight}
+        found = {entry.run_id: self.run_or_none(entry.run_id) for entry in lane.in_flight}
         return {run_id: run for run_id, run in found.items() if run is not None}
+
+    def run_or_none(self, run_id: UUID) -> Run | None:
+        """The run, of whichever thread; None when there is none, or it was skipped."""
+        return run_of(run_id, self.stream(run_id))
 
     def run(self, thread_id: UUID, run_id: UUID) -> Run:
         """The run of that thread. Raises RunNotFound."""
-        found = run_of(run_id, self.stream(run_id))
+        found = self.run_or_none(run_id)
         if found is None or found.gone or found.request.thread_id != thread_id:
             raise RunNotFound("Run not found")
         return found

@@ -37,7 +37,6 @@ from services.worker.lease import WorkerLease
 from services.worker.outcomes import Ending, failure
 from services.worker.registration import register
 from services.worker.settlements import Settlements
-from services.worker.stories import story_of
 
 FAILED_DELAY_S = 1.0
 GIVE_UP_S = 4.5
@@ -290,7 +289,7 @@ class Worker:
         if job.run_id not in self._executing:
             return
         try:
-            run = (await self._repository.load(lambda log: story_of(log, job.run_id))).run
+            run = await self._repository.load(lambda log: log.run_or_none(job.run_id))
         except FAULTS as exc:  # this one alone is not heard; its attempt ends of it
             log_.error("run.unreadable", exc, run_id=job.run_id)
             return

@@ -72,7 +72,7 @@ def described(row: Row) -> str:
 
 def warnings(row: Row, wall_s: float) -> list[str]:
     """What to know of its schedule."""
-    return list(warned(row["schedule"], row["timezone"], int(wall_s) // WITNESS_S * WITNESS_S))
+    return list(_warned(row["schedule"], row["timezone"], int(wall_s) // WITNESS_S * WITNESS_S))
 
 
 def occurrence(row: Row) -> OccurrenceAnswer:
@@ -137,7 +137,6 @@ def _said(row: Row, blob_of: BlobOf) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=2048)
-def warned(text: str, timezone: str | None, after: int) -> tuple[str, ...]:
-    """What to know of a schedule, by what croniter makes of it from that instant on."""
+def _warned(text: str, timezone: str | None, after: int) -> tuple[str, ...]:
     schedule = parse(text, seconds=True)
     return (*schedule.warnings, *witness_warnings(schedule, zone(timezone), after))

@@ -13,7 +13,7 @@ from domain import decisions
 from domain.assistant import Assistant
 from domain.changes import Changes
 from domain.cron import CreateCron, Cron, DeleteCron, UpdateCron
-from domain.decisions import Line, Occurrence, plan_of
+from domain.decisions import Line, Occurrence, RunPlan, plan_of
 from domain.errors import CronNotFound, NotSupported, TooManyCrons
 from domain.identity import DAY_S, trigger_id_of
 from domain.spec import check_config, check_fields, clean_metadata, cleaned, client_keys, spec_of
@@ -161,10 +161,7 @@ async def trigger(
         )
         thread_id = cron.thread_id or uuid7()
         occurrence = Occurrence(run_id=run_id, thread_id=thread_id, kind="trigger", note=body.note or "")
-        if found.thread is None or found.line is None:
-            return decisions.request_stateless(plan, occurrence, now)
-        limit = parts.settings.waiting_per_thread
-        return decisions.request_on_thread(plan, occurrence, found.line, found.thread.metadata, now, limit)
+        return _requested(parts, plan, occurrence, found.thread, found.line)
 
     await act(parts, caller, cron_id, load, decide)
     return run_id
@@ -216,11 +213,18 @@ def _first_run(parts: GatewayParts, command: CreateCron, basis: Basis, run_id: U
         cron_metadata=command.spec.metadata,
         temporary=temporary,
     )
-    now, limit = parts.clock.now(), parts.settings.waiting_per_thread
     occurrence = Occurrence(run_id=run_id, thread_id=command.thread_id or uuid7(), kind="first")
-    if basis.thread is None or basis.line is None:
+    return _requested(parts, plan, occurrence, basis.thread, basis.line)
+
+
+def _requested(
+    parts: GatewayParts, plan: RunPlan, occurrence: Occurrence, thread: Thread | None, line: Line | None
+) -> Changes:
+    """A run that the schedule does not ask for: on the cron's thread, or with one of its own."""
+    now, limit = parts.clock.now(), parts.settings.waiting_per_thread
+    if thread is None or line is None:
         return decisions.request_stateless(plan, occurrence, now)
-    return decisions.request_on_thread(plan, occurrence, basis.line, basis.thread.metadata, now, limit)
+    return decisions.request_on_thread(plan, occurrence, line, thread.metadata, now, limit)
 
 
 def _triggered(payload: CronPayload, body: CronTrigger, *, force: bool) -> RunSpec:

@@ -188,9 +188,10 @@ class EmbeddedNats:
             port=port, run=self._run, folder=self._folder, token=token, sync=self._sync, largest=LARGEST
         )
         _write_private(config, text)
+        binary = str(find_binary())
         # The death signal belongs to the thread that forks: this must be one that lives as long as we do.
         self._process = process = subprocess.Popen(  # noqa: ASYNC220
-            [sys.executable, "-I", "-S", "-c", SHIM, str(os.getpid()), str(find_binary()), "-c", str(config)],
+            [sys.executable, "-I", "-S", "-c", SHIM, str(os.getpid()), binary, "-c", str(config)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -200,9 +201,7 @@ class EmbeddedNats:
         deadline = time.monotonic() + START_S
         while time.monotonic() < deadline:
             if process.poll() is not None:
-                raise NatsStartFailed(
-                    f"{find_binary()} ended with {process.returncode}: {self._last_words()}"
-                )
+                raise NatsStartFailed(f"{binary} ended with {process.returncode}: {self._last_words()}")
             if (found := await self._listening(process.pid)) is not None:
                 return found
             await asyncio.sleep(0.005)

@@ -182,10 +182,6 @@ async def put(store: Store, ask: dict[str, Any]) -> None:
     """Keep a value."""
     ttl = ask.get("ttl")
     try:
-        orjson.dumps(ask["value"])  # as the store will: what it can't write is told by the name of the field
-    except TypeError as exc:
-        raise BadQuestion(f"value: {exc}") from exc
-    try:
         await store.aput(
             tuple(ask["namespace"]),
             ask["key"],
@@ -195,6 +191,13 @@ async def put(store: Store, ask: dict[str, Any]) -> None:
         )
     except ValueError as exc:
         raise BadQuestion(str(exc)) from exc
+    except TypeError:
+        # By the name of the field, if it was the value that can't be written, and not somebody's embedding.
+        try:
+            orjson.dumps(ask["value"])
+        except TypeError as exc:
+            raise BadQuestion(f"value: {exc}") from exc
+        raise
 
 
 async def get(store: Store, ask: dict[str, Any]) -> dict[str, Any] | None:
