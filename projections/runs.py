@@ -17,7 +17,7 @@ from contracts.ledger import Recorded
 from projections.rows import Row, Rows, Table, blob, maybe_micros, maybe_text, micros, seconds, text
 
 NAME = "runs"
-VERSION = 3
+VERSION = 4
 TABLES = (
     Table(
         "runs",
@@ -61,6 +61,10 @@ TABLES = (
             "(thread_id, hidden, status, created_at, run_id)",
             "(temporary, thread_id) WHERE phase != 'ended'",
             "(assistant_id) WHERE phase != 'ended'",
+            "(hidden, created_at, run_id)",
+            "(hidden, status, created_at, run_id)",
+            "(cron_id, hidden, created_at, run_id) WHERE cron_id IS NOT NULL",
+            "(cron_id, hidden, status, created_at, run_id) WHERE cron_id IS NOT NULL",
         ),
     ),
 )

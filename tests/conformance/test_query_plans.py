@@ -29,6 +29,7 @@ from services.gateway.queries.filters import (
     has_facet,
 )
 from services.gateway.queries.filters import SQL as GATEWAY_SQL
+from services.gateway.queries.runs import NEWEST
 from services.gateway.queries.search import counting, gathering, page, row_query, walking
 from services.kit.eventlog.reading import SQL as LOG_SQL
 from services.kit.eventlog.sqlite import SqliteLog
@@ -259,6 +260,13 @@ GATEWAY_PLANS = {
     "runs_of_thread": "SEARCH runs USING COVERING INDEX thread_id,hidden,created_at,run_id (thread_id=? AND hidden=?)",
     "runs_of_thread_by_status": "SEARCH runs USING COVERING INDEX thread_id,hidden,status,created_at,run_id"
     " (thread_id=? AND hidden=? AND status=?)",
+    "runs_of_all": "SEARCH runs USING COVERING INDEX hidden,created_at,run_id (hidden=? AND (created_at,run_id)<(?,?))",
+    "runs_by_status": "SEARCH runs USING COVERING INDEX hidden,status,created_at,run_id"
+    " (hidden=? AND status=? AND (created_at,run_id)<(?,?))",
+    "runs_of_cron": "SEARCH runs USING COVERING INDEX cron_id,hidden,created_at,run_id"
+    " (cron_id=? AND hidden=? AND (created_at,run_id)<(?,?))",
+    "runs_of_cron_by_status": "SEARCH runs USING COVERING INDEX cron_id,hidden,status,created_at,run_id"
+    " (cron_id=? AND hidden=? AND status=? AND (created_at,run_id)<(?,?))",
     "active_runs": "SCAN runs USING INDEX assistant_id",  # which holds only these
     "active_runs_of_assistant": "SEARCH runs USING INDEX assistant_id (assistant_id=?)",
     "not_ended": RUNS_KEY,
@@ -386,6 +394,10 @@ COSTS = {
         wanted_of(THREADS, meta({"all": True})), page(10, 0, "updated_at", "desc")
     ),
     "crons by end": walking(Filter(CRONS), page(10, 0, "end_at", "desc")),
+    "newest runs": (GATEWAY_SQL["runs_of_all"], [*NEWEST, 11]),
+    "runs behind others": (GATEWAY_SQL["runs_of_all"], [1_767_226_200_000_000, b"\0", 11]),
+    "runs of a status that few have": (GATEWAY_SQL["runs_by_status"], ["pending", *NEWEST, 11]),
+    "runs of a cron that has none": (GATEWAY_SQL["runs_of_cron"], [ASSISTANT.bytes, *NEWEST, 11]),
     "runs that are not over": (GATEWAY_SQL["active_runs"], []),
     "runs in lanes": (RELAY_SQL["lanes"], []),
     "runs of an assistant that are not over": (GATEWAY_SQL["active_runs_of_assistant"], [ASSISTANT.bytes]),

@@ -291,6 +291,50 @@ async def test_cancel_many(client: Any, http: httpx.AsyncClient) -> None:
     assert (await idle(client, thread_id))["status"] == "idle"
 
 
+async def test_runs_of_all_threads(client: Any, http: httpx.AsyncClient) -> None:
+    cron = await client.crons.create(
+        "counter", schedule="0 0 1 1 *", on_run_completed="keep", input={"wait_s": 0}
+    )
+    for _ in range(2):
+        run = (await http.post(f"/runs/crons/{cron['cron_id']}/trigger", json={})).json()
+        await client.runs.join(run["thread_id"], run["run_id"])
+    of_cron = {"cron_id": cron["cron_id"], "status": "success", "limit": 2}
+
+    async def three() -> bool:
+        return len((await http.get("/runs", params=of_cron | {"limit": 9})).json()) == 3
+
+    await until(three)
+    first = await http.get("/runs", params=of_cron)
+    cursor = first.headers["x-pagination-next"]
+    newest = first.json()
+    assert newest[0] == await client.runs.get(newest[0]["thread_id"], newest[0]["run_id"])
+    await http.delete(f"/threads/{newest[1]['thread_id']}/runs/{newest[1]['run_id']}")  # the place stays
+    later = await http.post(f"/runs/crons/{cron['cron_id']}/trigger", json={})
+    rest = await http.get("/runs", params=of_cron | {"cursor": cursor})
+    assert "x-pagination-next" not in rest.headers
+    assert [one["run_id"] for one in rest.json()] == [cron["run_id"]]
+    assert (await http.get("/runs", params={"limit": 1})).json()[0]["run_id"] == later.json()["run_id"]
+    assert (await http.get("/runs", params={"cron_id": str(uuid4())})).json() == []
+    assert (await http.get("/runs", params={"status": "timeout"})).json() == []
+    times = [one["created_at"] for one in (await http.get("/runs", params={"limit": 50})).json()]
+    assert times == sorted(times, reverse=True)
+    [part] = (await http.get("/runs", params={"limit": 1, "select": "status"})).json()
+    assert part.keys() == {"status"}
+    await client.crons.delete(cron["cron_id"])
+
+
+async def test_no_hidden_run_is_among_all(client: Any, http: httpx.AsyncClient) -> None:
+    thread_id = await new_thread(client)
+    run = await client.runs.create(thread_id, "counter", input=SLOW)
+    await has_status(client, run, "running")
+    await client.runs.cancel(thread_id, run["run_id"], action="rollback")
+    other = (await client.threads.create(metadata={"graph_id": "counter"}))["thread_id"]
+    await client.threads.update_state(other, {"count": 1}, as_node="node")
+    shown = (await http.get("/runs", params={"limit": 100})).json()
+    assert run["run_id"] not in {one["run_id"] for one in shown}
+    assert other not in {one["thread_id"] for one in shown}
+
+
 async def test_delete_stops_first(client: Any, http: httpx.AsyncClient) -> None:
     thread_id = await new_thread(client)
     run = await client.runs.create(thread_id, "counter", input=SLOW)

@@ -105,6 +105,7 @@ async def used(client: Any) -> None:
     assert await client.threads.get_history(thread_id, limit=2)
     assert await client.threads.search(metadata={"a": 1}, limit=5)
     assert await client.runs.list(thread_id, limit=3)
+    assert await client.http.get("/runs", params={"limit": 3})
     assert await client.crons.search(thread_id=scheduled)
     assert await client.crons.count() == 1
     assert await client.http.get(f"/runs/crons/{cron['cron_id']}/ledger")

@@ -68,9 +68,27 @@ ORDER BY created_at DESC, run_id DESC LIMIT ? OFFSET ?;
 SELECT run_id AS id FROM runs WHERE thread_id = ? AND hidden = 0 AND status = ?
 ORDER BY created_at DESC, run_id DESC LIMIT ? OFFSET ?;
 
+-- name: runs_of_all
+-- Of all threads, behind a run: in the order of the index.
+SELECT run_id, created_at FROM runs WHERE hidden = 0 AND (created_at, run_id) < (?, ?)
+ORDER BY created_at DESC, run_id DESC LIMIT ?;
+
+-- name: runs_by_status
+SELECT run_id, created_at FROM runs WHERE hidden = 0 AND status = ? AND (created_at, run_id) < (?, ?)
+ORDER BY created_at DESC, run_id DESC LIMIT ?;
+
+-- name: runs_of_cron
+SELECT run_id, created_at FROM runs WHERE hidden = 0 AND cron_id = ? AND (created_at, run_id) < (?, ?)
+ORDER BY created_at DESC, run_id DESC LIMIT ?;
+
+-- name: runs_of_cron_by_status
+SELECT run_id, created_at FROM runs WHERE hidden = 0 AND cron_id = ? AND status = ?
+AND (created_at, run_id) < (?, ?) ORDER BY created_at DESC, run_id DESC LIMIT ?;
+
 -- name: active_runs
--- Those that may be stopped: the partial index holds the runs that are not over, and no others.
-SELECT run_id, thread_id, status FROM runs WHERE phase != 'ended' AND hidden = 0 AND cancel_requested = '';
+-- Those that may be stopped: the partial index holds the runs that are not over, and no others. The
+-- plus: those that are not hidden are nearly all.
+SELECT run_id, thread_id, status FROM runs WHERE phase != 'ended' AND +hidden = 0 AND cancel_requested = '';
 
 -- name: active_runs_of_assistant
 -- By the partial index on assistants of runs that are not over.

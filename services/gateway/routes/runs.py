@@ -18,7 +18,7 @@ from services.gateway.envelope import Caller, uuid_of
 from services.gateway.handlers import By, Limit, Offset, Parts, deletes, many, posts, reads
 from services.gateway.parts import GatewayParts
 from services.gateway.queries import runs as queries
-from services.gateway.queries.runs import RunAddress, address_of
+from services.gateway.queries.runs import RunAddress, RunFilter, address_of
 from services.gateway.streams import followers, frames
 from services.gateway.streams.frames import EventChoice
 
@@ -34,6 +34,10 @@ EVENTS = {
 }
 Status = Annotated[RunStatusShown | None, Parameter(description="only runs of this status")]
 Select = Annotated[list[str] | None, Parameter(description="keys of the objects, may be repeated")]
+OfCron = Annotated[str | None, Parameter(query="cron_id", description="only runs of this cron")]
+Behind = Annotated[
+    str | None, Parameter(description="go on behind this place: the X-Pagination-Next of a page before")
+]
 Leaving = Annotated[bool, Parameter(description="whether the run is stopped when the client goes away")]
 Modes = Annotated[
     list[str] | None,
@@ -164,6 +168,21 @@ class RunController(Controller):
     ) -> Response[RunAnswer]:
         """In the background; the thread goes with the run unless it is to be kept."""
         return await _created(parts, caller, data, None)
+
+    @reads(summary="Runs of all threads")
+    async def list_all_runs(
+        self,
+        parts: Parts,
+        status: Status = None,
+        cron: OfCron = None,
+        limit: Limit = 10,
+        cursor: Behind = None,
+        select: Select = None,
+    ) -> Response[list[RunAnswer]]:
+        """Newest first. `X-Pagination-Next` is the cursor of the next page, absent on the last one."""
+        wanted = RunFilter(status, None if cron is None else uuid_of("cron_id", cron))
+        found, headers = await parts.read(lambda: queries.of_all(parts, wanted, select or (), limit, cursor))
+        return await many(parts, found, headers)
 
     @posts("/stream", summary="Start a run with a thread of its own and stream its events", responses=EVENTS)
     async def create_stateless_run_and_stream(
