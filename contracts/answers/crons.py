@@ -50,11 +50,25 @@ class CronWithLedger(CronAnswer, frozen=True, kw_only=True):
     ledger: CronLedger
 
 
+class CronTold(CronWithLedger, frozen=True, kw_only=True):
+    """A cron, what became of it last and what is next."""
+
+    ledger: "CronHistory"
+
+
 class CreationLedger(msgspec.Struct, frozen=True):
     """What to know of a new schedule."""
 
     description: str
     warnings: list[str]
+
+
+class CronHistory(CronLedger, frozen=True, kw_only=True):
+    """The same with its newest occurrences and the next ones."""
+
+    last: "OccurrenceAnswer | None"  # the newest of them
+    recent: "list[OccurrenceAnswer]"  # newest first, 10 at most
+    upcoming: "list[Coming]"  # soonest first, 5 at most; none of a cron that does not fire
 
 
 class CronWithRun(CronAnswer, frozen=True, kw_only=True):

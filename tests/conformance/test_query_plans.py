@@ -20,7 +20,6 @@ from services.gateway.queries.filters import (
     AUDIT,
     CRONS,
     EVENTS_OF,
-    OCCURRENCES,
     RUNS,
     THREADS,
     VERSIONS,
@@ -133,7 +132,6 @@ SORTS = {
     THREADS: ("thread_id", "status", "created_at", "updated_at", "state_updated_at"),
     CRONS: ("cron_id", "assistant_id", "thread_id", "next_at", "end_at", "created_at", "updated_at"),
     ASSISTANTS: ("assistant_id", "created_at", "updated_at", "name", "graph_id"),
-    OCCURRENCES: ("scheduled_for",),
     VERSIONS: ("version",),
     AUDIT: ("position",),
 }
@@ -177,10 +175,6 @@ FILTERS: dict[Kind, dict[str, Condition]] = {
         "name": lambda wanted: wanted.named("team"),
         "metadata": meta({"team": "team-1"}),
     },
-    OCCURRENCES: {
-        "cron": same("cron_id", b"1"),
-        "cron and status": both(same("cron_id", b"1"), lambda wanted: wanted.narrowed("status", "missed")),
-    },
     VERSIONS: {"assistant": same("assistant_id", b"1")},
     AUDIT: {
         **{name: same(name, b"1") for name in EVENTS_OF},
@@ -196,7 +190,7 @@ def wanted_of(kind: Kind, condition: Condition) -> Filter:
     return wanted
 
 
-OF_ONE = {OCCURRENCES, VERSIONS}  # of a cron, of an assistant: never all of them
+OF_ONE = {VERSIONS}  # of an assistant: never all of them
 SEARCHES = [(kind, sort, way) for kind, sorts in SORTS.items() for sort in sorts for way in ("asc", "desc")]
 
 
@@ -275,6 +269,10 @@ GATEWAY_PLANS = {
     "recorded": "SEARCH occurrences USING INDEX scheduled_for (scheduled_for>? AND scheduled_for<?)",
     "recorded_of_cron": "SEARCH occurrences USING INDEX cron_id,scheduled_for"
     " (cron_id=? AND scheduled_for>? AND scheduled_for<?)",
+    "occurrences_of_cron": "SEARCH occurrences USING INDEX cron_id,scheduled_for"
+    " (cron_id=? AND scheduled_for>? AND scheduled_for<?)",
+    "occurrences_by_status": "SEARCH occurrences USING INDEX cron_id,status,scheduled_for"
+    " (cron_id=? AND status=? AND scheduled_for>? AND scheduled_for<?)",
     "due_until": "SEARCH crons USING INDEX next_at,cron_id (next_at<?)",
     "due_of_cron": "SEARCH crons USING INDEX cron_id (cron_id=?)",
     "crons_of_thread": "SEARCH crons USING COVERING INDEX thread_id,cron_id (thread_id=?)",

@@ -122,13 +122,84 @@ async def test_calendar_has_what_was_and_what_will_be(make_server: Callable[...,
     assert {b - a for a, b in pairwise(due)} == {timedelta(seconds=2)}
 
 
+async def test_a_cron_tells_of_its_last_occurrences_and_the_next(http: httpx.AsyncClient) -> None:
+    cron = await made(http)
+    path = f"/runs/crons/{cron['cron_id']}"
+    new = (await http.get(path)).json()["ledger"]
+    assert (new["last"], new["recent"]) == (None, [])
+    coming = (await http.get(f"{path}/upcoming", params={"limit": 5})).json()
+    assert new["upcoming"] == coming
+    for n in range(12):
+        await http.post(f"{path}/trigger", json={"note": str(n)})
+    told = (await http.get(path)).json()["ledger"]
+    assert told["fired"] == 12
+    assert [one["reason"] for one in told["recent"]] == [str(n) for n in range(11, 1, -1)]
+    assert told["last"] == told["recent"][0]
+    paused = await http.patch(path, json={"enabled": False})
+    assert "recent" not in paused.json()["ledger"]
+    assert (await http.get(path)).json()["ledger"]["upcoming"] == []
+
+
+async def test_occurrences_page_by_page(http: httpx.AsyncClient) -> None:
+    cron = await made(http)
+    path = f"/runs/crons/{cron['cron_id']}"
+    for n in range(7):  # several within a second: the place tells them apart
+        await http.post(f"{path}/trigger", json={"note": str(n)})
+    whole = (await http.get(f"{path}/occurrences")).json()
+    assert [one["reason"] for one in whole] == [str(n) for n in range(6, -1, -1)]
+    for status in ({}, {"status": "fired"}):
+        found, cursor = list[Any](), dict[str, str]()
+        while True:
+            page = await http.get(f"{path}/occurrences", params={"limit": "2"} | status | cursor)
+            found += page.json()
+            if "x-pagination-next" not in page.headers:
+                break
+            cursor = {"cursor": page.headers["x-pagination-next"]}
+            await http.post(f"{path}/trigger", json={})  # moves nothing of what comes behind
+        assert [one["run_id"] for one in found if one["reason"]] == [one["run_id"] for one in whole]
+        assert len(found) < 12
+    counted = await http.get(f"{path}/occurrences", params={"limit": 3, "offset": 1})
+    assert counted.headers["x-pagination-next"] == "4"
+    oldest = whole[-1]["scheduled_for"]
+    until = {"to": oldest}
+    assert (await http.get(f"{path}/occurrences", params=until)).json() == []
+    since = (await http.get(f"{path}/occurrences", params={"from": oldest})).json()
+    assert since[-1]["run_id"] == whole[-1]["run_id"]
+    assert (await http.get(f"{path}/occurrences", params={"status": "missed"})).json() == []
+
+
+async def test_pending_occurrences(http: httpx.AsyncClient) -> None:
+    cron = await made(http)
+    path = f"/runs/crons/{cron['cron_id']}"
+    pending = {"status": "pending", "limit": "2"}
+    first = await http.get(f"{path}/occurrences", params=pending)
+    cursor = {"cursor": first.headers["x-pagination-next"]}
+    second = await http.get(f"{path}/occurrences", params=pending | cursor)
+    told = [*first.json(), *second.json()]
+    coming = (await http.get(f"{path}/upcoming", params={"limit": 4})).json()
+    assert [one["run_id"] for one in told] == [one["run_id"] for one in coming]
+    assert {one["status"] for one in told} == {"pending"}
+    span = {"from": "2040-01-01T08:00:00+00:00", "to": "2042-01-01T08:00:00+00:00"}
+    inside = await http.get(f"{path}/occurrences", params=pending | span)
+    assert [one["scheduled_for"][:4] for one in inside.json()] == ["2040", "2041"]
+    assert "x-pagination-next" not in inside.headers
+    await http.post(f"{path}/pause", json={})
+    assert (await http.get(f"{path}/occurrences", params=pending)).json() == []
+    await http.delete(path)
+    gone = await http.get(f"{path}/occurrences", params=pending)
+    assert (gone.status_code, gone.json()) == (200, [])
+
+
 async def test_searches_tell_what_became_of_each(http: httpx.AsyncClient, server: Any) -> None:
     metadata = {"mark": str(uuid4())}
     cron = await made(http, metadata=metadata)
     async with get_client(url=server.url) as client:
         [found] = await client.crons.search(metadata=metadata)
-        assert found == (await http.get(f"/runs/crons/{cron['cron_id']}")).json()
         ledger: Any = found["ledger"]  # type: ignore[typeddict-item]
+        whole = (await http.get(f"/runs/crons/{cron['cron_id']}")).json()
+        assert {"last", "recent", "upcoming"} & ledger.keys() == set()
+        assert whole["ledger"].items() >= ledger.items()
+        assert whole | {"ledger": ledger} == found
         assert ledger["description"] == "At 09:00, on day 1 of the month, only in January, Europe/Berlin"
         assert (ledger["state"], ledger["fired"]) == ("active", 0)
     body = {"metadata": metadata, "select": ["cron_id", "ledger"]}

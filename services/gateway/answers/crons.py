@@ -10,7 +10,9 @@ from contracts.answers.crons import (
     Coming,
     CreationLedger,
     CronAnswer,
+    CronHistory,
     CronLedger,
+    CronTold,
     CronWithLedger,
     CronWithRun,
     OccurrenceAnswer,
@@ -56,6 +58,13 @@ def with_ledger(row: Row, blob_of: BlobOf, wall_s: float, blocked: str = "") -> 
         warnings=warnings(row, wall_s),
     )
     return CronWithLedger(**_said(row, blob_of), ledger=ledger)
+
+
+def told(small: CronWithLedger, recent: list[OccurrenceAnswer], upcoming: list[Coming]) -> CronTold:
+    """The cron with its newest occurrences, newest first, and the next ones."""
+    known = msgspec.structs.asdict(small.ledger)
+    ledger = CronHistory(**known, last=recent[0] if recent else None, recent=recent, upcoming=upcoming)
+    return CronTold(**msgspec.structs.asdict(small) | {"ledger": ledger})
 
 
 def with_run(row: Row, run: RunAnswer, blob_of: BlobOf, wall_s: float) -> CronWithRun:

@@ -1,13 +1,23 @@
 """Crons that are looked for, and what they did and will do."""
 
+import re
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from heapq import merge
 from itertools import islice
 from typing import Any
 from uuid import UUID
 
-from contracts.answers.crons import Coming, CronWithLedger, CronWithRun, OccurrenceAnswer, SchedulePreview
+import msgspec
+
+from contracts.answers.crons import (
+    Coming,
+    CronTold,
+    CronWithLedger,
+    CronWithRun,
+    OccurrenceAnswer,
+    SchedulePreview,
+)
 from contracts.api import CronCount, CronPreview, CronSearch
 from domain import cron as crons
 from domain.description import description
@@ -20,17 +30,43 @@ from services.gateway.answers import crons as answers
 from services.gateway.answers.values import Row, instant
 from services.gateway.parts import GatewayParts
 from services.gateway.queries import fold, runs, search
-from services.gateway.queries.filters import CRONS, OCCURRENCES, SQL, Filter, instant_of
+from services.gateway.queries.filters import CRONS, SQL, Filter, instant_of
 
 MOST_AHEAD = 2000
 LONGEST = timedelta(days=366)
+EVER = (1 << 62, 1 << 62)
+"""Before it is every occurrence: seconds, and a position."""
+LAST_S = int(datetime(9999, 12, 31, tzinfo=UTC).timestamp())
+CURSOR = re.compile(r"(\d{1,18})\.(\d{1,18})", re.ASCII)
+RECENT, NEXT = 10, 5
 COLUMNS = {"next_run_date": "next_at", "end_time": "end_at"}
+
+
+class OccurrencePage(msgspec.Struct, frozen=True):
+    """Occurrences in [begin, end), seconds; the first `limit` behind a place, or behind the first `offset`."""
+
+    begin: int
+    end: int
+    limit: int
+    offset: int | None = None
+    behind: tuple[int, int] | None = None  # scheduled_for and position
 
 
 def by_id(parts: GatewayParts, cron_id: UUID) -> CronWithLedger:
     """The cron. Raises CronNotFound."""
     row = _row(parts, cron_id)
     return answers.with_ledger(row, parts.log.blob, parts.clock.wall_s(), _blocked(parts, row))
+
+
+def told(parts: GatewayParts, cron_id: UUID) -> CronTold:
+    """The cron with what became of it last and what is next. Raises CronNotFound."""
+    row = _row(parts, cron_id)
+    small = answers.with_ledger(row, parts.log.blob, parts.clock.wall_s(), _blocked(parts, row))
+    recorded = _recorded(parts, cron_id, None, OccurrencePage(-EVER[0], EVER[0], RECENT))
+    recent = [answers.occurrence(one) for one in recorded[:RECENT]]
+    now = int(parts.clock.wall_s())
+    coming = list(islice(_coming(row, now), NEXT)) if row["enabled"] else []
+    return answers.told(small, recent, coming)
 
 
 def just_made(parts: GatewayParts, cron_id: UUID, run_id: UUID | None) -> CronWithRun | CronWithLedger:
@@ -169,18 +205,81 @@ def _pending_of(row: Row, after: int, end: int) -> Iterator[OccurrenceAnswer]:
         yield answers.pending(row, coming)
 
 
-async def occurrences(
-    parts: GatewayParts, cron_id: UUID, status: str | None, limit: int, offset: int
-) -> tuple[Iterator[OccurrenceAnswer], dict[str, str]]:
-    """What became of each, newest first, and the pagination headers; of a deleted cron too."""
-    wanted = Filter(OCCURRENCES)
-    wanted.equal("cron_id", cron_id.bytes)
-    if status is not None:
-        wanted.narrowed("status", status)
-    part = search.page(limit, offset, "scheduled_for", "desc")
-    keys, headers = await search.search(parts.views, wanted, part)
-    rows = search.rows_of(parts.views, search.row_query(OCCURRENCES), keys)
-    return map(answers.occurrence, rows), headers
+def occurrence_page(
+    begin: str | None, end: str | None, limit: int, offset: int | None, cursor: str | None
+) -> OccurrencePage:
+    """The part of the occurrences of a cron that a query names. Raises InvalidField."""
+    if offset is not None and cursor is not None:
+        raise InvalidField("cursor: may not be given together with offset")
+    first, last = (ceil_s(instant_of(name, text)) for name, text in (("from", begin), ("to", end)))
+    if first is not None and last is not None and first >= last:
+        raise InvalidField("to: must be after `from`")
+    return OccurrencePage(
+        EVER[0] * -1 if first is None else first,
+        EVER[0] if last is None else last,
+        limit,
+        offset,
+        None if cursor is None else _place_of(cursor),
+    )
+
+
+def ceil_s(moment: datetime | None) -> int | None:
+    """The first whole second that is not before it: occurrences are at whole ones."""
+    return None if moment is None else -(-micros(moment) // 1_000_000)
+
+
+def occurrences(
+    parts: GatewayParts, cron_id: UUID, status: str | None, part: OccurrencePage
+) -> tuple[list[OccurrenceAnswer], dict[str, str]]:
+    """What became of each, newest first, or what is `pending`, soonest first; and where the next page begins.
+
+    Of a deleted cron too. A long stretch stands where it begins.
+    """
+    if status == "pending":
+        if part.offset is not None:  # each that is passed over would be computed
+            raise InvalidField("offset: not of those that are pending; go on by the cursor")
+        found = _to_come(parts, cron_id, part)
+        places = [int(datetime.fromisoformat(told.scheduled_for).timestamp()) for told in found]
+        return found[: part.limit], _next(part, [(at, 0) for at in places])
+    rows = _recorded(parts, cron_id, status, part)
+    headers = _next(part, [(row["scheduled_for"], row["position"]) for row in rows])
+    return [answers.occurrence(row) for row in rows[: part.limit]], headers
+
+
+def _recorded(parts: GatewayParts, cron_id: UUID, status: str | None, part: OccurrencePage) -> list[Row]:
+    """The rows of the page, and one more if there is one."""
+    name, which = ("occurrences_of_cron", ()) if status is None else ("occurrences_by_status", (status,))
+    behind = min(part.behind or EVER, (part.end, 0))
+    params = (cron_id.bytes, *which, part.begin, *behind, part.limit + 1, part.offset or 0)
+    return parts.views.all(SQL[name], params)
+
+
+def _to_come(parts: GatewayParts, cron_id: UUID, part: OccurrencePage) -> list[OccurrenceAnswer]:
+    """The same of those that are to come: none of a cron that does not fire, or is deleted."""
+    row = search.by_id(parts.views, "crons", "cron_id", cron_id)
+    if row is None or not row["enabled"] or row["next_at"] is None:
+        return []
+    after = max(part.begin - 1, row["next_at"] // 1_000_000 - 1)
+    if part.behind is not None:
+        after = max(after, part.behind[0])
+    end = min(part.end, LAST_S)
+    return list(islice(_pending_of(row, after, end), part.limit + 1))
+
+
+def _next(part: OccurrencePage, places: list[tuple[int, int]]) -> dict[str, str]:
+    """Whoever counts goes on by an offset, everybody else behind a place."""
+    if len(places) <= part.limit:
+        return {}
+    at, position = places[part.limit - 1]
+    following = f"{at}.{position}" if part.offset is None else str(part.offset + part.limit)
+    return {"X-Pagination-Next": following}
+
+
+def _place_of(cursor: str) -> tuple[int, int]:
+    found = CURSOR.fullmatch(cursor)
+    if found is None:
+        raise InvalidField("cursor: must be the X-Pagination-Next of a page before")
+    return int(found[1]), int(found[2])
 
 
 def _blocked(parts: GatewayParts, row: Row) -> str:

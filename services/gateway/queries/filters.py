@@ -58,7 +58,6 @@ VERSIONS = Kind(
     "assistant_versions", "version_id", "", frozenset({"assistant_id"}), _pairs("assistant_id", "version")
 )
 RUNS = Kind("runs", "run_id")
-OCCURRENCES = Kind("occurrences", "position", "", frozenset({"cron_id"}), _pairs("cron_id", "scheduled_for"))
 EVENTS_OF = ("stream_id", "thread_id", "cron_id", "run_id", "topic", "actor")
 AUDIT = Kind(
     "audit",
@@ -107,13 +106,6 @@ class Filter:
         self.tests.append(Condition(clause, (value,)))
         if column in self.kind.indexed:
             self._found(clause, (value,), column)
-
-    def narrowed(self, column: str, value: Any) -> None:
-        """The column too has that value; it stands behind the one asked for last, in the same index."""
-        clause = f'"{column}" = ?'
-        self.tests.append(Condition(clause, (value,)))
-        last = self.drivers.pop()
-        self._found(f"{last.clause} AND {clause}", (*last.params, value), last.column)
 
     def between(self, column: str, low: Any, below: Any) -> None:
         """The column is at least that, and below that; an index on it serves when few rows are."""

@@ -115,6 +115,16 @@ SELECT * FROM occurrences WHERE scheduled_for >= ? AND scheduled_for < ? ORDER B
 SELECT * FROM occurrences WHERE cron_id = ? AND scheduled_for >= ? AND scheduled_for < ?
 ORDER BY scheduled_for, position LIMIT ?;
 
+-- name: occurrences_of_cron
+-- From an instant on, behind an occurrence: in the order of the index (cron_id, scheduled_for), whose ties are
+-- in the order of their positions.
+SELECT * FROM occurrences WHERE cron_id = ? AND scheduled_for >= ? AND (scheduled_for, position) < (?, ?)
+ORDER BY scheduled_for DESC, position DESC LIMIT ? OFFSET ?;
+
+-- name: occurrences_by_status
+SELECT * FROM occurrences WHERE cron_id = ? AND status = ? AND scheduled_for >= ?
+AND (scheduled_for, position) < (?, ?) ORDER BY scheduled_for DESC, position DESC LIMIT ? OFFSET ?;
+
 -- name: due_until
 -- The crons that are due first: so many occurrences that are to come are of no more crons. The plus: those that
 -- are due are few beside those that are enabled.

@@ -9,6 +9,7 @@ from litestar.params import Parameter
 
 from contracts.answers.crons import (
     Coming,
+    CronTold,
     CronWithLedger,
     CronWithRun,
     OccurrenceAnswer,
@@ -29,7 +30,7 @@ from contracts.api import (
 from domain.errors import EmptyUpdate, NotSupported, RunNotFound
 from services.gateway.commands import crons as commands
 from services.gateway.envelope import Caller, uuid_of
-from services.gateway.handlers import By, Limit, Offset, Parts, deletes, many, patches, posts, reads
+from services.gateway.handlers import By, Limit, Parts, deletes, many, patches, posts, reads
 from services.gateway.parts import GatewayParts
 from services.gateway.queries import crons as queries
 from services.gateway.queries.filters import instant_of
@@ -37,7 +38,8 @@ from services.gateway.queries.runs import RunAddress, first_shown
 from services.gateway.queries.search import count
 
 Became = Annotated[
-    Literal["fired", "skipped", "missed"] | None, Parameter(description="only what became of them so")
+    Literal["fired", "skipped", "missed", "pending"] | None,
+    Parameter(description="only what became of them so; `pending`: those that are to come, soonest first"),
 ]
 After = Annotated[str | None, Parameter(description="strictly after this instant (ISO 8601); now by default")]
 IgnoreState = Annotated[
@@ -45,6 +47,14 @@ IgnoreState = Annotated[
 ]
 Begin = Annotated[str, Parameter(query="from", description="from this instant on (ISO 8601)")]
 End = Annotated[str, Parameter(description="before this instant (ISO 8601)")]
+OnlyFrom = Annotated[str | None, Parameter(query="from", description="from this instant on (ISO 8601)")]
+OnlyTo = Annotated[str | None, Parameter(query="to", description="before this instant (ISO 8601)")]
+Counted = Annotated[
+    int | None, Parameter(ge=0, le=1 << 53, description="how many to pass over; a cursor costs less")
+]
+Behind = Annotated[
+    str | None, Parameter(description="go on behind this place: the X-Pagination-Next of a page before")
+]
 OfCron = Annotated[str | None, Parameter(query="cron_id", description="of this cron only")]
 IdempotencyKey = Annotated[
     str | None,
@@ -123,9 +133,9 @@ class CronController(Controller):
         return await parts.read(lambda: queries.calendar(parts, *span, cron_id, limit))
 
     @reads("/{cron_id:str}", summary="Get a cron")
-    async def get_cron(self, parts: Parts, cron_id: UUID) -> CronWithLedger:
-        """The cron, and what became of it."""
-        return await parts.read(lambda: queries.by_id(parts, cron_id))
+    async def get_cron(self, parts: Parts, cron_id: UUID) -> CronTold:
+        """The cron, what became of it with its newest occurrences, and the next ones."""
+        return await parts.read(lambda: queries.told(parts, cron_id))
 
     @patches("/{cron_id:str}", summary="Change, pause or resume a cron")
     async def update_cron(
@@ -206,11 +216,18 @@ class CronController(Controller):
         parts: Parts,
         cron_id: UUID,
         status: Became = None,
+        begin: OnlyFrom = None,
+        end: OnlyTo = None,
         limit: Limit = 100,
-        offset: Offset = 0,
+        cursor: Behind = None,
+        offset: Counted = None,
     ) -> Response[list[OccurrenceAnswer]]:
-        """Newest first; a long stretch of missed ones is one object. It stays readable when the cron is deleted."""
-        found, headers = await queries.occurrences(parts, cron_id, status, limit, offset)
+        """Newest first; a long stretch of missed ones is one object. It stays readable when the cron is deleted.
+
+        `X-Pagination-Next` is the cursor of the next page, or its offset when one was given.
+        """
+        part = queries.occurrence_page(begin, end, limit, offset, cursor)
+        found, headers = await parts.read(lambda: queries.occurrences(parts, cron_id, status, part))
         return await many(parts, found, headers)
 
 
