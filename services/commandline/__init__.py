@@ -1,1 +1,1 @@
-"""Commands that read the data folder: crons, audit, replay. They work beside a running server and without."""
+"""Commands: audit and replay of the data folder, beside a running server or without; crons of either."""

@@ -1,4 +1,4 @@
-"""`cronledger crons`: list, show, upcoming."""
+"""`cronledger crons`: of a data folder list, show, upcoming; of a running server everything."""
 
 import argparse
 from datetime import UTC, datetime
@@ -9,9 +9,11 @@ from uuid import UUID
 import msgspec
 
 from domain.schedule import dst_kind, local_time, next_after, parse, zone
+from services.commandline import requests
 from services.commandline.folder import CommandFailed, Folder, out, table
-from services.kit.ids import parse_uuid
+from services.commandline.server import add_options, is_asked
 from services.kit.queries import named
+from services.kit.settings import Settings
 
 SQL = named(Path(__file__).with_name("queries.sql"))
 
@@ -23,7 +25,7 @@ def add(commands: Any) -> None:
     verbs = parser.add_subparsers(metavar="VERB")
     listing = verbs.add_parser("list", help="every cron, oldest first")
     listing.set_defaults(command=list_crons)
-    showing = verbs.add_parser("show", help="one cron with its counts, as JSON")
+    showing = verbs.add_parser("show", help="one cron, what became of it and what is next")
     showing.add_argument("cron_id")
     showing.set_defaults(command=show)
     coming = verbs.add_parser("upcoming", help="the next instants of a cron")
@@ -31,18 +33,26 @@ def add(commands: Any) -> None:
     coming.add_argument("--limit", type=int, default=10, help="how many, 10 by default")
     coming.set_defaults(command=upcoming)
     for verb in (listing, showing, coming):
-        verb.add_argument("--data", type=Path, default=None, help="the server's data folder")
+        places = verb.add_mutually_exclusive_group()
+        places.add_argument("--data", type=Path, dest="folder", help="the server's data folder, in its place")
+        add_options(verb, places)
+    requests.add(verbs)
 
 
 def list_crons(args: argparse.Namespace) -> None:
     """Print every cron, a line each."""
-    head = ("cron", "thread", "schedule", "timezone", "state", "next", "fired", "skipped", "missed")
-    rows = Folder(args.data).views().all(SQL["crons"])
-    table(head, [_line(row) for row in rows])
+    if is_asked(args):
+        requests.list_crons(args)
+        return
+    rows = _folder(args).views().all(SQL["crons"])
+    table(requests.HEAD, [_line(row) for row in rows])
 
 
 def show(args: argparse.Namespace) -> None:
-    """Print one cron as JSON."""
+    """Print one cron: of a folder as JSON, of a server in words."""
+    if is_asked(args):
+        requests.show(args)
+        return
     row = _cron(args)
     instants = {"end_at", "next_at", "created_at", "updated_at"}
     seconds = {"cursor", "since", "last_scheduled_for"}
@@ -62,6 +72,9 @@ def show(args: argparse.Namespace) -> None:
 
 def upcoming(args: argparse.Namespace) -> None:
     """Print the next instants of a cron, whether it is enabled or not."""
+    if is_asked(args):
+        requests.upcoming(args)
+        return
     row = _cron(args)
     schedule, place = parse(row["schedule"], seconds=True), zone(row["timezone"])
     epoch: int | None = int(datetime.now(UTC).timestamp())
@@ -98,11 +111,15 @@ def _line(row: dict[str, Any]) -> tuple[Any, ...]:
     )
 
 
+def _folder(args: argparse.Namespace) -> Folder:
+    if args.json or args.key:
+        raise CommandFailed("--json and --key: only with --url, of a running server")
+    return Folder(args.folder or Path(Settings.read().data))
+
+
 def _cron(args: argparse.Namespace) -> dict[str, Any]:
-    cron_id = parse_uuid(args.cron_id)
-    if cron_id is None:
-        raise CommandFailed(f"{args.cron_id}: not a UUID")
-    row = Folder(args.data).views().one(SQL["cron"], (cron_id.bytes,))
+    cron_id = requests.id_of(args.cron_id)
+    row = _folder(args).views().one(SQL["cron"], (cron_id.bytes,))
     if row is None:
         raise CommandFailed(f"{args.cron_id}: no such cron")
     return row

@@ -10,8 +10,9 @@ import msgspec
 from services.kit.mendable import Mendable
 
 PREFIX = "CRONLEDGER_"
-ELSEWHERE = ("CONFIG", "NATS_SERVER")
-"""Read where they are used: which project (`services.kit.project`), which nats-server (`services.kit.bus.embedded`)."""
+ELSEWHERE = ("CONFIG", "NATS_SERVER", "URL", "KEY")
+"""Read where they are used: which project (`services.kit.project`), which nats-server (`services.kit.bus.embedded`),
+which server commands ask (`services.commandline.server`)."""
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 

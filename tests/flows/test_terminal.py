@@ -7,9 +7,14 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 COMMAND = Path(sys.executable).parent / "cronledger"
@@ -177,3 +182,138 @@ def test_the_services_by_themselves(tmp_path: Path, module: str) -> None:
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert "none" in done.stderr
+
+
+# --- a running server ---------------------------------------------------------------------------------
+
+
+def test_crons_of_a_running_server(make_server: Any, tmp_path: Path) -> None:
+    server = make_server()
+
+    def say(verb: str, *arguments: str) -> str:
+        done = ran(tmp_path, "crons", verb, *arguments, CRONLEDGER_URL=server.url)
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout
+
+    made = say("create", "--assistant", "counter", "--schedule", "0 9 * * mon-fri", "--note", "for the board",
+               "--timezone", "Europe/Berlin", "--input", '{"wait_s": 0}', "--metadata", '{"team": "a"}',
+               "--end-time", "2090-01-01", "--disabled")  # fmt: skip
+    cron_id = made.partition(":")[0]
+    assert made.splitlines() == [f"{cron_id}: At 09:00, Monday through Friday, Europe/Berlin", "paused"]
+    assert say("resume", cron_id, "--note", "it may").startswith(f"{cron_id}: active, next ")
+    run = say("trigger", cron_id, "--key-idempotency", "k", "--note", "by hand", "--force")
+    assert run.startswith("run ")
+    again = json.loads(say("trigger", cron_id, "--key-idempotency", "k", "--json"))
+    assert again["run_id"] in run
+    own = json.loads(say("trigger", cron_id, "--input", '{"wait_s": 0.01}', "--json"))
+    assert own["input"] == {"wait_s": 0.01}
+    assert say("pause", cron_id, "--note", "too expensive") == f"{cron_id}: paused: too expensive\n"
+    told = say("show", cron_id).splitlines()
+    assert told[:4] == [
+        "At 09:00, Monday through Friday, Europe/Berlin (0 9 * * mon-fri)",
+        f"cron {cron_id}, each run on a thread of its own",
+        "paused: too expensive",
+        "fired 2, skipped 0, missed 0",
+    ]
+    assert any("trigger, by hand" in line and "fired" in line for line in told)
+    assert "next" not in told  # it is paused
+    whole = json.loads(say("show", cron_id, "--json"))
+    assert whole["metadata"] == {"team": "a"}
+    assert whole["end_time"] == "2090-01-01T00:00:00+00:00"
+    assert len(say("upcoming", cron_id, "--limit", "3").splitlines()) == 4
+    say("resume", cron_id)
+    assert "\nnext\n" in say("show", cron_id)
+    on_thread = httpx.post(f"{server.url}/threads", json={}).json()["thread_id"]
+    other = say("create", "--assistant", "counter", "--schedule", "0 0 1 1 *", "--thread", on_thread)
+    assert "its first run is " in other
+    [head, first, second] = say("list").splitlines()
+    assert head.startswith("cron ")
+    assert cron_id in first
+    assert on_thread in second
+    assert [one["cron_id"] for one in json.loads(say("list", "--json"))] == [cron_id, other[:36]]
+    assert say("delete", cron_id) == f"{cron_id}: deleted\n"
+    at = ("--url", server.url)
+    assert "Cron not found" in told_of(tmp_path, "delete", cron_id, *at)
+    assert "schedule: " in told_of(
+        tmp_path, "create", "--assistant", "counter", "--schedule", "61 * * * *", *at
+    )
+    assert "not a UUID" in told_of(tmp_path, "show", "x", *at)
+    assert "limit" in told_of(tmp_path, "upcoming", cron_id, "--limit", "0", *at)
+
+
+def told_of(folder: Path, verb: str, *arguments: str) -> str:
+    return told(folder, "crons", verb, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["create", "--assistant", "a", "--schedule", "* * * * *", "--input", "[]"], "is no JSON object"),
+        (["create", "--assistant", "a", "--schedule", "* * * * *", "--metadata", "{"], "is no JSON object"),
+        (["create", "--assistant", "a", "--schedule", "* * * * *", "--end-time", "soon"], "is no instant"),
+        (["create", "--schedule", "* * * * *"], "--assistant"),
+        (["create", "--assistant", "a", "--schedule", "* * * * *", "--thread", "x"], "x: not a UUID"),
+        (["pause", "x"], "x: not a UUID"),
+        (["list", "--url", "http://127.0.0.1:9"], "http://127.0.0.1:9: can't be asked"),
+        (["list", "--url", "nowhere"], "nowhere: no address of a server"),
+        (["list", "--url", "http://[::1"], "no address of a server"),
+        (["list", "--url", "http://a", "--data", "."], "not allowed with argument"),
+        (["list", "--url", "http://127.0.0.1:9", "--key", "a\nb"], "--key: must be printable"),
+        (["list", "--json"], "--json and --key: only with --url"),
+    ],
+)
+def test_what_a_command_for_a_server_refuses(tmp_path: Path, arguments: list[str], words: str) -> None:
+    assert words in told(tmp_path, "crons", *arguments)
+
+
+@contextmanager
+def answering(status: int, body: bytes, seen: list[str]) -> Iterator[str]:
+    """Somebody else's server."""
+
+    class Answering(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            seen.append(self.headers.get("x-api-key", ""))
+            self.rfile.read(int(self.headers.get("content-length", 0)))
+            self.send_response(status)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    other = HTTPServer(("127.0.0.1", 0), Answering)
+    serving = threading.Thread(target=other.serve_forever)
+    serving.start()
+    try:
+        yield f"http://127.0.0.1:{other.server_port}"
+    finally:
+        other.shutdown()
+        serving.join()
+        other.server_close()
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "words"),
+    [
+        (500, b'{"detail": "it broke"}', "answered 500: it broke"),
+        (502, b"<html>", "answered 502; is it a Cronledger server?"),
+        (401, b'{"detail": "no such key"}', "no such key"),
+        (307, b"", "answered 307; is it a Cronledger server?"),
+        (200, b"<html>", "that is no answer of a Cronledger server"),
+        (200, b'[{"cron_id": 5}]', "that is no answer of a Cronledger server"),
+        (200, b"[" * 100_000, "that is no answer of a Cronledger server"),
+    ],
+)
+def test_a_server_that_fails_or_is_none_of_ours(tmp_path: Path, status: int, body: bytes, words: str) -> None:
+    seen = list[str]()
+    with answering(status, body, seen) as url:
+        assert words in told(tmp_path, "crons", "list", "--url", url, CRONLEDGER_KEY="secret")
+    assert seen == ["secret"]
+
+
+def test_a_server_that_never_answers(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        line = told(tmp_path, "crons", "list", "--url", url, "--timeout", "0.2")
+    assert "no answer within 0.2 s; it may have happened all the same" in line

@@ -1,0 +1,238 @@
+"""`cronledger crons` against a running server: create, pause, resume, trigger, delete, list, show, upcoming."""
+
+import argparse
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from contracts.answers.crons import (
+    Coming,
+    CreationLedger,
+    CronAnswer,
+    CronTold,
+    CronWithLedger,
+    OccurrenceAnswer,
+)
+from contracts.answers.runs import RunAnswer
+from services.commandline.folder import CommandFailed, instant, out, table
+from services.commandline.server import Server, add_options
+from services.kit.ids import parse_uuid
+
+PAGE = 500
+HEAD = ("cron", "thread", "schedule", "timezone", "state", "next", "fired", "skipped", "missed")
+
+
+class CronMade(CronAnswer, frozen=True, kw_only=True):
+    """What the answer to a creation has in any case."""
+
+    ledger: CreationLedger
+    run_id: UUID | None = None
+
+
+def add(verbs: Any) -> None:
+    """Add the verbs that only a server can carry out."""
+    creating = verbs.add_parser("create", help="schedule runs")
+    creating.add_argument("--assistant", required=True, metavar="ID", help="an assistant, or a graph's name")
+    creating.add_argument("--schedule", required=True, help="such as '0 9 * * mon-fri'")
+    creating.add_argument("--thread", metavar="ID", help="all runs on this thread; one each by default")
+    creating.add_argument("--timezone", help="IANA name; UTC by default")
+    creating.add_argument("--input", type=json_object, metavar="JSON", help="what each run is given")
+    creating.add_argument("--metadata", type=json_object, metavar="JSON")
+    creating.add_argument("--end-time", type=instant, help="nothing fires after it (ISO 8601)")
+    creating.add_argument("--note", help="why it is as it is")
+    creating.add_argument("--webhook", metavar="URL", help="told of the end of each run")
+    creating.add_argument("--disabled", action="store_true", help="paused from the beginning")
+    creating.set_defaults(command=create)
+    pausing = _of_one(verbs, "pause", "let nothing of a cron fire", pause)
+    resuming = _of_one(verbs, "resume", "let a paused cron fire again", resume)
+    triggering = _of_one(verbs, "trigger", "run a cron now", trigger)
+    deleting = _of_one(verbs, "delete", "end a cron; what it has begun goes on", delete)
+    for verb in (pausing, resuming, triggering):
+        verb.add_argument("--note", help="why, for the ledger")
+    triggering.add_argument("--input", type=json_object, metavar="JSON", help="what this one run is given")
+    triggering.add_argument(
+        "--key-idempotency", metavar="KEY", help="the same key within a day gives the same run"
+    )
+    triggering.add_argument(
+        "--force", action="store_true", help="it waits where its strategy would refuse it"
+    )
+    for verb in (creating, pausing, resuming, triggering, deleting):
+        add_options(verb)
+
+
+def json_object(text: str) -> dict[str, Any]:
+    """An argument that is a JSON object. Raises ArgumentTypeError."""
+    try:
+        return msgspec.json.decode(text, type=dict[str, Any])
+    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
+        raise argparse.ArgumentTypeError(f"{text[:80]!r} is no JSON object") from None
+
+
+# --- verbs --------------------------------------------------------------------------------------------
+
+
+def create(args: argparse.Namespace) -> None:
+    """Create a cron, and say what it will do."""
+    names = ("schedule", "timezone", "input", "metadata", "note", "webhook")
+    body = {name: value for name in names if (value := getattr(args, name)) is not None}
+    body |= {"assistant_id": args.assistant}
+    if args.end_time is not None:
+        body["end_time"] = args.end_time.isoformat()
+    if args.disabled:
+        body["enabled"] = False
+    place = "" if args.thread is None else f"/threads/{id_of(args.thread)}"
+    server = Server(args)
+    content = server.ask("POST", f"{place}/runs/crons", body=body)
+    if args.json:
+        server.print_json(content)
+        return
+    made = server.decoded(content, CronMade)
+    out(f"{made.cron_id}: {made.ledger.description}")
+    out("paused" if not made.enabled else f"next {made.next_run_date or 'never'}")
+    if made.run_id is not None:
+        out(f"its first run is {made.run_id}")
+    for warning in made.ledger.warnings:
+        out(f"note: {warning}")
+
+
+def pause(args: argparse.Namespace) -> None:
+    """Pause a cron, and say how it is now."""
+    _changed(args, "pause")
+
+
+def resume(args: argparse.Namespace) -> None:
+    """Resume a cron, and say how it is now."""
+    _changed(args, "resume")
+
+
+def trigger(args: argparse.Namespace) -> None:
+    """Run a cron now, and say what the run is called."""
+    server = Server(args)
+    body = {name: value for name in ("note", "input") if (value := getattr(args, name)) is not None}
+    headers = {}
+    if args.key_idempotency is not None:
+        if not (args.key_idempotency.isascii() and args.key_idempotency.isprintable()):
+            raise CommandFailed("--key-idempotency: must be printable ASCII")
+        headers["Idempotency-Key"] = args.key_idempotency
+    path, force = f"/runs/crons/{id_of(args.cron_id)}/trigger", {"force": "true"} if args.force else {}
+    content = server.ask("POST", path, body=body, params=force, headers=headers)
+    if args.json:
+        server.print_json(content)
+        return
+    run = server.decoded(content, RunAnswer)
+    out(f"run {run.run_id} on thread {run.thread_id}: {run.status}")
+
+
+def delete(args: argparse.Namespace) -> None:
+    """Delete a cron."""
+    cron_id = id_of(args.cron_id)
+    Server(args).ask("DELETE", f"/runs/crons/{cron_id}")
+    out("null" if args.json else f"{cron_id}: deleted")
+
+
+def list_crons(args: argparse.Namespace) -> None:
+    """Every cron, oldest first, a line each."""
+    server, found = Server(args), list[Any]()
+    while True:
+        body = {"limit": PAGE, "offset": len(found), "sort_by": "created_at", "sort_order": "asc"}
+        page = server.decoded(server.ask("POST", "/runs/crons/search", body=body), list[msgspec.Raw])
+        found += page
+        if len(page) < PAGE:
+            break
+    if args.json:
+        server.print_json(msgspec.json.encode(found))
+        return
+    table(HEAD, [_line(server.decoded(bytes(one), CronWithLedger)) for one in found])
+
+
+def show(args: argparse.Namespace) -> None:
+    """One cron, as one would tell it."""
+    server = Server(args)
+    content = server.ask("GET", f"/runs/crons/{id_of(args.cron_id)}")
+    if args.json:
+        server.print_json(content)
+        return
+    cron = server.decoded(content, CronTold)
+    ledger = cron.ledger
+    out(f"{ledger.description} ({cron.schedule})")
+    where = "each run on a thread of its own" if cron.thread_id is None else f"thread {cron.thread_id}"
+    out(f"cron {cron.cron_id}, {where}")
+    out(_state(cron))
+    out(f"fired {ledger.fired}, skipped {ledger.skipped}, missed {ledger.missed}")
+    for warning in ledger.warnings:
+        out(f"note: {warning}")
+    if ledger.recent:
+        out("\nlast")
+        table(("scheduled for", "status", "", "late", "run"), [_became(one) for one in ledger.recent])
+    if ledger.upcoming:
+        out("\nnext")
+        _coming(ledger.upcoming)
+
+
+def upcoming(args: argparse.Namespace) -> None:
+    """The next instants of a cron, whether it is enabled or not."""
+    server = Server(args)
+    params: dict[str, str | int] = {"limit": args.limit, "ignore_state": "true"}
+    content = server.ask("GET", f"/runs/crons/{id_of(args.cron_id)}/upcoming", params=params)
+    if args.json:
+        server.print_json(content)
+        return
+    _coming(server.decoded(content, list[Coming]))
+
+
+def id_of(text: str) -> UUID:
+    """An id. Raises CommandFailed."""
+    value = parse_uuid(text)
+    if value is None:
+        raise CommandFailed(f"{text}: not a UUID")
+    return value
+
+
+# --- words --------------------------------------------------------------------------------------------
+
+
+def _of_one(verbs: Any, name: str, words: str, command: Any) -> Any:
+    verb = verbs.add_parser(name, help=words)
+    verb.add_argument("cron_id")
+    verb.set_defaults(command=command)
+    return verb
+
+
+def _changed(args: argparse.Namespace, verb: str) -> None:
+    server, cron_id = Server(args), id_of(args.cron_id)
+    body = {} if args.note is None else {"note": args.note}
+    content = server.ask("POST", f"/runs/crons/{cron_id}/{verb}", body=body)
+    if args.json:
+        server.print_json(content)
+        return
+    out(f"{cron_id}: {_state(server.decoded(content, CronWithLedger))}")
+
+
+def _state(cron: CronWithLedger) -> str:
+    """`paused: too expensive`, `active, next 2026-...`."""
+    ledger = cron.ledger
+    coming = f", next {cron.next_run_date}" if ledger.state == "active" and cron.next_run_date else ""
+    why = "; ".join(text for text in (ledger.reason, ledger.note) if text)
+    return f"{ledger.state}{coming}{f': {why}' if why else ''}"
+
+
+def _line(cron: CronWithLedger) -> tuple[Any, ...]:
+    ledger = cron.ledger
+    counts = (ledger.fired, ledger.skipped, ledger.missed)
+    zone, coming = cron.timezone or "UTC", cron.next_run_date or "-"
+    return (cron.cron_id, cron.thread_id or "-", cron.schedule, zone, ledger.state, coming, *counts)
+
+
+def _became(one: OccurrenceAnswer) -> tuple[Any, ...]:
+    status = one.status if one.count == 1 else f"{one.count} {one.status} until {one.until}"
+    kind = None if one.kind == "schedule" else one.kind
+    why = ", ".join(text for text in (kind, one.reason) if text)
+    late = "" if one.lateness_ms is None else f"{one.lateness_ms:.0f} ms"
+    return (one.local or one.scheduled_for, status, why, late, one.run_id or "")
+
+
+def _coming(coming: list[Coming]) -> None:
+    table(
+        ("scheduled for", "local", "clock change"), [(c.scheduled_for, c.local, c.dst or "") for c in coming]
+    )
