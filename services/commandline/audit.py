@@ -15,6 +15,18 @@ from services.kit.queries import named
 SQL = named(Path(__file__).with_name("queries.sql"))
 PAGE = 500
 LAST = "\U0010ffff"  # sorts behind whatever goes on from a prefix
+WHY = (
+    "note",
+    "reason",
+    "error",
+    "message",
+    "status",
+    "kind",
+    "schedule",
+    "timezone",
+    "scheduled_for",
+    "count",
+)
 IDS = ("thread", "cron", "run", "stream")
 
 
@@ -93,11 +105,19 @@ def _json_line(recorded: Recorded) -> str:
     return msgspec.json.encode(line).decode()
 
 
+def _said(recorded: Recorded) -> str:
+    """What the event says, why first: the line is cut, and ids would fill it (`--json` has all of it)."""
+    body = msgspec.json.decode(msgspec.json.encode(recorded.body))
+    first = {name: body[name] for name in WHY if name in body}
+    rest = {name: value for name, value in body.items() if name not in first and not name.endswith("_id")}
+    return msgspec.json.encode(first | rest).decode()
+
+
 def _table_line(recorded: Recorded) -> str:
-    data = msgspec.json.encode(recorded.body).decode()
+    data = _said(recorded)
     shortened = data if len(data) <= 100 else data[:99] + "…"
     at = recorded.meta.at.strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
     where = f"{recorded.stream_id}/{recorded.version}"
     return (
-        f"{recorded.position:>8}  {at}  {recorded.meta.actor:<10}  {recorded.topic:<24}  {where}  {shortened}"
+        f"{recorded.position:>8}  {at}  {recorded.meta.actor:<10}  {recorded.topic:<28}  {where}  {shortened}"
     )

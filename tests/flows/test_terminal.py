@@ -231,6 +231,10 @@ def test_crons_of_a_running_server(make_server: Any, tmp_path: Path) -> None:
     assert cron_id in first
     assert on_thread in second
     assert [one["cron_id"] for one in json.loads(say("list", "--json"))] == [cron_id, other[:36]]
+    told = server.command("audit", "--cron", cron_id).stdout.splitlines()
+    assert any("cron.paused.v1" in line and '{"note":"too expensive"' in line for line in told)
+    assert any("run.requested.v1" in line and '{"note":"by hand","kind":"trigger"' in line for line in told)
+    assert len({line.index(cron_id) for line in told if "  cron." in line}) == 1  # a column
     assert say("delete", cron_id) == f"{cron_id}: deleted\n"
     at = ("--url", server.url)
     assert "Cron not found" in told_of(tmp_path, "delete", cron_id, *at)
