@@ -64,8 +64,7 @@ class RunFields(msgspec.Struct, frozen=True, kw_only=True):
     durability: Durability | None = None
     checkpoint_during: bool | None = None
     if_not_exists: Literal["reject", "create"] | None = None
-    # Known, not honoured yet.
-    webhook: Any = None
+    webhook: str | None = None  # who is told of a run's end, by POST
 
 
 class RunCreate(RunFields, frozen=True, kw_only=True):
@@ -137,7 +136,7 @@ class CronCreate(RunFields, frozen=True, kw_only=True):
 
 
 class CronPatch(msgspec.Struct, frozen=True, kw_only=True):
-    """PATCH /runs/crons/{cron_id}. Absent = unchanged; null clears `end_time`, `timezone` and `note`."""
+    """PATCH /runs/crons/{cron_id}. Absent = unchanged; null clears `end_time`, `timezone`, `webhook` and `note`."""
 
     schedule: Annotated[str, Meta(max_length=256)] | UnsetType = UNSET
     timezone: Annotated[str, Meta(max_length=64)] | None | UnsetType = UNSET
@@ -156,6 +155,7 @@ class CronPatch(msgspec.Struct, frozen=True, kw_only=True):
     stream_resumable: bool | UnsetType = UNSET
     durability: Durability | UnsetType = UNSET
     checkpoint_during: bool | UnsetType = UNSET
+    webhook: str | None | UnsetType = UNSET
     note: Note | None | UnsetType = UNSET
     # Known, not honoured yet.
     catch_up: Any = None
@@ -165,7 +165,6 @@ class CronPatch(msgspec.Struct, frozen=True, kw_only=True):
     start_time: Any = None
     max_runs: Any = None
     pause_after_failures: Any = None
-    webhook: Any = None
 
 
 CronSort = Literal[

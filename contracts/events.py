@@ -110,6 +110,14 @@ class ThreadEvent(Body, frozen=True, kw_only=True):
     """An event on a thread's own stream (stream id = thread id)."""
 
 
+class DeliveryEvent(Body, frozen=True, kw_only=True):
+    """An event on the stream of a webhook's delivery (stream id derived from the run's)."""
+
+    run_id: UUID
+    thread_id: UUID
+    cron_id: UUID | None = None
+
+
 class AssistantEvent(Body, frozen=True, kw_only=True):
     """An event on an assistant's own stream (stream id = assistant id)."""
 
@@ -232,6 +240,7 @@ class RunRequested(RunEvent, frozen=True, kw_only=True):
     next_at: NextAt = msgspec.UNSET
     not_before: datetime | None = None  # it waits at least until then
     note: str = ""  # of whoever triggered it
+    webhook: str = ""  # who is told of its end
 
 
 @event("run.occurrence_skipped.v1")
@@ -329,6 +338,48 @@ class RunRolledBack(RunEvent, frozen=True, kw_only=True):
 @event("run.deleted.v1")
 class RunDeleted(RunEvent, frozen=True, kw_only=True):
     """It is no longer shown. The ledger keeps what happened."""
+
+
+# --- delivery -----------------------------------------------------------------------------------------
+
+
+@event("delivery.requested.v1")
+class WebhookRequested(DeliveryEvent, frozen=True, kw_only=True):
+    """A run has ended, and somebody is to be told: in the same append as the end."""
+
+    url: str
+
+
+@event("delivery.failed.v1")
+class DeliveryFailed(DeliveryEvent, frozen=True, kw_only=True):
+    """An attempt did not reach the receiver, or the receiver would not have it now; there will be another one."""
+
+    attempt: int  # from 1
+    retry_at: datetime
+    status: int | None = None  # of HTTP; None: there was no answer
+    why: str = ""
+
+
+@event("delivery.delivered.v1")
+class WebhookDelivered(DeliveryEvent, frozen=True, kw_only=True):
+    """The receiver said that it has it."""
+
+    attempt: int
+    status: int
+
+
+@event("delivery.abandoned.v1")
+class DeliveryAbandoned(DeliveryEvent, frozen=True, kw_only=True):
+    """The receiver refused it, or could not be reached for too long. It can be asked for again."""
+
+    attempt: int
+    status: int | None = None
+    why: str = ""
+
+
+@event("delivery.asked_again.v1")
+class RedeliveryRequested(DeliveryEvent, frozen=True, kw_only=True):
+    """Somebody asked that it is sent once more, whatever became of it; its day of attempts begins anew."""
 
 
 # --- lane ---------------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     durability: Durability | None = None
     checkpoint_during: bool | None = None
     feedback_keys: list[str] | None = None
+    webhook: str | None = None  # who is told of the end
     updates: list[list[Json]] | None = None  # of a run that only writes its thread's state
 
     @property

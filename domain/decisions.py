@@ -326,6 +326,7 @@ def _requested(plan: RunPlan, occurrence: Occurrence, thread_metadata: dict[str,
         next_at=occurrence.next_at,
         not_before=occurrence.not_before,
         note=occurrence.note,
+        webhook=plan.spec.webhook or "",
     )
 
 

@@ -69,6 +69,12 @@ class ThreadNotFound(NotFound):
     code = "thread_not_found"
 
 
+class DeliveryNotFound(NotFound):
+    """There is no such delivery."""
+
+    code = "delivery_not_found"
+
+
 class RunNotFound(NotFound):
     """There is no such run on this thread."""
 

@@ -24,6 +24,12 @@ def trigger_id_of(cron_id: UUID, key: str, day: int) -> UUID:
     return _derived(f"{cron_id}/trigger/{day}/{key}", day * DAY_S)
 
 
+def delivery_id_of(run_id: UUID) -> UUID:
+    """The delivery that tells of a run's end. It keeps the run's time prefix, so that the index stays local."""
+    digest = hashlib.blake2b(run_id.bytes + b"/webhook", digest_size=10).digest()
+    return UUID(bytes=run_id.bytes[:6] + digest)
+
+
 def _text(epoch: int) -> str:
     return datetime.fromtimestamp(epoch, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 

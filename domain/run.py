@@ -21,10 +21,12 @@ from contracts.events import (
     RunSucceeded,
     RunTimedOut,
     Settled,
+    WebhookRequested,
 )
 from contracts.ledger import Append, Body, Recorded
 from domain.changes import appended
 from domain.errors import MustRollBack, RunNotActive, RunNotFound
+from domain.identity import delivery_id_of
 
 RunStatus = Literal["pending", "running", "success", "error", "timeout", "interrupted"]
 Outcome = RunSucceeded | RunFailed | RunInterrupted | RunTimedOut | RunRolledBack
@@ -133,8 +135,16 @@ def evolve(run: Run | None, run_id: UUID, event: Body) -> Run | None:
 
 
 def appends(run: Run, events: Iterable[Body]) -> tuple[Append, ...]:
-    """The append that stores the events, if there are any."""
-    return appended(run.run_id, run.version, events)
+    """The append that stores the events, if there are any; with an end, whoever wants to hear of it is told."""
+    bodies = tuple(events)
+    stored = appended(run.run_id, run.version, bodies)
+    if not run.request.webhook or not any(map(is_outcome, bodies)):
+        return stored
+    request = run.request
+    told = WebhookRequested(
+        run_id=run.run_id, thread_id=request.thread_id, cron_id=request.cron_id, url=request.webhook
+    )
+    return (*stored, Append(delivery_id_of(run.run_id), 0, (told,)))
 
 
 def _changes(run: Run, event: Body) -> dict[str, object]:

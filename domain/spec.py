@@ -19,7 +19,7 @@ from contracts.api import (
 )
 from contracts.spec import RUN_FIELDS, RunSpec
 from domain.assistant import Assistant
-from domain.errors import ContradictoryRequest, InvalidField, NotSupported
+from domain.errors import ContradictoryRequest, InvalidField
 
 RESERVED_CONFIGURABLE = frozenset(
     {
@@ -37,8 +37,6 @@ CHECKPOINT_KEYS = ("checkpoint_id", "checkpoint_ns", "checkpoint_map")
 
 def check_fields(body: RunFields) -> None:
     """Refuse what is known and not honoured, and what contradicts itself. Raises Refused."""
-    if body.webhook is not None:
-        raise NotSupported("webhook: not supported yet")
     check_config(body.config, body.context)
 
 
@@ -176,6 +174,7 @@ def kwargs_of(spec: RunSpec, assistant: Assistant, cron_id: UUID | None, tempora
         interrupt_before=spec.interrupt_before,
         interrupt_after=spec.interrupt_after,
         temporary=temporary,
+        webhook=spec.webhook,
         feedback_keys=spec.feedback_keys,
         subgraphs=bool(spec.stream_subgraphs),
         resumable=bool(spec.stream_resumable),

@@ -2,7 +2,7 @@
 
 import re
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import msgspec
 
@@ -75,6 +75,15 @@ class Destination(msgspec.Struct, frozen=True):
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == PORTS[self.scheme] else f"{host}:{self.port}"
 
+    def hop(self, location: str) -> str:
+        """The URL to which a redirect from here leads. Raises InvalidField."""
+        if not PRINTABLE.fullmatch(location) or "\\" in location:  # joining would drop some of it silently
+            raise _refused("it redirects to what is no URL in printable ASCII")
+        try:
+            return urljoin(f"{self.scheme}://{self.authority}{self.target}", location)
+        except ValueError:
+            raise _refused("it redirects to what can't be read") from None
+
     @property
     def origin(self) -> tuple[str, str, int]:
         """What must be the same for headers that are meant for one receiver."""
@@ -109,6 +118,11 @@ def destination_of(url: str, policy: UrlPolicy) -> Destination:
     found = Destination(parts.scheme, host, port or PORTS[parts.scheme], _target(parts.path, parts.query))
     _check_host(found, policy, in_brackets="[" in parts.netloc)
     return found
+
+
+def host_of(url: str) -> str:
+    """The host of a URL that was allowed once; '' when there is none."""
+    return urlsplit(url).hostname or ""
 
 
 def literal_of(host: str) -> Address | None:

@@ -1,4 +1,4 @@
-"""The command line: `cronledger up`, `crons`, `audit`, `replay`."""
+"""The command line: `cronledger up`, `crons`, `deliveries`, `audit`, `replay`."""
 
 import argparse
 import sys
@@ -6,7 +6,7 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
-from services.commandline import audit, crons, replay
+from services.commandline import audit, crons, deliveries, replay
 from services.kit.process import command
 from services.kit.settings import Settings
 from services.up import serve
@@ -41,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument("--host", help="address to listen on; 127.0.0.1 by default")
     up.add_argument("--port", type=int, help="port to listen on; 2026 by default, 0 = any free one")
     up.set_defaults(command=serve)
-    for module in (crons, audit, replay):
+    for module in (crons, deliveries, audit, replay):
         module.add(commands)
     return parser
 

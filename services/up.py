@@ -39,6 +39,8 @@ from services.projector.projector import Projector
 from services.relay.relay import Relay
 from services.repository import Aggregates, Repository
 from services.scheduler.scheduler import Scheduler
+from services.webhooks.sender import LEASE as WEBHOOK_LEASE
+from services.webhooks.sender import Sender
 from services.worker.children import ChildPool
 from services.worker.lease import PREFIX as WORKER_PREFIX
 from services.worker.lease import void_claims, void_leases
@@ -71,6 +73,7 @@ class Embedded(Whole):
                 # The worker has said which graphs there are; nothing fires before it is said which are gone.
                 Step("graphs.left", self._graphs_retired),
                 Scheduler(self._ledger, self._views, self._clock, settings),
+                *self._telling(),
                 Step("gateway.views", self._caught_up),  # what the worker has made known is shown, too
                 self.gateway,
                 shared,  # stopped first: streams end before the server waits for them
@@ -111,6 +114,17 @@ class Embedded(Whole):
         )
         return [children, Relay(self._ledger, self._views, self._bus, self._clock), worker]
 
+    def _telling(self) -> list[Part]:
+        """What tells others of the ends of runs."""
+        webhooks = self._project.webhooks
+        if not webhooks.enabled:
+            return []
+        shared = (self._ledger, self._views, self._clock, self._settings)
+        return [
+            Step("webhooks.leases", partial(void_leases, self._ledger, WEBHOOK_LEASE)),
+            Sender(*shared, webhooks, version("cronledger")),
+        ]
+
     def _serving(self) -> tuple[GatewayServer, GatewayParts]:
         shared = GatewayParts(
             log=self._ledger,
@@ -124,6 +138,7 @@ class Embedded(Whole):
             notices=lambda: notices([self]),
             version=version("cronledger"),
             graphs=tuple(self._project.graphs),
+            webhooks=self._project.webhooks,
         )
         return GatewayServer(build_app(shared), self._settings.host, self._settings.port), shared
 

@@ -12,3 +12,10 @@ SELECT * FROM crons WHERE cron_id = ?;
 -- A page of what happened. One condition that is an equality has an index in the order of the positions;
 -- without one it is a walk from `position` on.
 SELECT position FROM audit WHERE {tests} AND position > ? ORDER BY position LIMIT ?;
+
+-- name: deliveries
+-- The newest ones, in the order of the index (requested_at, delivery_id).
+SELECT * FROM deliveries ORDER BY requested_at DESC, delivery_id DESC LIMIT ?;
+
+-- name: deliveries_in_state
+SELECT * FROM deliveries WHERE state = ? ORDER BY requested_at DESC, delivery_id DESC LIMIT ?;

@@ -13,6 +13,7 @@ from services.gateway.problems import problem
 from services.gateway.routes import (
     assistants,
     crons,
+    deliveries,
     ledger,
     runs,
     states,
@@ -32,6 +33,7 @@ def build_app(parts: GatewayParts) -> ASGIApp:
             crons.ThreadCronController,
             runs.RunController,
             runs.ThreadRunController,
+            deliveries.DeliveryController,
             threads.ThreadController,
             states.StateController,
             assistants.AssistantController,

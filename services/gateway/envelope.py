@@ -32,7 +32,7 @@ FLAGS = frozenset(
 )
 HYPHENATED = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 YES_NO = {"yes": "true", "no": "false"}
-IDS = frozenset({"thread_id", "run_id", "cron_id"})
+IDS = frozenset({"thread_id", "run_id", "cron_id", "delivery_id"})
 """Path parameters that are UUIDs; an assistant can be named by its graph too."""
 ANONYMOUS = "anonymous"
 """Whoever asks, as long as nobody is authenticated."""

@@ -33,6 +33,7 @@ TAGS = {
     "runs": "Runs of graphs: on a thread, or with one of their own",
     "assistants": "Graphs with a configuration, in versions",
     "store": "The long-term memory that graphs and clients share",
+    "webhooks": "Who is told of the ends of runs",
     "ledger": "What happened: every event",
     "system": "Probes and descriptions",
 }
@@ -49,6 +50,7 @@ PARAMETERS = {
     "assistant_id": "Id of an assistant, or the name of a graph for its default assistant",
     "checkpoint_id": "Id of a checkpoint",
     "cron_id": "Id of a cron",
+    "delivery_id": "Id of a delivery",
     "namespace": "Where the graph inside is: names of nodes, joined by `|`",
     "run_id": "Id of a run",
     "thread_id": "Id of a thread",

@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from contracts.webhooks import WebhookSettings
 from services.gateway.streams.channels import Live
 from services.gateway.streams.ends import Ends
 from services.kit.bus.nats import NatsBus
@@ -39,6 +40,7 @@ class GatewayParts:
     notices: Callable[[], dict[str, str]] = dict
     version: str
     graphs: tuple[str, ...]
+    webhooks: WebhookSettings = field(default_factory=WebhookSettings)
     locks: KeyedLocks = field(default_factory=KeyedLocks)
     background: Background = field(default_factory=lambda: Background("gateway.background"))
     repository: Repository = field(init=False)

@@ -3,12 +3,14 @@
 import json
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import msgspec
 from dotenv import dotenv_values
 
+from contracts.webhooks import MOST_URL, PLAIN_FIELDS, UrlPolicy, WebhookSettings
 from services.kit.mendable import Mendable
 
 NAMES = ("aegra.json", "langgraph.json")
@@ -29,11 +31,23 @@ BUILD_KEYS = (
 )
 REFUSED = {
     "auth": "authentication is not supported yet; a server without it would be open to everybody",
-    "webhooks": "webhooks are not supported yet",
     "encryption": "encryption is not supported yet",
     "checkpointer": "checkpointer settings are not supported yet",
-    "http": "http settings are not supported yet",
 }
+TEMPLATE = re.compile(r"\$\{\{\s*env\.(\w+)\s*\}\}")
+HEADER_VALUE = re.compile(r"[\x20-\x7e]*")
+OWN_HEADERS = frozenset(
+    {
+        "host",
+        "content-length",
+        "content-type",
+        "connection",
+        "transfer-encoding",
+        "webhook-id",
+        "webhook-timestamp",
+        "webhook-signature",
+    }
+)
 SCRIPT = (".js", ".ts", ".mjs", ".mts", ".cjs", ".cts", ".jsx", ".tsx")
 Minutes = Annotated[float, msgspec.Meta(gt=0)]
 Text = Annotated[str, msgspec.Meta(min_length=1)]
@@ -76,6 +90,26 @@ class _StoreTtl(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, 
     sweep_interval_minutes: Minutes | None = None
 
 
+class _WebhookUrl(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    require_https: bool = True
+    allowed_domains: list[Annotated[str, msgspec.Meta(pattern=r"^(\*\.)?[a-z0-9_.:-]+$")]] = []
+    allowed_ports: list[Annotated[int, msgspec.Meta(ge=1, le=65535)]] = []
+    max_url_length: Annotated[int, msgspec.Meta(ge=1, le=MOST_URL)] = 2048
+    disable_loopback: bool = True
+    disable_private_ips: bool = False
+
+
+class _Webhooks(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    env_prefix: Annotated[str, msgspec.Meta(min_length=1)] = "LG_WEBHOOK_"
+    url: _WebhookUrl | None = None
+    headers: dict[Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")], str] = {}
+    allowed_fields: list[str] | None = None
+
+
+class _Http(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    disable_webhooks: bool = False
+
+
 class Project(msgspec.Struct, frozen=True, kw_only=True):
     """A project as the server uses it."""
 
@@ -85,6 +119,7 @@ class Project(msgspec.Struct, frozen=True, kw_only=True):
     roots: tuple[Path, ...] = ()  # importable folders, first wins
     env: dict[str, str] = {}
     store: StoreConfig = StoreConfig()
+    webhooks: WebhookSettings = WebhookSettings()
     notices: tuple[str, ...] = ()
 
 
@@ -104,13 +139,15 @@ def load_project(path: Path | None, cwd: Path) -> Project:
         raise ProjectError(f"{file}: must be a JSON object")
     _refuse(file, config)
     folder = file.parent.resolve()
+    env = _env(file, folder, config.get("env"))
     return Project(
         file=file,
         folder=folder,
         graphs=_graphs(file, folder, config),
         roots=_roots(file, folder, config),
-        env=_env(file, folder, config.get("env")),
+        env=env,
         store=_store(file, folder, config.get("store")),
+        webhooks=_webhooks(file, config, {**os.environ, **env}),
         notices=_notices(config),
     )
 
@@ -142,7 +179,7 @@ def _refuse(file: Path, config: dict[str, Any]) -> None:
 
 
 def _notices(config: dict[str, Any]) -> tuple[str, ...]:
-    known = {"graphs", "dependencies", "env", "store", "$schema", *REFUSED}
+    known = {"graphs", "dependencies", "env", "store", "webhooks", "http", "$schema", *REFUSED}
     notices = [f"{key}: for image builds, ignored here" for key in BUILD_KEYS if key in config]
     unknown = sorted(set(config) - known - set(BUILD_KEYS))
     return (*notices, *(f"{key}: unknown, ignored" for key in unknown))
@@ -227,6 +264,47 @@ def _store(file: Path, folder: Path, store: Any) -> StoreConfig:
     if index is not None:
         index.embed = _embed(f"{where}.index.embed", folder, index.embed)
     return StoreConfig(index=_plain(index), ttl=_plain(ttl))
+
+
+def _webhooks(file: Path, config: dict[str, Any], env: Mapping[str, str]) -> WebhookSettings:
+    http = _section(f"{file}: http", config.get("http"), _Http) or _Http()
+    said = _section(f"{file}: webhooks", config.get("webhooks"), _Webhooks) or _Webhooks()
+    for name in said.allowed_fields or ():
+        if name not in PLAIN_FIELDS:
+            raise ProjectError(
+                f"{file}: webhooks.allowed_fields: '{name}' is none of {', '.join(PLAIN_FIELDS)}"
+            )
+    headers = {
+        name: _header(f"{file}: webhooks.headers.{name}", text, said.env_prefix, env)
+        for name, text in said.headers.items()
+    }
+    return WebhookSettings(
+        url=UrlPolicy() if said.url is None else msgspec.convert(msgspec.to_builtins(said.url), UrlPolicy),
+        headers=headers,
+        allowed_fields=None if said.allowed_fields is None else tuple(said.allowed_fields),
+        enabled=not http.disable_webhooks,
+    )
+
+
+def _header(where: str, text: str, prefix: str, env: Mapping[str, str]) -> str:
+    """The value of a header, with what the environment has put in; only variables that are meant for it."""
+
+    def value(match: re.Match[str]) -> str:
+        name = match[1]
+        if not name.startswith(prefix):
+            raise ProjectError(
+                f"{where}: only variables that begin with {prefix} can stand there, not {name}"
+            )
+        if name not in env:
+            raise ProjectError(f"{where}: the variable {name} is not set")
+        return env[name]
+
+    if where.rpartition(".")[2].lower() in OWN_HEADERS:
+        raise ProjectError(f"{where}: is set by the server itself")
+    filled = TEMPLATE.sub(value, text)
+    if "${{" in filled or not HEADER_VALUE.fullmatch(filled):
+        raise ProjectError(f"{where}: must be printable ASCII, and a variable is written ${{{{ env.NAME }}}}")
+    return filled
 
 
 def _section(where: str, value: Any, kind: type[T]) -> T | None:

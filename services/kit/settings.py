@@ -40,6 +40,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     lease_s: Seconds = 10.0
     max_body_mb: Positive = 32
     max_answer_mb: Positive = 64
+    webhook_secrets: str = ""
+    webhook_retry_s: Seconds = 5.0
     catch_up_spread_s: Annotated[float, msgspec.Meta(ge=0)] = 60.0
     catch_up_window_s: Annotated[int, msgspec.Meta(ge=0)] = 86_400
     graph_python: str = ""

@@ -19,6 +19,7 @@ from services.gateway.queries.filters import (
     ASSISTANTS,
     AUDIT,
     CRONS,
+    DELIVERIES,
     EVENTS_OF,
     RUNS,
     THREADS,
@@ -39,6 +40,7 @@ from services.kit.views import give_functions
 from services.relay.turns import SQL as RELAY_SQL
 from services.scheduler.plans import SQL as SCHEDULER_SQL
 from services.up import SQL as UP_SQL
+from services.webhooks.sender import SQL as WEBHOOKS_SQL
 from tests.populated import ASSISTANT, populate
 
 META = Meta(at=datetime(2026, 11, 24, tzinfo=UTC), actor="test")
@@ -132,6 +134,7 @@ SORTS = {
     THREADS: ("thread_id", "status", "created_at", "updated_at", "state_updated_at"),
     CRONS: ("cron_id", "assistant_id", "thread_id", "next_at", "end_at", "created_at", "updated_at"),
     ASSISTANTS: ("assistant_id", "created_at", "updated_at", "name", "graph_id"),
+    DELIVERIES: ("requested_at",),
     VERSIONS: ("version",),
     AUDIT: ("position",),
 }
@@ -174,6 +177,11 @@ FILTERS: dict[Kind, dict[str, Condition]] = {
         "graph": same("graph_id", "counter"),
         "name": lambda wanted: wanted.named("team"),
         "metadata": meta({"team": "team-1"}),
+    },
+    DELIVERIES: {
+        "cron": same("cron_id", b"1"),
+        "state": same("state", "abandoned"),
+        "cron and state": both(same("cron_id", b"1"), same("state", "abandoned")),
     },
     VERSIONS: {"assistant": same("assistant_id", b"1")},
     AUDIT: {
@@ -351,7 +359,15 @@ def test_commands(views: sqlite3.Connection) -> None:
         "crons": "SCAN crons USING INDEX created_at,cron_id",  # all of them are shown
         "cron": "SEARCH crons USING INDEX cron_id (cron_id=?)",
         "audit": "SEARCH audit USING INTEGER PRIMARY KEY (rowid>?)",
+        "deliveries": "SCAN deliveries USING INDEX requested_at,delivery_id",  # until its limit
+        "deliveries_in_state": "SEARCH deliveries USING INDEX state,requested_at,delivery_id (state=?)",
     }
+
+
+def test_webhooks(views: sqlite3.Connection) -> None:
+    assert steps(views, WEBHOOKS_SQL["pending"]) == (
+        "SEARCH deliveries USING INDEX state,requested_at,delivery_id (state=? AND (requested_at,delivery_id)>(?,?))"
+    )
 
 
 @pytest.mark.parametrize(

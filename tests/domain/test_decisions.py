@@ -32,7 +32,6 @@ from domain.errors import (
     ContradictoryRequest,
     InvalidField,
     LaneFull,
-    NotSupported,
     RunNotActive,
     ThreadBusy,
 )
@@ -325,11 +324,6 @@ def test_spec_leaves_reserved_keys_out() -> None:
         config={"configurable": {"langgraph_auth_user": {}, "__internal": 1, "k": 1}},
     )
     assert spec_of(body) == RunSpec(metadata={"mine": 1}, config={"configurable": {"k": 1}})
-
-
-def test_webhook_is_refused_as_long_as_nobody_calls_it() -> None:
-    with pytest.raises(NotSupported, match="webhook"):
-        check_fields(RunCreate(assistant_id="agent", webhook="https://example.com"))
 
 
 @pytest.mark.parametrize(

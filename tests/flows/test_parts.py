@@ -42,6 +42,9 @@ def test_health_is_of_every_part(server: Server) -> None:
     assert names >= {"projector.thread", "projector.door", "views", "relay", "scheduler", "worker", "gateway"}
     assert names >= {
         "worker.children",
+        "webhooks",
+        "webhooks.sender",
+        "webhooks.attempts",
         "gateway.shared",
         "gateway.ends",
         "gateway.live",

@@ -460,7 +460,7 @@ async def test_refusals_reach_the_user_as_text(client: Any) -> None:
     with pytest.raises(UnprocessableEntityError, match="timezone"):
         await client.crons.create("counter", schedule=NEVER, timezone="Mars/Olympus")
     with pytest.raises(UnprocessableEntityError, match="webhook"):
-        await client.crons.create("counter", schedule=NEVER, webhook="https://example.com")
+        await client.crons.create("counter", schedule=NEVER, webhook="https://169.254.169.254/")
     with pytest.raises(NotFoundError):
         await client.crons.create("nobody", schedule=NEVER)
 

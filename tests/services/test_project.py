@@ -122,7 +122,29 @@ def test_mistakes_in_store_settings(tmp_path: Path, store: Any, words: str) -> N
         ({"graphs": {"a": "./agent.py:graph"}, "env": "nowhere.env"}, "nowhere.env"),
         ({"graphs": {"a": "./agent.py:graph"}, "auth": {"path": "./auth.py:auth"}}, "auth"),
         ({"graphs": {"a": "./agent.py:graph"}, "http": {"app": "./app.py:app"}}, "http"),
-        ({"graphs": {"a": "./agent.py:graph"}, "webhooks": {"url": {}}}, "webhooks"),
+        ({"graphs": {"a": "./agent.py:graph"}, "webhooks": {"url": {"require": 1}}}, "webhooks"),
+        ({"graphs": {"a": "./agent.py:graph"}, "webhooks": {"url": {"allowed_ports": [0]}}}, "webhooks"),
+        (
+            {"graphs": {"a": "./agent.py:graph"}, "webhooks": {"url": {"allowed_domains": ["A b"]}}},
+            "webhooks",
+        ),
+        (
+            {"graphs": {"a": "./agent.py:graph"}, "webhooks": {"allowed_fields": ["user"]}},
+            "allowed_fields: 'user'",
+        ),
+        (
+            {"graphs": {"a": "./agent.py:graph"}, "webhooks": {"headers": {"Webhook-Id": "1"}}},
+            "headers.Webhook-Id",
+        ),
+        ({"graphs": {"a": "./agent.py:graph"}, "webhooks": {"headers": {"a": "x\ny"}}}, "headers.a"),
+        (
+            {"graphs": {"a": "./agent.py:graph"}, "webhooks": {"headers": {"a": "${{ env.LG_WEBHOOK_NO }}"}}},
+            "LG_WEBHOOK_NO is not set",
+        ),
+        (
+            {"graphs": {"a": "./agent.py:graph"}, "webhooks": {"headers": {"a": "${{ env.HOME }}"}}},
+            "LG_WEBHOOK_ can stand there, not HOME",
+        ),
     ],
 )
 def test_mistakes_are_told_with_file_and_key(tmp_path: Path, config: Any, word: str) -> None:

@@ -19,6 +19,7 @@ from domain.identity import DAY_S, trigger_id_of
 from domain.spec import check_config, check_fields, clean_metadata, cleaned, client_keys, spec_of
 from domain.thread import Thread
 from services.gateway.answers.values import payload_of
+from services.gateway.commands import webhooks
 from services.gateway.commands.execution import act
 from services.gateway.envelope import Caller
 from services.gateway.parts import GatewayParts
@@ -60,6 +61,7 @@ async def create(
     NotSupported, ContradictoryRequest, LaneFull, ThreadBusy.
     """
     _check(parts, body)
+    await webhooks.check(parts, body.webhook)
     spec, cron_id, run_id = spec_of(body), uuid7(), uuid7()
     if thread_id is not None:
         await states.must_have(parts, thread_id, spec.configurable)
@@ -100,8 +102,8 @@ async def create(
 async def change(parts: GatewayParts, caller: Caller, cron_id: UUID, body: CronPatch) -> None:
     """Change, pause or resume it. Raises CronNotFound, and what a creation raises of its body."""
     _refuse_extensions(body)
-    if body.webhook is not None:
-        raise NotSupported("webhook: not supported yet")
+    if body.webhook is not msgspec.UNSET:
+        await webhooks.check(parts, body.webhook)
 
     def load(log: Aggregates) -> tuple[Cron, CronPayload]:
         cron = log.cron(cron_id)

@@ -15,7 +15,7 @@ from domain.errors import InvalidField, RunNotActive, RunNotFound
 from domain.run import CancelRun, DeleteRun
 from domain.spec import check_run, check_stateless, spec_of
 from domain.thread import CreateThread
-from services.gateway.commands import threads
+from services.gateway.commands import threads, webhooks
 from services.gateway.commands.endings import Standing, standing, stop_run
 from services.gateway.commands.execution import act
 from services.gateway.commands.threads import Occupancy
@@ -31,8 +31,8 @@ Action = Literal["interrupt", "rollback"]
 Asked = tuple[RunAddress, StatelessRunCreate]
 
 
-def check(parts: GatewayParts, body: RunCreate) -> None:
-    """Refuse what no such run can be, by its body alone. Raises Refused."""
+async def check(parts: GatewayParts, body: RunCreate) -> None:
+    """Refuse what no such run can be, by its body alone (and by where its webhook leads). Raises Refused."""
     if isinstance(body, StatelessRunCreate):
         check_stateless(body)
     else:
@@ -42,6 +42,7 @@ def check(parts: GatewayParts, body: RunCreate) -> None:
         raise InvalidField(
             f"assistant_id: '{body.assistant_id[:100]}' is no UUID and no graph; graphs are {known}"
         )
+    await webhooks.check(parts, body.webhook)
 
 
 async def request(parts: GatewayParts, caller: Caller, body: RunCreate, address: RunAddress) -> None:

@@ -58,6 +58,13 @@ VERSIONS = Kind(
     "assistant_versions", "version_id", "", frozenset({"assistant_id"}), _pairs("assistant_id", "version")
 )
 RUNS = Kind("runs", "run_id")
+DELIVERIES = Kind(
+    "deliveries",
+    "delivery_id",
+    "",
+    frozenset({"run_id", "cron_id", "state"}),
+    _pairs("cron_id", "requested_at") | _pairs("state", "requested_at"),
+)
 EVENTS_OF = ("stream_id", "thread_id", "cron_id", "run_id", "topic", "actor")
 AUDIT = Kind(
     "audit",

@@ -204,7 +204,7 @@ class RunController(Controller):
         if not 1 <= len(data) <= MOST_RUNS:
             raise InvalidField(f"body: must have 1 to {MOST_RUNS} runs")
         for number, body in enumerate(data):
-            _check_numbered(parts, number, body)
+            await _check_numbered(parts, number, body)
         asked = [(new_address(None), body) for body in data]
         await commands.request_all(parts, caller, asked)
         found = await parts.read(lambda: [queries.first_shown(parts, at.run_id) for at, _ in asked])
@@ -266,7 +266,7 @@ class RunController(Controller):
 async def _created(
     parts: GatewayParts, caller: Caller, body: RunCreate, thread_id: UUID | None
 ) -> Response[RunAnswer]:
-    commands.check(parts, body)
+    await commands.check(parts, body)
     address = new_address(thread_id)
     await commands.request(parts, caller, body, address)
     shown = await parts.read(lambda: queries.first_shown(parts, address.run_id))
@@ -282,7 +282,7 @@ async def _streamed(
     namespaces: Sequence[str] | None,
 ) -> Response[bytes]:
     _check_namespaces(namespaces)
-    commands.check(parts, body)
+    await commands.check(parts, body)
     address = new_address(thread_id)
     listener = await parts.live.listen(address.run_id)  # before it can begin, so that nothing is missed
     try:
@@ -297,16 +297,16 @@ async def _streamed(
 async def _waited(
     parts: GatewayParts, caller: Caller, body: RunCreate, thread_id: UUID | None
 ) -> Response[Any]:
-    commands.check(parts, body)
+    await commands.check(parts, body)
     address = new_address(thread_id)
     await commands.request(parts, caller, body, address)
     return followers.waited(parts, caller, address, cancels=body.on_disconnect == "cancel")
 
 
-def _check_numbered(parts: GatewayParts, number: int, body: StatelessRunCreate) -> None:
+async def _check_numbered(parts: GatewayParts, number: int, body: StatelessRunCreate) -> None:
     """Check it, and say of which of the runs it is that something is wrong."""
     try:
-        commands.check(parts, body)
+        await commands.check(parts, body)
     except Refused as exc:
         raise type(exc)(f"[{number}].{exc}") from None
 

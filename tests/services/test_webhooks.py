@@ -1,0 +1,197 @@
+"""Parts of the sender: names that change, secrets, whose turn it is, what is told."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from contracts.codec import pack
+from contracts.events import RunRequested, RunSucceeded, WebhookRequested
+from contracts.ledger import Meta, Recorded
+from contracts.webhooks import UrlPolicy
+from domain.delivery import Attempted, Redeliver, WebhookDelivery, decide, delivery_of
+from domain.errors import InvalidField
+from services.destinations import resolved
+from services.kit.settings import SettingsError
+from services.webhooks.post import Post
+from services.webhooks.queue import SendQueue
+from services.webhooks.report import report
+from services.webhooks.signature import Signer
+from tests.receiver import Receiver
+
+NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
+LOCAL = UrlPolicy(disable_loopback=False)
+
+
+@pytest.fixture
+async def receiver() -> AsyncIterator[Receiver]:
+    found = await Receiver().start()
+    yield found
+    await found.stop()
+
+
+def names(monkeypatch: pytest.MonkeyPatch, *answers: list[str]) -> list[str]:
+    """Let every name lead to these addresses, one after another; which names were asked for."""
+    asked: list[str] = []
+    coming = iter(answers)
+
+    async def getaddrinfo(host: str, port: int, **_: Any) -> list[Any]:
+        asked.append(str(host))
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in next(coming)]
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
+    return asked
+
+
+async def test_a_name_with_one_forbidden_address_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    names(monkeypatch, ["93.184.216.34", "169.254.169.254"], ["10.0.0.1"], ["10.0.0.1"])
+    with pytest.raises(InvalidField, match="metadata"):
+        await resolved("https://hook.example/", UrlPolicy())
+    with pytest.raises(InvalidField, match="private"):
+        await resolved("https://hook.example/", UrlPolicy(disable_private_ips=True))
+    vouched = UrlPolicy(disable_private_ips=True, allowed_domains=("hook.example",))
+    assert str((await resolved("https://hook.example/", vouched))[1][0]) == "10.0.0.1"
+
+
+async def test_a_name_is_asked_for_once_a_hop(monkeypatch: pytest.MonkeyPatch, receiver: Receiver) -> None:
+    """Whoever gives another address the second time is never asked a second time."""
+    # Resolved anew by whoever connects, it would lead to where nobody listens.
+    asked = names(monkeypatch, ["127.0.0.1"], ["127.0.0.9"])
+    answer = await Post(LOCAL, {}, "test").send(f"http://rebind.example:{receiver.port}/ok", b"{}", {})
+    assert answer.status == 200
+    assert asked == ["rebind.example"]
+    assert receiver.got[0].headers["host"] == f"rebind.example:{receiver.port}"
+
+
+async def test_a_name_that_turns_forbidden_is_not_connected_to(
+    monkeypatch: pytest.MonkeyPatch, receiver: Receiver
+) -> None:
+    names(monkeypatch, ["93.184.216.34"], ["127.0.0.1"])
+    url = f"http://rebind.example:{receiver.port}/ok"
+    await resolved(url, UrlPolicy())  # at creation it was elsewhere
+    answer = await Post(UrlPolicy(), {}, "test").send(url, b"{}", {})
+    assert (answer.status, answer.refused) == (None, True)
+    assert "loopback" in answer.why
+    assert receiver.got == []
+
+
+async def test_a_receiver_that_hangs(monkeypatch: pytest.MonkeyPatch, receiver: Receiver) -> None:
+    monkeypatch.setattr("services.webhooks.post.ANSWER_S", 0.2)
+    answer = await Post(LOCAL, {}, "test").send(receiver.url("/hang"), b"{}", {})
+    assert (answer.status, answer.refused) == (None, False)
+
+
+@pytest.mark.parametrize(
+    "secrets", ["abc", "whsec_", "whsec_not base64", "whsec_YWJj", "whsec_" + "A" * 400, "whsec_é"]
+)
+def test_a_secret_that_is_none_is_told_without_it(secrets: str) -> None:
+    with pytest.raises(SettingsError, match="CRONLEDGER_WEBHOOK_SECRETS") as refused:
+        Signer(secrets)
+    assert "YWJj" not in str(refused.value)
+
+
+def test_hosts_have_their_turns() -> None:
+    line = SendQueue(per_host=2, at_once=3)
+    slow = [uuid4() for _ in range(5)]
+    for delivery_id in slow:
+        line.add(delivery_id, "slow", 1.0)
+    quick = uuid4()
+    line.add(quick, "quick", 1.0)
+    assert line.take(0.5) is None
+    taken = [line.take(1.0) for _ in range(3)]
+    assert {found[1] for found in taken if found} == {"slow", "quick"}
+    assert line.take(1.0) is None
+    assert len(line) == 6
+    line.done(quick)
+    assert line.take(1.0) is None  # both places of the slow one are taken
+    line.done(slow[0])
+    assert line.take(1.0) == (slow[2], "slow")
+
+
+def test_one_is_in_the_line_once_and_never_sent_twice_at_a_time() -> None:
+    line, delivery_id = SendQueue(), uuid4()
+    line.add(delivery_id, "a", 5.0)
+    line.add(delivery_id, "a", 1.0)
+    assert line.next_s == 1.0
+    assert line.take(1.0) == (delivery_id, "a")
+    line.add(delivery_id, "a", 0.0)  # asked for again while it is sent
+    assert line.take(9.0) is None
+    line.done(delivery_id)
+    assert line.take(9.0) is None
+    assert line.take(10.0) == (delivery_id, "a")
+    line.done(delivery_id)
+    line.add(delivery_id, "a", 20.0)
+    line.remove(delivery_id)
+    assert line.next_s == float("inf")
+    assert len(line) == 0
+
+
+def recorded(version: int, body: Any, at: datetime = NOW) -> Recorded:
+    return Recorded(version, UUID(int=1), version, body.TOPIC, Meta(at=at, actor="a"), body)
+
+
+def asked() -> WebhookDelivery:
+    ids: dict[str, Any] = {"run_id": UUID(int=2), "thread_id": UUID(int=3)}
+    found = delivery_of(UUID(int=1), [recorded(1, WebhookRequested(**ids, url="http://a.example/"))])
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize(
+    ("status", "final", "event"),
+    [
+        (200, False, "delivery.delivered.v1"),
+        (299, False, "delivery.delivered.v1"),
+        (304, False, "delivery.abandoned.v1"),
+        (400, False, "delivery.abandoned.v1"),
+        (408, False, "delivery.failed.v1"),
+        (425, False, "delivery.failed.v1"),
+        (429, False, "delivery.failed.v1"),
+        (500, False, "delivery.failed.v1"),
+        (None, False, "delivery.failed.v1"),
+        (None, True, "delivery.abandoned.v1"),
+    ],
+)
+def test_what_an_answer_comes_to(status: int | None, final: bool, event: str) -> None:
+    done = Attempted(attempt=1, status=status, why="", pause=timedelta(seconds=5), final=final)
+    [append] = decide(asked(), done, NOW).appends
+    assert event == append.bodies[0].TOPIC
+    assert decide(asked(), Attempted(attempt=2, status=200, why="", pause=timedelta()), NOW).appends == ()
+
+
+def test_a_day_of_attempts_then_it_is_abandoned_and_can_be_asked_for_again() -> None:
+    delivery = asked()
+    done = Attempted(attempt=1, status=503, why="it said 503", pause=timedelta(hours=1))
+    late = NOW + timedelta(hours=23, minutes=1)
+    [append] = decide(delivery, done, late).appends
+    assert append.bodies[0].TOPIC == "delivery.abandoned.v1"
+    patient = Attempted(attempt=1, status=429, why="", pause=timedelta(seconds=5), asked=timedelta(days=300))
+    [append] = decide(delivery, patient, NOW).appends
+    body: Any = append.bodies[0]
+    assert body.retry_at == NOW + timedelta(hours=6)
+    [append] = decide(delivery, Redeliver(), late).appends
+    assert append.bodies[0].TOPIC == "delivery.asked_again.v1"
+
+
+def test_what_is_told_is_without_the_caller_and_only_what_may_leave() -> None:
+    kwargs = {
+        "input": {"q": 1},
+        "config": {"configurable": {"k": 1, "cron_id": "c", "langgraph_auth_user_id": "u"}},
+        "context": {"k": 2, "langgraph_auth_permissions": ["x"]},
+    }
+    ids: dict[str, Any] = {"thread_id": UUID(int=3)}
+    requested = RunRequested(
+        **ids, assistant_id=UUID(int=4), graph_id="g", user_id="someone", kwargs=pack(kwargs)[0]
+    )
+    events = [recorded(1, requested), recorded(2, RunSucceeded(**ids, output=pack({"a": 1})[0]))]
+    whole = report(events, lambda _: None, NOW, None)
+    assert b"langgraph_auth" not in whole
+    assert b"someone" not in whole
+    assert b'"configurable":{"k":1,"cron_id":"c"}' in whole
+    assert report(events, lambda _: None, NOW, ("run_id", "status")) == (
+        b'{"run_id":"00000000-0000-0000-0000-000000000001","status":"success"}'
+    )
