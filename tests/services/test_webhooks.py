@@ -4,22 +4,32 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 
-from contracts.codec import pack
+from contracts.codec import EventCodec, pack
 from contracts.events import RunRequested, RunSucceeded, WebhookRequested
-from contracts.ledger import Meta, Recorded
-from contracts.webhooks import UrlPolicy
+from contracts.ledger import Append, Meta, Recorded, Transaction
+from contracts.webhooks import UrlPolicy, WebhookSettings
+from domain import run as runs
 from domain.delivery import Attempted, Redeliver, WebhookDelivery, decide, delivery_of
 from domain.errors import InvalidField
+from domain.identity import delivery_id_of
+from domain.run import run_of
 from services.destinations import resolved
-from services.kit.settings import SettingsError
+from services.kit.clock import SystemClock
+from services.kit.eventlog import LogUnavailable
+from services.kit.eventlog.sqlite import SqliteLog
+from services.kit.settings import Settings, SettingsError
+from services.kit.views import Views
+from services.projector.projector import Projector
 from services.webhooks.post import Post
 from services.webhooks.queue import SendQueue
 from services.webhooks.report import report
+from services.webhooks.sender import Sender
 from services.webhooks.signature import Signer
 from tests.receiver import Receiver
 
@@ -195,3 +205,132 @@ def test_what_is_told_is_without_the_caller_and_only_what_may_leave() -> None:
     assert report(events, lambda _: None, NOW, ("run_id", "status")) == (
         b'{"run_id":"00000000-0000-0000-0000-000000000001","status":"success"}'
     )
+
+
+# --- the sender on a log of its own --------------------------------------------------------------------
+
+
+class FailingLog(SqliteLog):
+    """A log whose appends fail as often as the test says; `lost`: they are stored, and nobody hears of it."""
+
+    failures, lost = 0, False
+
+    async def append(self, tx: Transaction) -> int:
+        if not self.failures:
+            return await super().append(tx)
+        self.failures -= 1
+        if self.lost:
+            await super().append(tx)
+        raise LogUnavailable("as the test says")
+
+
+class House:
+    """A log, its read models, and senders on it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.log = FailingLog(folder / "ledger.db", EventCodec())
+        self.projector = Projector(self.log, folder / "views.db")
+        self.views = Views(folder / "views.db")
+        self.settings = Settings(webhook_retry_s=0.1, lease_s=1.0)
+
+    async def sender(self) -> Sender:
+        found = Sender(self.log, self.views, SystemClock(), self.settings, WebhookSettings(url=LOCAL), "test")
+        await found.start()
+        return found
+
+    async def ended(self, url: str) -> UUID:
+        """A run that has ended, and the delivery that tells of it."""
+        run_id, ids = uuid4(), {"thread_id": uuid4()}
+        requested = RunRequested(
+            thread_id=ids["thread_id"],
+            assistant_id=uuid4(),
+            graph_id="g",
+            user_id="u",
+            kwargs=pack({})[0],
+            webhook=url,
+        )
+        run = run_of(run_id, [recorded(1, requested)])
+        assert run is not None
+        over = runs.appends(run, [RunSucceeded(thread_id=ids["thread_id"])])
+        first = Append(run_id, 0, (requested,))
+        meta = Meta(at=datetime.now(UTC), actor="test")
+        await self.log.append(Transaction(meta=meta, appends=(first,)))
+        await self.log.append(Transaction(meta=meta, appends=over))
+        return delivery_id_of(run_id)
+
+    def topics(self, delivery_id: UUID) -> list[str]:
+        return [found.topic for found in self.log.stream(delivery_id)]
+
+    async def until(self, delivery_id: UUID, topic: str) -> None:
+        async with asyncio.timeout(20):
+            while self.topics(delivery_id)[-1:] != [topic]:  # noqa: ASYNC110 - nothing else tells it
+                await asyncio.sleep(0.02)
+
+
+@pytest.fixture
+async def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[House]:
+    monkeypatch.setattr("services.webhooks.sender.AGAIN_S", 0.1)
+    house = House(tmp_path)
+    await house.log.start()
+    await house.projector.start()
+    yield house
+    await house.projector.stop()
+    house.views.close()
+    await house.log.stop()
+
+
+DELIVERED = "delivery.delivered.v1"
+
+
+@pytest.mark.parametrize("lost", [False, True])
+async def test_an_outcome_that_is_not_stored_is_found_out_again(
+    house: House, receiver: Receiver, *, lost: bool
+) -> None:
+    sender = await house.sender()
+    delivery_id = await house.ended(receiver.url("/ok"))
+    house.log.failures, house.log.lost = 1, lost
+    await house.until(delivery_id, DELIVERED)
+    await asyncio.sleep(0.5)
+    assert house.topics(delivery_id) == ["delivery.requested.v1", DELIVERED]
+    assert {got.id for got in receiver.got} == {str(delivery_id)}
+    assert len(receiver.got) == (1 if lost else 2)
+    await sender.stop()
+
+
+async def test_what_waits_when_a_sender_ends_is_sent_by_another_one(house: House, receiver: Receiver) -> None:
+    first, second = await house.sender(), await house.sender()
+    await house.until(await house.ended(receiver.url("/ok/one")), DELIVERED)
+    hanging = await house.ended(receiver.url("/hang"))
+    await receiver.until(lambda: receiver.of("/hang"))
+    await first.stop()
+    await second.stop()
+    assert house.topics(hanging) == ["delivery.requested.v1"]
+    third = await house.sender()  # the lease was given back, so nothing is waited for
+    await receiver.until(lambda: len(receiver.of("/hang")) == 2, 5)
+    await house.until(await house.ended(receiver.url("/ok/two")), DELIVERED)
+    assert len(receiver.of("/ok/one")) == 1
+    await third.stop()
+
+
+async def test_one_takes_over_when_the_other_is_silent(house: House, receiver: Receiver) -> None:
+    first, second = await house.sender(), await house.sender()
+    await house.until(await house.ended(receiver.url("/ok/one")), DELIVERED)
+    holder = first if first._held_until_s > 0 else second
+    holder._queue.take = lambda now_s: None  # type: ignore[method-assign]  # it hangs
+    holder._renew_at_s = float("inf")
+    await house.until(await house.ended(receiver.url("/ok/two")), DELIVERED)
+    await first.stop()
+    await second.stop()
+
+
+async def test_a_run_that_can_not_be_read_is_told_as_that(house: House, receiver: Receiver) -> None:
+    run_id, thread_id = uuid4(), uuid4()
+    told = WebhookRequested(run_id=run_id, thread_id=thread_id, url=receiver.url("/ok"))
+    delivery_id = delivery_id_of(run_id)
+    meta = Meta(at=datetime.now(UTC), actor="test")
+    await house.log.append(Transaction(meta=meta, appends=(Append(delivery_id, 0, (told,)),)))
+    sender = await house.sender()
+    await house.until(delivery_id, "delivery.abandoned.v1")
+    assert receiver.got == []
+    await house.until(await house.ended(receiver.url("/ok")), DELIVERED)
+    await sender.stop()
