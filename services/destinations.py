@@ -2,13 +2,17 @@
 
 import asyncio
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_address
+from typing import Any
 
 from contracts.webhooks import UrlPolicy
 from domain.errors import InvalidField
 from domain.webhook import Address, Destination, check_address, destination_of, is_vouched_for, literal_of
 
 RESOLVE_S = 5.0
+# Of their own: a name server that hangs keeps its thread for longer than we wait, and no read of a store may lack one.
+_resolvers = ThreadPoolExecutor(64, "resolver")
 
 
 async def resolved(url: str, policy: UrlPolicy) -> tuple[Destination, list[Address]]:
@@ -29,9 +33,14 @@ async def _addresses(found: Destination) -> list[Address]:
     loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(RESOLVE_S):
-            answers = await loop.getaddrinfo(found.host, found.port, type=socket.SOCK_STREAM)
+            answers = await loop.run_in_executor(_resolvers, lookup, found.host, found.port)
     except (OSError, UnicodeError, TimeoutError):
         raise InvalidField(f"webhook: the name {found.host} can't be resolved") from None
     # Without the zone that a link-local address may come with: it is refused anyway.
     texts = dict.fromkeys(str(answer[4][0]).partition("%")[0] for answer in answers)
     return [ip_address(text) for text in texts]
+
+
+def lookup(host: str, port: int) -> list[Any]:
+    """The addresses of a name as the system gives them; it blocks. Raises OSError, UnicodeError."""
+    return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import threading
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -49,11 +50,11 @@ def names(monkeypatch: pytest.MonkeyPatch, *answers: list[str]) -> list[str]:
     asked: list[str] = []
     coming = iter(answers)
 
-    async def getaddrinfo(host: str, port: int, **_: Any) -> list[Any]:
-        asked.append(str(host))
+    def lookup(host: str, port: int) -> list[Any]:
+        asked.append(host)
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in next(coming)]
 
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr("services.destinations.lookup", lookup)
     return asked
 
 
@@ -87,6 +88,19 @@ async def test_a_name_that_turns_forbidden_is_not_connected_to(
     assert (answer.status, answer.refused) == (None, True)
     assert "loopback" in answer.why
     assert receiver.got == []
+
+
+async def test_a_name_server_that_hangs_keeps_nobody_from_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+    release = threading.Event()
+    monkeypatch.setattr("services.destinations.lookup", lambda *_: release.wait(30))
+    monkeypatch.setattr("services.destinations.RESOLVE_S", 0.1)
+    post = Post(UrlPolicy(), {}, "test")
+    answers = await asyncio.gather(*(post.send(f"http://n{n}.example/", b"{}", {}) for n in range(40)))
+    assert {answer.why for answer in answers[:1]} == {"the name n0.example can't be resolved"}
+    assert not any(answer.refused for answer in answers)  # another time it may be there
+    async with asyncio.timeout(5):
+        await asyncio.to_thread(lambda: None)
+    release.set()
 
 
 async def test_a_receiver_that_hangs(monkeypatch: pytest.MonkeyPatch, receiver: Receiver) -> None:
