@@ -6,7 +6,7 @@ from typing import Any, get_args
 import msgspec
 from litestar import Request, Response
 from litestar.exceptions import HTTPException, ValidationException
-from litestar.params import KwargDefinition
+from litestar.params import KwargDefinition, ParameterKwarg
 
 from domain import errors
 from services.gateway.bodies import readable
@@ -79,8 +79,16 @@ def _invalid(request: Request[Any, Any, Any], exc: ValidationException) -> tuple
         said = f"{missing[1]}: must be given" if missing else exc.detail
     else:
         field = exc.extra[0].get("key", "query").partition(".")[0]
-        said = f"{field}: {_expected(request, field) or readable(exc.extra[0]['message'])}"
+        expected = _expected(request, field) or readable(exc.extra[0]["message"])
+        said = f"{_called(request, field)}: {expected}"
     return 422, errors.InvalidField.code, said
+
+
+def _called(request: Request[Any, Any, Any], field: str) -> str:
+    """What clients call the parameter: a handler can't have them all under their own names."""
+    declared = request.route_handler.parsed_fn_signature.parameters.get(field)
+    definition = None if declared is None else declared.kwarg_definition
+    return definition.query or field if isinstance(definition, ParameterKwarg) else field
 
 
 def _expected(request: Request[Any, Any, Any], field: str) -> str:
