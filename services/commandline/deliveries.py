@@ -1,23 +1,19 @@
 """`cronledger deliveries`: list, show, redeliver."""
 
 import argparse
-import os
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import httpx
-import msgspec
-
+from contracts.answers.deliveries import DeliveryAnswer
 from domain.delivery import delivery_of
 from services.commandline.crons import instant
 from services.commandline.folder import CommandFailed, Folder, out, table
-from services.kit.ids import parse_uuid
+from services.commandline.requests import id_of
+from services.commandline.server import Server, add_options
 from services.kit.queries import named
 
 SQL = named(Path(__file__).with_name("queries.sql"))
-URL = "http://127.0.0.1:2026"
-ANSWER_S = 30.0
 
 
 def add(commands: Any) -> None:
@@ -36,9 +32,7 @@ def add(commands: Any) -> None:
         verb.add_argument("--data", type=Path, default=None, help="the server's data folder")
     again = verbs.add_parser("redeliver", help="send one once more, by the running server")
     again.add_argument("delivery_id")
-    again.add_argument(
-        "--url", default=os.environ.get("CRONLEDGER_URL") or URL, help=f"the server; {URL} by default"
-    )
+    add_options(again)
     again.set_defaults(command=redeliver)
 
 
@@ -53,7 +47,7 @@ def list_deliveries(args: argparse.Namespace) -> None:
 
 def show(args: argparse.Namespace) -> None:
     """Print one with what became of each attempt."""
-    delivery_id = _id(args.delivery_id)
+    delivery_id = id_of(args.delivery_id)
     events = Folder(args.data).log().stream(delivery_id)
     delivery = delivery_of(delivery_id, events)
     if delivery is None:
@@ -71,15 +65,13 @@ def show(args: argparse.Namespace) -> None:
 
 def redeliver(args: argparse.Namespace) -> None:
     """Let the running server send it once more."""
-    delivery_id = _id(args.delivery_id)
-    try:
-        answer = httpx.post(f"{args.url.rstrip('/')}/deliveries/{delivery_id}/redeliver", timeout=ANSWER_S)
-        told = answer.json()
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as exc:
-        raise CommandFailed(f"{args.url}: no server of ours answers there: {exc}") from None
-    if not answer.is_success:
-        raise CommandFailed(str(told.get("detail", answer.status_code)))
-    out(msgspec.json.format(msgspec.json.encode(told), indent=2).decode())
+    server = Server(args)
+    content = server.ask("POST", f"/deliveries/{id_of(args.delivery_id)}/redeliver")
+    if args.json:
+        server.print_json(content)
+        return
+    told = server.decoded(content, DeliveryAnswer)
+    out(f"{told.delivery_id}: {told.state}, to {told.url}")
 
 
 def _line(row: dict[str, Any]) -> tuple[Any, ...]:
@@ -94,10 +86,3 @@ def _line(row: dict[str, Any]) -> tuple[Any, ...]:
         row["why"] or "-",
         row["url"],
     )
-
-
-def _id(text: str) -> UUID:
-    found = parse_uuid(text)
-    if found is None:
-        raise CommandFailed(f"{text}: not a UUID")
-    return found

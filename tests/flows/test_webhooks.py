@@ -321,11 +321,13 @@ def test_on_the_command_line(make_server: Callable[..., Any]) -> None:
         return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
     asked = again(delivery_id, "--url", server.url)
-    assert json.loads(asked.stdout)["delivery_id"] == delivery_id, asked.stderr
+    assert asked.stdout.startswith(delivery_id), asked.stderr
+    told = json.loads(again(delivery_id, "--url", server.url, "--json").stdout)
+    assert told["delivery_id"] == delivery_id
     assert "asked_again" in server.command("deliveries", "show", delivery_id).stdout
     for arguments, why in (
         ((run["run_id"], "--url", server.url), "Delivery not found"),
-        ((delivery_id, "--url", "http://127.0.0.1:9"), "no server of ours"),
+        ((delivery_id, "--url", "http://127.0.0.1:9"), "is the server running there"),
         (("nonsense",), "not a UUID"),
     ):
         refused = again(*arguments)
