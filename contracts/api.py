@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from contracts.events import CatchUp
+
 StreamMode = Literal[
     "values", "updates", "messages", "messages-tuple", "custom", "tasks", "checkpoints", "debug", "events"
 ]
@@ -98,9 +100,8 @@ class RunsCancel(msgspec.Struct, frozen=True, kw_only=True):
 
 
 Note = Annotated[str, Meta(max_length=500)]
+CatchUpWindow = Annotated[int, Meta(ge=0, le=31_536_000)]
 CRON_EXTENSIONS = (
-    "catch_up",
-    "catch_up_window_seconds",
     "jitter_seconds",
     "overlap",
     "start_time",
@@ -120,9 +121,9 @@ class CronCreate(RunFields, frozen=True, kw_only=True):
     enabled: bool | None = None
     timezone: Annotated[str, Meta(max_length=64)] | None = None
     note: Note | None = None
+    catch_up: CatchUp | None = None
+    catch_up_window_seconds: CatchUpWindow | None = None
     # Known, not honoured yet.
-    catch_up: Any = None
-    catch_up_window_seconds: Any = None
     jitter_seconds: Any = None
     overlap: Any = None
     start_time: Any = None
@@ -136,7 +137,9 @@ class CronCreate(RunFields, frozen=True, kw_only=True):
 
 
 class CronPatch(msgspec.Struct, frozen=True, kw_only=True):
-    """PATCH /runs/crons/{cron_id}. Absent = unchanged; null clears `end_time`, `timezone`, `webhook` and `note`."""
+    """PATCH /runs/crons/{cron_id}. Absent = unchanged; null clears `end_time`, `timezone`, `webhook` and `note`, and
+    puts `catch_up` and `catch_up_window_seconds` back to what they are by default.
+    """
 
     schedule: Annotated[str, Meta(max_length=256)] | UnsetType = UNSET
     timezone: Annotated[str, Meta(max_length=64)] | None | UnsetType = UNSET
@@ -157,9 +160,9 @@ class CronPatch(msgspec.Struct, frozen=True, kw_only=True):
     checkpoint_during: bool | UnsetType = UNSET
     webhook: str | None | UnsetType = UNSET
     note: Note | None | UnsetType = UNSET
+    catch_up: CatchUp | None | UnsetType = UNSET
+    catch_up_window_seconds: CatchUpWindow | None | UnsetType = UNSET
     # Known, not honoured yet.
-    catch_up: Any = None
-    catch_up_window_seconds: Any = None
     jitter_seconds: Any = None
     overlap: Any = None
     start_time: Any = None

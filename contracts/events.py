@@ -40,7 +40,9 @@ FiringKind = Literal["", "first", "schedule", "catch_up", "trigger", "state"]
 """Why a run exists: asked for, by its cron (`trigger`: somebody asked for it besides), or (`state`) only to write a
 thread's state, which no client sees.
 """
-MissedReason = Literal["coalesced", "window", "paused", "error"]
+MissedReason = Literal["coalesced", "window", "skip", "paused", "error"]
+CatchUp = Literal["latest", "skip", "all"]
+"""Which of the occurrences that nobody decided in time fire late: the newest, none, each of them."""
 SkippedReason = Literal["overlap", "buffer_full", "refused", "graph_missing"]
 
 
@@ -63,6 +65,8 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fal
     timezone: str | None = None  # IANA name; None = UTC
     end_time: datetime | None = None  # inclusive
     active: bool = True  # false: paused or expired, its occurrences are missed
+    catch_up: CatchUp = "latest"
+    window_s: int | None = None  # what is older never fires; None: as the server is set
 
 
 Stopping = Literal["", "interrupt", "rollback"]
@@ -144,13 +148,15 @@ class CronCreated(CronEvent, frozen=True, kw_only=True):
     next_at: NextAt = msgspec.UNSET
     tzdata: str
     note: str = ""  # why it is as it is
+    catch_up: CatchUp = "latest"
+    catch_up_window_s: int | None = None  # None: as the server is set
 
 
 @event("cron.updated.v1")
 class CronUpdated(RuleEvent, frozen=True, kw_only=True):
     """Fields were changed; an absent field kept its value, a null one was cleared.
 
-    It has a `rule` when schedule, zone or end changed.
+    It has a `rule` when schedule, zone, end or what is caught up changed.
     """
 
     schedule: str | msgspec.UnsetType = msgspec.UNSET
@@ -163,6 +169,8 @@ class CronUpdated(RuleEvent, frozen=True, kw_only=True):
     next_at: NextAt = msgspec.UNSET
     tzdata: str = ""
     note: str | msgspec.UnsetType = msgspec.UNSET
+    catch_up: CatchUp | msgspec.UnsetType = msgspec.UNSET
+    catch_up_window_s: int | None | msgspec.UnsetType = msgspec.UNSET
 
 
 @event("cron.paused.v1")

@@ -9,6 +9,7 @@ import msgspec
 
 from contracts.codec import pack
 from contracts.events import (
+    CatchUp,
     CronCreated,
     CronDeleted,
     CronEvent,
@@ -38,6 +39,8 @@ from domain.timeline import newest_of
 
 PAYLOAD_LIMIT = 64 * 1024
 """Bytes of JSON that a cron's payload may have."""
+CATCH_UP = ("catch_up", "catch_up_window_s")
+"""Fields of the rule that say what fires late, and never when something is due."""
 
 
 class Cron(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,6 +62,8 @@ class Cron(msgspec.Struct, frozen=True, kw_only=True):
     on_run_completed: OnRunCompleted | None = None
     metadata: dict[str, Any] = {}
     note: str = ""  # why it is as it is
+    catch_up: CatchUp = "latest"
+    catch_up_window_s: int | None = None  # None: as the server is set
     since: datetime  # when the rule came into force: it decides about what is due later
     tzdata: str = ""
 
@@ -75,6 +80,8 @@ class Cron(msgspec.Struct, frozen=True, kw_only=True):
             timezone=self.timezone,
             end_time=self.end_time,
             active=self.is_active,
+            catch_up=self.catch_up,
+            window_s=self.catch_up_window_s,
         )
 
 
@@ -93,6 +100,8 @@ class CreateCron(msgspec.Struct, frozen=True, kw_only=True, tag="cron.create"):
     enabled: bool | None = None
     on_run_completed: OnRunCompleted | None = None
     note: str = ""
+    catch_up: CatchUp = "latest"
+    catch_up_window_s: int | None = None
     seconds: bool = False  # six fields are allowed
 
     @property
@@ -113,6 +122,8 @@ class UpdateCron(msgspec.Struct, frozen=True, kw_only=True, tag="cron.update"):
     on_run_completed: OnRunCompleted | msgspec.UnsetType = msgspec.UNSET
     metadata: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
     note: str | msgspec.UnsetType = msgspec.UNSET
+    catch_up: CatchUp | msgspec.UnsetType = msgspec.UNSET
+    catch_up_window_s: int | None | msgspec.UnsetType = msgspec.UNSET
     spec: RunSpec | None = None
     payload: CronPayload = CronPayload()
     seconds: bool = False
@@ -244,6 +255,8 @@ def _create(command: CreateCron, now: datetime) -> Decision:
         metadata=command.spec.metadata or {},
         payload=payload,
         note=command.note,
+        catch_up=command.catch_up,
+        catch_up_window_s=command.catch_up_window_s,
         next_at=next_occurrence(schedule, place, now, end_time),
         tzdata=tzdata_version(),
     )
@@ -295,7 +308,7 @@ def _updated_fields(
     cron: Cron, command: UpdateCron, now: datetime
 ) -> tuple[CronUpdated | None, tuple[Blob, ...]]:
     fields: dict[str, Any] = {}
-    for name in ("schedule", "timezone", "on_run_completed"):
+    for name in ("schedule", "timezone", "on_run_completed", *CATCH_UP):
         value = getattr(command, name)
         if value is not msgspec.UNSET and value != getattr(cron, name):
             fields[name] = value
@@ -321,13 +334,13 @@ def _timing(cron: Cron, command: UpdateCron, fields: dict[str, Any], now: dateti
         fields.get("schedule", cron.schedule), seconds=command.seconds or "schedule" not in fields
     )
     place = zone(fields.get("timezone", cron.timezone))
-    if not fields.keys() & {"schedule", "timezone", "end_time"}:
+    if not fields.keys() & {"schedule", "timezone", "end_time", *CATCH_UP}:
         return {}
     end_time = fields.get("end_time", cron.end_time)
-    timing: dict[str, Any] = {
-        "next_at": next_occurrence(schedule, place, now, end_time),
-        "tzdata": tzdata_version(),
-    }
+    timing: dict[str, Any] = {}
+    if fields.keys() & {"schedule", "timezone", "end_time"}:
+        timing["next_at"] = next_occurrence(schedule, place, now, end_time)
+        timing["tzdata"] = tzdata_version()
     if "schedule" in fields:
         timing["canonical"] = schedule.canonical
     rule = Rule(
@@ -335,6 +348,8 @@ def _timing(cron: Cron, command: UpdateCron, fields: dict[str, Any], now: dateti
         timezone=fields.get("timezone", cron.timezone),
         end_time=end_time,
         active=cron.is_active,
+        catch_up=fields.get("catch_up", cron.catch_up),
+        window_s=fields.get("catch_up_window_s", cron.catch_up_window_s),
     )
     if rule != cron.rule:
         timing |= {"rule": rule, "newest": _newest(cron, now)}
@@ -403,6 +418,8 @@ def _created(cron_id: UUID, recorded: Recorded, event: CronCreated) -> Cron:
         on_run_completed=event.on_run_completed,
         metadata=event.metadata,
         note=event.note,
+        catch_up=event.catch_up,
+        catch_up_window_s=event.catch_up_window_s,
         since=recorded.meta.at,
         tzdata=event.tzdata,
     )
@@ -419,6 +436,7 @@ def _updated(cron: Cron, event: CronUpdated, recorded: Recorded) -> Cron:
         "metadata",
         "payload",
         "note",
+        *CATCH_UP,
     ):
         value = getattr(event, name)
         if value is not msgspec.UNSET:

@@ -21,6 +21,8 @@ from domain.schedule import (
     zone,
 )
 
+MOST_CAUGHT_UP = 100
+"""So many of a cron fire as catch-ups of one halt, the newest ones."""
 GRACE_S = 60
 """Up to here an occurrence is merely late and fires as usual."""
 FOREVER = (1 << 62) - 1
@@ -109,6 +111,8 @@ def timeline_of(created: CronCreated, at: int) -> Timeline:
         timezone=created.timezone,
         end_time=created.end_time,
         active=created.enabled,
+        catch_up=created.catch_up,
+        window_s=created.catch_up_window_s,
     )
     return Timeline((Stretch(at, FOREVER, rule),))
 
@@ -136,28 +140,28 @@ def newest_of(rule: Rule, after: int, until: int) -> int | None:
 def undecided(timeline: Timeline, cursor: int, now: int, window_s: int) -> Iterator[Fire | Miss]:
     """What becomes of the occurrences in (`cursor`, `now`], in their order; each is in one decision.
 
-    What is at most GRACE_S late fires as usual. When there is none of these, the newest one fires as a
-    catch-up if it is at most `window_s` old. The others are missed, and a pause that is over is missed.
+    What is at most GRACE_S late fires as usual. Of older ones those fire as catch-ups that the rule in force
+    wants: `latest` the newest one, when none fires as usual; `all` the newest MOST_CAUGHT_UP; `skip` none; and
+    never what is older than the rule's window, or `window_s` if it has none. The others are missed, and a pause
+    that is over is missed.
     """
     spans = list(_spans(timeline, cursor, now))
-    edge, window_start = now - GRACE_S - 1, now - window_s
-    is_active = timeline.present.rule.active
-    catch_up = _catch_up(spans, edge) if is_active else None
-    if catch_up is not None and catch_up < window_start:
-        catch_up = None
+    rule = timeline.present.rule
+    edge = now - GRACE_S - 1
+    window_start = now - (window_s if rule.window_s is None else rule.window_s)
+    first = max(_first_catch_up(spans, edge, window_start, rule), window_start)
+    passed_over = _passed_over(rule)
     for span in spans:
         if not span.active:
             yield from _missed(span, span.until, "paused")
             continue
         old = min(span.until, edge)
-        fires = catch_up is not None and span.after < catch_up <= old
-        last = catch_up - 1 if fires and catch_up is not None else old
+        last = min(old, first - 1)
         yield from _missed(span, min(last, window_start - 1), "window")
         recent = msgspec.structs.replace(span, after=max(span.after, window_start - 1))
-        yield from _missed(recent, last, "coalesced" if is_active else "paused")
-        if fires and catch_up is not None:
-            yield Fire(catch_up, "catch_up", local_time(span.place, catch_up).isoformat())
-        yield from _late(span, max(span.after, edge))
+        yield from _missed(recent, last, passed_over)
+        yield from _fires(span, max(span.after, first - 1), old, "catch_up")
+        yield from _fires(span, max(span.after, edge), span.until, "schedule")
 
 
 def missed(miss: Miss, next_at: datetime | None | msgspec.UnsetType = msgspec.UNSET) -> OccurrencesMissed:
@@ -185,6 +189,41 @@ def _spans(timeline: Timeline, cursor: int, now: int) -> Iterator[Span]:
         yield Span(schedule, place, after, until, rule.active)
 
 
+def _first_catch_up(spans: list[Span], edge: int, window_start: int, rule: Rule) -> int:
+    """The first instant up to the edge that is caught up, with all that come after it; FOREVER = none is."""
+    if not rule.active or rule.catch_up == "skip":
+        return FOREVER
+    if rule.catch_up == "latest":
+        newest = _catch_up(spans, edge)
+        return FOREVER if newest is None or newest < window_start else newest
+    return _newest_few(spans, edge, window_start)
+
+
+def _newest_few(spans: list[Span], edge: int, window_start: int) -> int:
+    """Where the newest MOST_CAUGHT_UP in the window begin. One by one from the end only when there are more."""
+    left = MOST_CAUGHT_UP
+    for span in reversed([span for span in spans if span.active]):
+        after, until = max(span.after, window_start - 1), min(span.until, edge)
+        count, is_all = count_between(span.schedule, span.place, after, until, left)
+        if is_all:
+            left -= count
+            continue
+        at: int | None = until + 1
+        for _ in range(left):
+            assert at is not None
+            at = newest_before(span.schedule, span.place, after, at - 1)
+        # What is before it in this span is too much, and so is all that other spans have before it.
+        return until + 1 if at is None else at
+    return window_start
+
+
+def _passed_over(rule: Rule) -> MissedReason:
+    """Why what is in the window and no catch-up does not fire."""
+    if not rule.active:
+        return "paused"
+    return "skip" if rule.catch_up == "skip" else "coalesced"
+
+
 def _catch_up(spans: list[Span], edge: int) -> int | None:
     """The newest occurrence up to the edge; None when a later one fires, or when there is none."""
     newest = None
@@ -199,11 +238,11 @@ def _catch_up(spans: list[Span], edge: int) -> int | None:
     return newest
 
 
-def _late(span: Span, after: int) -> Iterator[Fire]:
+def _fires(span: Span, after: int, until: int, kind: FiringKind) -> Iterator[Fire]:
     # One by one: whoever asks needs the first of them, and asks again when that is decided.
     due = next_after(span.schedule, span.place, after)
-    while due is not None and due <= span.until:
-        yield Fire(due, "schedule", local_time(span.place, due).isoformat())
+    while due is not None and due <= until:
+        yield Fire(due, kind, local_time(span.place, due).isoformat())
         due = next_after(span.schedule, span.place, due)
 
 

@@ -25,7 +25,17 @@ from projections import facets
 from projections.rows import Row, Rows, Table, blob, maybe_micros, micros, seconds, text
 
 NAME = "crons"
-VERSION = 3
+VERSION = 4
+PLAIN = (
+    "schedule",
+    "canonical",
+    "timezone",
+    "on_run_completed",
+    "note",
+    "catch_up",
+    "catch_up_window_s",
+)
+"""Columns that an update has under the same name."""
 TABLES = (
     Table(
         "crons",
@@ -58,6 +68,8 @@ TABLES = (
             "missed": "INTEGER NOT NULL",
             "last_scheduled_for": "INTEGER",
             "note": "TEXT NOT NULL",
+            "catch_up": "TEXT NOT NULL",  # latest, skip, all
+            "catch_up_window_s": "INTEGER",  # NULL: as the server is set
             "position": "INTEGER NOT NULL",
         },
         "cron_id",
@@ -123,6 +135,8 @@ def _created(rows: Rows, recorded: Recorded, body: CronCreated) -> None:
         "missed": 0,
         "last_scheduled_for": None,
         "note": body.note,
+        "catch_up": body.catch_up,
+        "catch_up_window_s": body.catch_up_window_s,
         "position": recorded.position,
     }
     _move(row, body.next_at)
@@ -193,8 +207,14 @@ def _rule(row: Row, body: RuleEvent, at: int) -> None:
     newest = None if body.newest is None else seconds(body.newest)
     if newest is not None and newest > row["cursor"]:
         end = None if row["end_at"] is None else datetime.fromtimestamp(row["end_at"] // 1_000_000, UTC)
-        active = row["state"] == "active"
-        rule = Rule(canonical=row["canonical"], timezone=row["timezone"], end_time=end, active=active)
+        rule = Rule(
+            canonical=row["canonical"],
+            timezone=row["timezone"],
+            end_time=end,
+            active=row["state"] == "active",
+            catch_up=row["catch_up"],
+            window_s=row["catch_up_window_s"],
+        )
         left = msgspec.json.decode(row["undecided"] or "[]")
         row["undecided"] = text([*left, [row["since"], newest, rule]])
     row["since"] = max(row["since"], row["cursor"], at)
@@ -212,8 +232,7 @@ def _decide(row: Row, until: int) -> None:
 
 
 def _updated(row: Row, recorded: Recorded, body: CronUpdated) -> None:
-    plain = ("schedule", "canonical", "timezone", "on_run_completed", "note")
-    row |= {name: value for name in plain if (value := getattr(body, name)) is not msgspec.UNSET}
+    row |= {name: value for name in PLAIN if (value := getattr(body, name)) is not msgspec.UNSET}
     if body.end_time is not msgspec.UNSET:
         row["end_at"] = maybe_micros(body.end_time)
     if body.metadata is not msgspec.UNSET:

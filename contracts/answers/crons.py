@@ -7,7 +7,7 @@ import msgspec
 
 from contracts.answers.runs import RunStatusShown
 from contracts.api import Json, Strategy
-from contracts.events import OnRunCompleted
+from contracts.events import CatchUp, OnRunCompleted
 
 
 class CronAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,6 +42,8 @@ class CronLedger(msgspec.Struct, frozen=True, kw_only=True):
     missed: int
     tzdata: str
     warnings: list[str]
+    catch_up: CatchUp
+    catch_up_window_seconds: int | None  # null: as the server is set
 
 
 class CronWithLedger(CronAnswer, frozen=True, kw_only=True):

@@ -14,7 +14,7 @@ from contracts.ledger import Append, Expect, Meta, Transaction
 from domain.errors import InvalidSchedule, InvalidTimezone
 from domain.identity import run_id_of
 from domain.schedule import occurrences, parse_canonical, tzdata_version, zone
-from domain.timeline import Due, Fire, Miss, Timeline, missed, next_of, undecided
+from domain.timeline import GRACE_S, Due, Fire, Miss, Timeline, missed, next_of, undecided
 from services.kit.clock import Clock
 from services.kit.eventlog import EventLog
 from services.kit.lifecycle import FAULTS
@@ -31,6 +31,8 @@ BLOCK = 200
 YIELD_EVERY = 50
 BEHIND_S = 0.5
 """When to look again whether the read model has come far enough."""
+PACE_S = 0.1
+"""Between two catch-ups of one cron."""
 GUARD_S = 10
 """Another scheduler may be storing a run of the last instants of a stretch, and of no older ones."""
 log_ = Log("scheduler")
@@ -146,14 +148,19 @@ class Backlog:
         )
 
     def _is_ripe(self, cron_id: bytes, fire: Fire, now: float, coming: int | None) -> bool:
-        """Catch-ups are spread, lest a restart begins every agent at once; before the next occurrence it is."""
+        """Catch-ups are spread, lest a restart begins every agent at once, and those of one cron are paced; before the next occurrence
+        the first of them is.
+        """
         if fire.kind != "catch_up":
             return True
         apart = self._timer.apart(cron_id)
         if apart.ripe[0] != fire.due:
             share = int.from_bytes(hashlib.blake2b(cron_id, digest_size=4).digest(), "big") / 2**32
             ready = now + share * self._settings.catch_up_spread_s
-            apart.ripe = (fire.due, ready if coming is None else min(ready, coming - 1.0))
+            ready = ready if coming is None else min(ready, coming - 1.0)
+            if apart.ripe[1] > now - GRACE_S:  # one of several: those before it were spread
+                ready = max(now, apart.ripe[1] + PACE_S)
+            apart.ripe = (fire.due, ready)
         if apart.ripe[1] <= now:
             return True
         self._timer.look(cron_id, apart.ripe[1])

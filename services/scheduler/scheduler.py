@@ -184,7 +184,14 @@ class Scheduler:
         cron_id, end_at = row["cron_id"], row["end_at"]
         end = None if end_at is None else datetime.fromtimestamp(end_at // 1_000_000, UTC)
         active = row["state"] == "active"
-        rule = Rule(canonical=row["canonical"], timezone=row["timezone"], end_time=end, active=active)
+        rule = Rule(
+            canonical=row["canonical"],
+            timezone=row["timezone"],
+            end_time=end,
+            active=active,
+            catch_up=row["catch_up"],
+            window_s=row["catch_up_window_s"],
+        )
         left = _undecided.decode(row["undecided"] or "[]")
         stretches = (*(Stretch(*parts) for parts in left), Stretch(row["since"], FOREVER, rule))
         self._timer.hold(cron_id, Timeline(stretches), row["cursor"], row["version"], row["revision"])

@@ -1,6 +1,6 @@
 """When to look at which cron, and up to where each is decided. No I/O, no clock.
 
-A cron is in the group of its schedule and zone as long as nothing of it is undecided before the group's next
+A cron is in the group of its schedule, zone and catch-up policy as long as nothing of it is undecided before the group's next
 instant: one call of the schedule kernel then moves them all. Every other cron stands apart, with its timeline
 and the time to look at it: behind, edited, new, waiting for its catch-up, paused, over.
 Nothing here loses an occurrence: a heap only says when to look, and a cursor moves when a decision is stored.
@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from itertools import count
 
 import msgspec
+from msgspec.structs import replace
 
 from contracts.events import Rule
 from domain.schedule import Schedule, Zone, local_time, next_after, parse_canonical, zone
@@ -21,11 +22,11 @@ NEVER = float("inf")
 
 
 class Group:
-    """Every cron of one schedule and zone, and their common next instant."""
+    """Every cron of one rule (but for its end), and their common next instant."""
 
     __slots__ = ("key", "members", "next", "place", "schedule", "waits")
 
-    def __init__(self, key: tuple[str, str | None], schedule: Schedule, place: Zone, now: int) -> None:
+    def __init__(self, key: Rule, schedule: Schedule, place: Zone, now: int) -> None:
         self.key = key
         self.schedule = schedule
         self.place = place
@@ -65,7 +66,7 @@ class Timer:
         self._version = array("I")  # of the cron's stream
         self._revision = array("I")  # version of its newest event that a client caused
         self._free: list[int] = []
-        self._groups: dict[tuple[str, str | None], Group] = {}
+        self._groups: dict[Rule, Group] = {}
         self._heap: list[tuple[int, int, Group]] = []
         self._apart: dict[bytes, Apart] = {}
         self._looks: list[tuple[float, int, bytes]] = []
@@ -250,10 +251,10 @@ class Timer:
 
     def _join(self, slot: int, rule: Rule, now: int) -> bool:
         """Put a cron into its group, unless something of it is undecided before the group's next instant."""
-        key, end = (rule.canonical, rule.timezone), end_of(rule)
+        key, end = rule if rule.end_time is None else replace(rule, end_time=None), end_of(rule)
         group = self._groups.get(key)
         if group is None:
-            group = self._groups[key] = Group(key, parse_canonical(key[0]), zone(key[1]), now)
+            group = self._groups[key] = Group(key, parse_canonical(key.canonical), zone(key.timezone), now)
             self._queue(group)
         if group.next is None or group.next > end or not group.waits_for(self._cursor[slot]):
             return False
@@ -274,8 +275,9 @@ class Timer:
     def _rule(self, slot: int) -> Rule:
         group, end = self._group_of[slot], self._end[slot]
         assert group is not None
-        end_time = None if end == FOREVER else datetime.fromtimestamp(end, UTC)
-        return Rule(canonical=group.key[0], timezone=group.key[1], end_time=end_time)
+        if end == FOREVER:
+            return group.key
+        return replace(group.key, end_time=datetime.fromtimestamp(end, UTC))
 
     def _new_slot(self, cron_id: bytes) -> int:
         if self._free:

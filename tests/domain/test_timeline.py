@@ -1,6 +1,7 @@
 """What becomes of occurrences that nobody has decided, beside an oracle that looks at each second."""
 
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -27,9 +28,11 @@ DAY = 86_400
 CREATED = NOW - 400 * DAY
 
 
-def rule(text: str, *, active: bool = True, zone_name: str | None = None, end: int | None = None) -> Rule:
+def rule(
+    text: str, *, active: bool = True, zone_name: str | None = None, end: int | None = None, **more: Any
+) -> Rule:
     end_time = None if end is None else datetime.fromtimestamp(end, UTC)
-    return Rule(canonical=text, timezone=zone_name, end_time=end_time, active=active)
+    return Rule(canonical=text, timezone=zone_name, end_time=end_time, active=active, **more)
 
 
 def of(first: Rule, *edits: tuple[int, Rule], since: int = CREATED) -> Timeline:
@@ -126,6 +129,77 @@ def test_told(timeline: Timeline, away_s: int, wanted: list[str]) -> None:
     assert told(timeline, away_s) == wanted
 
 
+SKIP = rule("*/20 * * * *", catch_up="skip")
+ALL = rule("*/20 * * * *", catch_up="all")
+
+
+@pytest.mark.parametrize(
+    ("timeline", "away_s", "wanted"),
+    [
+        pytest.param(
+            of(SKIP),
+            7200,
+            ["10:20:00-11:40:00 5 skip", "12:00:00 schedule"],
+            id="nothing is caught up, and late is not missed",
+        ),
+        pytest.param(
+            of(rule("40 * * * *", catch_up="skip")),
+            3600,
+            ["11:40:00-11:40:00 1 skip"],
+            id="not even the newest",
+        ),
+        pytest.param(
+            of(ALL),
+            3600,
+            ["11:20:00 catch_up", "11:40:00 catch_up", "12:00:00 schedule"],
+            id="each is caught up, and the late one fires as usual",
+        ),
+        pytest.param(
+            of(rule("*/20 * * * *", catch_up="all", window_s=1800)),
+            3600,
+            ["11:20:00-11:20:00 1 window", "11:40:00 catch_up", "12:00:00 schedule"],
+            id="each in the window of the cron",
+        ),
+        pytest.param(
+            of(rule("0 0 1 * *", window_s=40 * DAY)), 40 * DAY, ["00:00:00 catch_up"], id="a longer window"
+        ),
+        pytest.param(
+            of(rule("40 * * * *", window_s=0)), 3600, ["11:40:00-11:40:00 1 window"], id="no window at all"
+        ),
+        pytest.param(
+            of(rule("0 * * * *", window_s=0)), 1800, ["12:00:00 schedule"], id="late is late without a window"
+        ),
+        pytest.param(
+            of(ALL, (NOW - 3000, rule("*/20 * * * *", active=False)), (NOW - 1800, ALL)),
+            4000,
+            ["11:00:00 catch_up", "11:20:00-11:20:00 1 paused", "11:40:00 catch_up", "12:00:00 schedule"],
+            id="what a pause covers is not caught up",
+        ),
+        pytest.param(
+            of(HALVES, (NOW - 10, rule("0 0 1 1 *", catch_up="all"))),
+            7200,
+            ["10:30:00 catch_up", "11:00:00 catch_up", "11:30:00 catch_up", "12:00:00 schedule"],
+            id="the rule in force says how",
+        ),
+    ],
+)
+def test_what_fires_late(timeline: Timeline, away_s: int, wanted: list[str]) -> None:
+    assert told(timeline, away_s) == wanted
+
+
+@pytest.mark.parametrize("edited_s", [300, 1000, 6000, 50_000])
+def test_the_newest_hundred_are_caught_up(edited_s: int) -> None:
+    minutely = rule("* * * * *", catch_up="all")
+    decisions = list(undecided(of(minutely, (NOW - edited_s, minutely)), NOW - 10 * 3600, NOW, DAY))
+    misses = [d for d in decisions if isinstance(d, Miss)]
+    caught_up = [d.due for d in decisions if isinstance(d, Fire) and d.kind == "catch_up"]
+    assert [d.reason for d in misses] == ["coalesced"] * len(misses)
+    assert sum(d.count for d in misses) == 599 - 100
+    assert len(caught_up) == 100
+    assert caught_up == list(range(caught_up[0], caught_up[0] + 6000, 60))
+    assert clock(caught_up[-1]) == "11:59:00"
+
+
 def test_an_edit_does_not_reach_back() -> None:
     timeline = of(HALVES, (NOW, HOURLY), (NOW - 100, PAUSED))
     assert [(s.after, s.until) for s in timeline.stretches] == [
@@ -159,11 +233,15 @@ ZONES = (None, "Australia/Lord_Howe", "America/New_York")
 BEGIN = int(datetime(2026, 11, 1, 5, 30, tzinfo=UTC).timestamp())  # half an hour before New York's overlap
 SPAN = 3 * 3600
 rules = st.builds(
-    lambda text, active, zone_name, end: rule(text, active=active, zone_name=zone_name, end=end),
+    lambda text, active, zone_name, end, catch_up, window_s: rule(
+        text, active=active, zone_name=zone_name, end=end, catch_up=catch_up, window_s=window_s
+    ),
     st.sampled_from(TEXTS),
     st.sampled_from([True, True, False]),
     st.sampled_from(ZONES),
     st.none() | st.integers(BEGIN, BEGIN + SPAN),
+    st.sampled_from(["latest", "skip", "all"]),
+    st.sampled_from([None, None, 0, 1200]),
 )
 instants = st.integers(BEGIN, BEGIN + SPAN)
 edits = st.lists(st.tuples(instants, rules), max_size=5)
@@ -195,16 +273,20 @@ def oracle(
     present = changes[-1][1] if changes else first
     active = [at for at, (is_active, _) in due.items() if is_active]
     late = [at for at in active if at >= now - GRACE_S]
-    catch_up = active[-1] if active and not late and present.active and active[-1] >= now - window_s else None
+    window_s = window_s if present.window_s is None else present.window_s
+    old = [at for at in active if at not in late]
+    candidates = {"latest": [] if late else old[-1:], "skip": [], "all": old[-100:]}[present.catch_up]
+    catch_up = {at for at in candidates if present.active and at >= now - window_s}
+    passed_over = "skip" if present.catch_up == "skip" else "coalesced"
 
     def fate(at: int) -> str:
         if not due[at][0]:
             return "paused"
         if at in late:
             return "schedule"
-        if at == catch_up:
+        if at in catch_up:
             return "catch_up"
-        return "window" if at < now - window_s else ("coalesced" if present.active else "paused")
+        return "window" if at < now - window_s else (passed_over if present.active else "paused")
 
     return {at: fate(at) for at in due}
 

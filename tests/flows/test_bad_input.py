@@ -81,9 +81,26 @@ CASES: list[tuple[str, str, Any, int, str]] = [
     ("POST", THREAD_CRON, cron(checkpoint={}), 422, "checkpoint"),
     ("POST", THREAD_CRON, cron(checkpoint_id="x"), 422, "checkpoint_id"),
     ("POST", THREAD_CRON, cron(command={"resume": 1}), 422, "command"),
-    ("POST", THREAD_CRON, cron(catch_up="skip"), 422, "catch_up"),
     ("POST", THREAD_CRON, cron(jitter_seconds=5), 422, "jitter_seconds"),
     ("POST", THREAD_CRON + "?max_runs=5", cron(), 422, "max_runs"),
+    # what fires late
+    *(
+        (method, path, dict[str, Any](body) | {field: value}, 422, field)
+        for method, path, body in (("POST", THREAD_CRON, CRON), ("POST", "/runs/crons", CRON), ("PATCH", "/runs/crons/{cron}", {}))
+        for field, value in (
+            ("catch_up", "newest"),
+            ("catch_up", 1),
+            ("catch_up_window_seconds", -1),
+            ("catch_up_window_seconds", 31_536_001),
+            ("catch_up_window_seconds", "5"),
+            ("catch_up_window_seconds", 1.5),
+        )
+    ),
+    *(
+        (method, f"{path}?{query}", body, 422, query.partition("=")[0])
+        for method, path, body in (("POST", THREAD_CRON, CRON), ("POST", "/runs/crons", CRON), ("PATCH", "/runs/crons/{cron}", {}))
+        for query in ("catch_up=newest", "catch_up_window_seconds=-1", "catch_up_window_seconds=x")
+    ),
     # schedules and zones
     *(
         ("POST", "/runs/crons", cron(schedule=text), 422, "schedule")

@@ -321,3 +321,36 @@ async def test_notes_come_in_the_query_of_the_stock_client(server: Any) -> None:
         assert found["ledger"]["note"] == "a test"
         changed: Any = await client.crons.update(cron["cron_id"], enabled=False, params={"note": "over"})
         assert (changed["enabled"], changed["ledger"]["note"]) == (False, "over")
+
+
+# --- what fires late ----------------------------------------------------------------------------------
+
+
+def late(cron: Any) -> tuple[str, int | None]:
+    return cron["ledger"]["catch_up"], cron["ledger"]["catch_up_window_seconds"]
+
+
+async def test_what_fires_late_is_said_and_shown(http: httpx.AsyncClient, server: Any) -> None:
+    metadata = {"mark": str(uuid4())}
+    plain = await made(http)
+    assert late((await http.get(f"/runs/crons/{plain['cron_id']}")).json()) == ("latest", None)
+    cron = await made(http, catch_up="all", catch_up_window_seconds=0, metadata=metadata)
+    path = f"/runs/crons/{cron['cron_id']}"
+    assert late((await http.get(path)).json()) == ("all", 0)
+    [found] = (await http.post("/runs/crons/search", json={"metadata": metadata})).json()
+    assert late(found) == ("all", 0)
+    changed = (await http.patch(path, json={"catch_up": "skip"})).json()
+    assert (late(changed), changed["next_run_date"]) == (("skip", 0), cron["next_run_date"])
+    assert late((await http.patch(path, json={"catch_up_window_seconds": None})).json()) == ("skip", None)
+    assert late((await http.patch(path, json={"catch_up": None})).json()) == ("latest", None)
+    async with get_client(url=server.url) as client:
+        said: Any = {"catch_up": "all", "catch_up_window_seconds": 3600}
+        its: Any = await client.crons.create("counter", schedule="0 9 1 1 *", params=said)
+        assert late(await client.http.get(f"/runs/crons/{its['cron_id']}")) == ("all", 3600)
+        thread = await client.threads.create()
+        its = await client.crons.create_for_thread(
+            thread["thread_id"], "counter", schedule="0 9 1 1 *", params=said
+        )
+        assert late(await client.http.get(f"/runs/crons/{its['cron_id']}")) == ("all", 3600)
+        changed = await client.crons.update(its["cron_id"], params={"catch_up": "skip"})
+        assert late(changed) == ("skip", 3600)

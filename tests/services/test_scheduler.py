@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from uuid import UUID
 
@@ -68,6 +69,59 @@ async def test_downtime_fires_the_newest_and_tells_of_the_rest(bench: Bench) -> 
     bench.clock.move(minutes=5)
     await bench.until(lambda: len(bench.fired()) == 2)
     assert bench.fired() == ["13:00:00", "13:10:00"]
+
+
+async def test_each_is_caught_up_oldest_first_ten_a_second(bench: Bench) -> None:
+    cron_id = await bench.cron("*/10 * * * *", catch_up="all")
+    bench.clock.move(minutes=65)
+    await bench.schedule()
+    await bench.until(bench.fired)
+    await bench.quiet()
+    assert bench.fired(cron_id) == ["12:10:00"]
+    for n in range(2, 7):
+        bench.clock.move(seconds=0.11)
+        await bench.until(partial(bench.has_fired, n))
+    assert bench.fired(cron_id) == [*(f"12:{m}0:00" for m in range(1, 6)), "13:00:00"]
+    assert {e.kind for e in bench.events(RunRequested)} == {"catch_up"}
+    assert bench.events(OccurrencesMissed) == []
+
+
+async def test_none_is_caught_up(bench: Bench) -> None:
+    skips = await bench.cron("*/10 * * * *", catch_up="skip")
+    short = await bench.cron("*/10 * * * *", catch_up_window_s=60)
+    bench.clock.move(minutes=65)
+    await bench.schedule()
+    await bench.until(lambda: len(bench.events(OccurrencesMissed)) == 2)
+    assert {(e.count, e.reason) for e in bench.events(OccurrencesMissed)} == {(6, "skip"), (6, "window")}
+    bench.clock.move(minutes=5, seconds=30)
+    await bench.until(lambda: bench.has_fired(2))
+    assert bench.fired(skips) == bench.fired(short) == ["13:10:00"]
+    assert {e.kind for e in bench.events(RunRequested)} == {"schedule"}
+
+
+async def test_what_fires_late_is_known_after_a_halt_while_it_runs(bench: Bench) -> None:
+    await bench.schedule()
+    cron_id = await bench.cron("*/10 * * * *")
+    await bench.command(cron_id, UpdateCron(catch_up="skip"))
+    bench.clock.move(minutes=10)
+    await bench.until(bench.fired)
+    await bench.quiet()  # it is in its group, which keeps the policy
+    bench.clock.move(minutes=45)
+    await bench.until(lambda: bench.events(OccurrencesMissed))
+    [missed] = bench.events(OccurrencesMissed)
+    assert (missed.count, missed.reason) == (4, "skip")
+    assert bench.fired() == ["12:10:00"]
+
+
+async def test_a_change_of_what_fires_late_moves_no_cursor(bench: Bench) -> None:
+    cron_id = await bench.cron("*/10 * * * *")
+    bench.clock.move(minutes=35)
+    await bench.command(cron_id, UpdateCron(catch_up="skip"))
+    bench.clock.move(minutes=10)
+    await bench.schedule()
+    await bench.until(lambda: len(bench.events(OccurrencesMissed)) == 2)
+    assert [(e.count, e.reason) for e in bench.events(OccurrencesMissed)] == [(3, "skip"), (1, "skip")]
+    assert bench.fired() == []
 
 
 async def test_a_restart_does_not_fire_again(bench: Bench) -> None:

@@ -56,6 +56,8 @@ def with_ledger(row: Row, blob_of: BlobOf, wall_s: float, blocked: str = "") -> 
         missed=row["missed"],
         tzdata=row["tzdata"],
         warnings=warnings(row, wall_s),
+        catch_up=row["catch_up"],
+        catch_up_window_seconds=row["catch_up_window_s"],
     )
     return CronWithLedger(**_said(row, blob_of), ledger=ledger)
 

@@ -90,6 +90,8 @@ async def create(
             enabled=body.enabled,
             on_run_completed=body.on_run_completed,
             note=body.note or "",
+            catch_up=body.catch_up or "latest",
+            catch_up_window_s=body.catch_up_window_seconds,
             seconds=parts.settings.seconds == "first",
         )
         changes = crons.changes(cron_id, None, crons.decide(None, command, now))
@@ -260,6 +262,8 @@ def _update(body: CronPatch, payload: CronPayload, *, seconds: bool) -> UpdateCr
         on_run_completed=body.on_run_completed,
         metadata=metadata if metadata is msgspec.UNSET else clean_metadata(metadata),
         note=body.note or "" if body.note is not msgspec.UNSET else msgspec.UNSET,
+        catch_up="latest" if body.catch_up is None else body.catch_up,
+        catch_up_window_s=body.catch_up_window_seconds,
         spec=cleaned(spec) if given else None,
         payload=payload,
         seconds=seconds,

@@ -52,7 +52,7 @@ NULL AS "values" FROM threads WHERE thread_id = ?;
 -- name: cron_without_payload
 SELECT cron_id, assistant_id, thread_id, user_id, schedule, timezone, end_at, next_at, enabled,
 on_run_completed, metadata, NULL AS payload, created_at, updated_at, state, revision, fired, skipped, missed,
-tzdata, note FROM crons WHERE cron_id = ?;
+tzdata, note, catch_up, catch_up_window_s FROM crons WHERE cron_id = ?;
 
 -- name: run_without_values
 SELECT run_id, thread_id, assistant_id, user_id, status, metadata, NULL AS kwargs, multitask_strategy, error,

@@ -5,7 +5,8 @@ from uuid import UUID
 
 import msgspec
 from litestar import Controller, Request, Response
-from litestar.params import Parameter
+from litestar.di import Provide
+from litestar.params import Dependency, Parameter
 
 from contracts.answers.crons import (
     Coming,
@@ -27,6 +28,7 @@ from contracts.api import (
     CronSearch,
     CronTrigger,
 )
+from contracts.events import CatchUp
 from domain.errors import EmptyUpdate, NotSupported, RunNotFound
 from services.gateway.commands import crons as commands
 from services.gateway.envelope import Caller, uuid_of
@@ -68,10 +70,39 @@ IdempotencyKey = Annotated[
 NoteOf = Annotated[
     str | None, Parameter(query="note", max_length=500, description="why it is as it is; in the body too")
 ]
+CatchUpOf = Annotated[
+    CatchUp | None,
+    Parameter(
+        query="catch_up",
+        description="what fires late after downtime: the newest missed occurrence, none, or each; in the body too",
+    ),
+]
+WindowOf = Annotated[
+    int | None,
+    Parameter(
+        query="catch_up_window_seconds",
+        ge=0,
+        le=31_536_000,
+        description="occurrences that are older never fire late; in the body too",
+    ),
+]
 C = TypeVar("C", CronCreate, CronPatch)
 Force = Annotated[bool, Parameter(description="whether it waits where its strategy would refuse it")]
+Said = Annotated[dict[str, Any], Dependency(skip_validation=True)]
+"""Fields of a cron that came in the query."""
 New = Response[CronWithRun | CronWithLedger]
 Incoming = Request[Any, Any, Any]
+
+
+def said_in_query(
+    note: NoteOf = None, catch_up: CatchUpOf = None, catch_up_window_seconds: WindowOf = None
+) -> dict[str, Any]:
+    """Fields of a cron in the query, where clients put what their library does not know."""
+    found = {"note": note, "catch_up": catch_up, "catch_up_window_seconds": catch_up_window_seconds}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+SAID = {"said": Provide(said_in_query, sync_to_thread=False)}
 
 
 class ThreadCronController(Controller):
@@ -79,6 +110,7 @@ class ThreadCronController(Controller):
 
     path = "/threads/{thread_id:str}/runs/crons"
     tags = ["crons"]
+    dependencies = SAID
 
     @posts(summary="Create a cron for a thread")
     async def create_thread_cron(
@@ -88,10 +120,10 @@ class ThreadCronController(Controller):
         caller: By,
         thread_id: UUID,
         data: CronCreate,
-        note: NoteOf = None,
+        said: Said,
     ) -> New:
         """The cron with its first run, which begins at once; the cron alone when it has none."""
-        return await _created(request, parts, caller, _noted(data, note), thread_id)
+        return await _created(request, parts, caller, _with(data, said), thread_id)
 
 
 class CronController(Controller):
@@ -99,13 +131,14 @@ class CronController(Controller):
 
     path = "/runs/crons"
     tags = ["crons"]
+    dependencies = SAID
 
     @posts(summary="Create a cron whose runs have a thread each")
     async def create_cron(
-        self, request: Incoming, parts: Parts, caller: By, data: CronCreate, note: NoteOf = None
+        self, request: Incoming, parts: Parts, caller: By, data: CronCreate, said: Said
     ) -> New:
         """The cron with its first run, which begins at once; the cron alone when it has none."""
-        return await _created(request, parts, caller, _noted(data, note), None)
+        return await _created(request, parts, caller, _with(data, said), None)
 
     @posts("/search", summary="Search crons")
     async def search_crons(self, parts: Parts, data: CronSearch) -> Response[list[CronWithLedger]]:
@@ -145,13 +178,13 @@ class CronController(Controller):
         caller: By,
         cron_id: UUID,
         data: CronPatch,
-        note: NoteOf = None,
+        said: Said,
     ) -> CronWithLedger:
         """Absent fields stay; metadata are merged; null clears `end_time`, `timezone` and `note`."""
-        if (await request.body()).strip() == b"{}" and note is None:
+        if (await request.body()).strip() == b"{}" and not said:
             raise EmptyUpdate("Request body cannot be empty")
         _refuse_extensions(request)
-        await commands.change(parts, caller, cron_id, _noted(data, note))
+        await commands.change(parts, caller, cron_id, _with(data, said))
         return await parts.read(lambda: queries.by_id(parts, cron_id))
 
     @posts("/{cron_id:str}/pause", summary="Pause a cron")
@@ -243,9 +276,9 @@ async def _created(
     return Response(shown, headers=headers)
 
 
-def _noted(body: C, note: str | None) -> C:
-    """The body with the note of the query, where clients put what their library does not know."""
-    return body if note is None else msgspec.structs.replace(body, note=note)
+def _with(body: C, said: Said) -> C:
+    """The body with what the query says."""
+    return msgspec.structs.replace(body, **said) if said else body
 
 
 def _refuse_extensions(request: Incoming) -> None:
