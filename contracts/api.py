@@ -104,7 +104,6 @@ CatchUpWindow = Annotated[int, Meta(ge=0, le=31_536_000)]
 CRON_EXTENSIONS = (
     "jitter_seconds",
     "overlap",
-    "start_time",
     "max_runs",
     "pause_after_failures",
 )
@@ -123,10 +122,10 @@ class CronCreate(RunFields, frozen=True, kw_only=True):
     note: Note | None = None
     catch_up: CatchUp | None = None
     catch_up_window_seconds: CatchUpWindow | None = None
+    start_time: datetime | None = None
     # Known, not honoured yet.
     jitter_seconds: Any = None
     overlap: Any = None
-    start_time: Any = None
     max_runs: Any = None
     pause_after_failures: Any = None
     # Fields of a single run that no schedule can mean.
@@ -137,7 +136,7 @@ class CronCreate(RunFields, frozen=True, kw_only=True):
 
 
 class CronPatch(msgspec.Struct, frozen=True, kw_only=True):
-    """PATCH /runs/crons/{cron_id}. Absent = unchanged; null clears `end_time`, `timezone`, `webhook` and `note`, and
+    """PATCH /runs/crons/{cron_id}. Absent = unchanged; null clears `start_time`, `end_time`, `timezone`, `webhook` and `note`, and
     puts `catch_up` and `catch_up_window_seconds` back to what they are by default.
     """
 
@@ -162,10 +161,10 @@ class CronPatch(msgspec.Struct, frozen=True, kw_only=True):
     note: Note | None | UnsetType = UNSET
     catch_up: CatchUp | None | UnsetType = UNSET
     catch_up_window_seconds: CatchUpWindow | None | UnsetType = UNSET
+    start_time: datetime | None | UnsetType = UNSET
     # Known, not honoured yet.
     jitter_seconds: Any = None
     overlap: Any = None
-    start_time: Any = None
     max_runs: Any = None
     pause_after_failures: Any = None
 

@@ -63,6 +63,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fal
 
     canonical: str
     timezone: str | None = None  # IANA name; None = UTC
+    start_time: datetime | None = None  # inclusive; what is before it is no occurrence
     end_time: datetime | None = None  # inclusive
     active: bool = True  # false: paused or expired, its occurrences are missed
     catch_up: CatchUp = "latest"
@@ -150,13 +151,14 @@ class CronCreated(CronEvent, frozen=True, kw_only=True):
     note: str = ""  # why it is as it is
     catch_up: CatchUp = "latest"
     catch_up_window_s: int | None = None  # None: as the server is set
+    start_time: datetime | None = None  # inclusive
 
 
 @event("cron.updated.v1")
 class CronUpdated(RuleEvent, frozen=True, kw_only=True):
     """Fields were changed; an absent field kept its value, a null one was cleared.
 
-    It has a `rule` when schedule, zone, end or what is caught up changed.
+    It has a `rule` when schedule, zone, start, end or what is caught up changed.
     """
 
     schedule: str | msgspec.UnsetType = msgspec.UNSET
@@ -171,6 +173,7 @@ class CronUpdated(RuleEvent, frozen=True, kw_only=True):
     note: str | msgspec.UnsetType = msgspec.UNSET
     catch_up: CatchUp | msgspec.UnsetType = msgspec.UNSET
     catch_up_window_s: int | None | msgspec.UnsetType = msgspec.UNSET
+    start_time: datetime | None | msgspec.UnsetType = msgspec.UNSET
 
 
 @event("cron.paused.v1")

@@ -1,7 +1,7 @@
 """A cron: its fields and its life. Its firings are on the streams of their runs, so this one stays short."""
 
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, assert_never
 from uuid import UUID
 
@@ -27,18 +27,16 @@ from contracts.spec import RUN_FIELDS, CronPayload, RunSpec
 from domain.changes import Changes
 from domain.errors import CronNotFound, InvalidField
 from domain.schedule import (
-    Schedule,
-    Zone,
-    next_after,
     parse,
-    parse_canonical,
     tzdata_version,
     zone,
 )
-from domain.timeline import newest_of
+from domain.timeline import newest_of, next_of
 
 PAYLOAD_LIMIT = 64 * 1024
 """Bytes of JSON that a cron's payload may have."""
+MOST_AHEAD = timedelta(days=3660)
+"""How far ahead a start may lie: a zone's clock changes are reckoned up to it, year by year."""
 CATCH_UP = ("catch_up", "catch_up_window_s")
 """Fields of the rule that say what fires late, and never when something is due."""
 
@@ -57,6 +55,7 @@ class Cron(msgspec.Struct, frozen=True, kw_only=True):
     payload: Payload
     thread_id: UUID | None = None
     timezone: str | None = None
+    start_time: datetime | None = None
     end_time: datetime | None = None
     state: Literal["active", "paused", "expired", "deleted"] = "active"
     on_run_completed: OnRunCompleted | None = None
@@ -78,6 +77,7 @@ class Cron(msgspec.Struct, frozen=True, kw_only=True):
         return Rule(
             canonical=self.canonical,
             timezone=self.timezone,
+            start_time=self.start_time,
             end_time=self.end_time,
             active=self.is_active,
             catch_up=self.catch_up,
@@ -96,6 +96,7 @@ class CreateCron(msgspec.Struct, frozen=True, kw_only=True, tag="cron.create"):
     spec: RunSpec
     thread_id: UUID | None = None
     timezone: str | None = None
+    start_time: datetime | None = None
     end_time: datetime | None = None
     enabled: bool | None = None
     on_run_completed: OnRunCompleted | None = None
@@ -117,6 +118,7 @@ class UpdateCron(msgspec.Struct, frozen=True, kw_only=True, tag="cron.update"):
 
     schedule: str | msgspec.UnsetType = msgspec.UNSET
     timezone: str | None | msgspec.UnsetType = msgspec.UNSET
+    start_time: datetime | None | msgspec.UnsetType = msgspec.UNSET
     end_time: datetime | None | msgspec.UnsetType = msgspec.UNSET
     enabled: bool | msgspec.UnsetType = msgspec.UNSET
     on_run_completed: OnRunCompleted | msgspec.UnsetType = msgspec.UNSET
@@ -200,14 +202,10 @@ def changes(cron_id: UUID, cron: Cron | None, decision: Decision) -> Changes:
     return Changes(appends=(Append(cron_id, version, tuple(events)),), blobs=blobs)
 
 
-def next_occurrence(
-    schedule: Schedule, place: Zone, after: datetime, end_time: datetime | None
-) -> datetime | None:
-    """The first occurrence strictly after `after` and not after `end_time` (inclusive); None = none."""
-    epoch = next_after(schedule, place, int(after.timestamp()))
-    if epoch is None or (end_time is not None and epoch > end_time.timestamp()):
-        return None
-    return datetime.fromtimestamp(epoch, UTC)
+def next_occurrence(rule: Rule, after: datetime) -> datetime | None:
+    """The rule's first occurrence strictly after `after`, whether it is active or not; None = none."""
+    epoch = next_of(rule, int(after.timestamp()))
+    return None if epoch is None else datetime.fromtimestamp(epoch, UTC)
 
 
 def aware(instant: datetime, field: str = "end_time") -> datetime:
@@ -227,18 +225,28 @@ def _present(cron: Cron | None) -> Cron:
 
 
 def check(
-    schedule: str, timezone: str | None, end_time: datetime | None, now: datetime, *, seconds: bool
+    schedule: str,
+    timezone: str | None,
+    end_time: datetime | None,
+    now: datetime,
+    *,
+    seconds: bool,
+    start_time: datetime | None = None,
 ) -> None:
     """Refuse what no cron can have, whatever it is for. Raises InvalidSchedule, InvalidTimezone, InvalidField."""
     parse(schedule, seconds=seconds)
     zone(timezone)
-    _future(end_time, now)
+    _begun(start_time, _future(end_time, now), now)
 
 
 def _create(command: CreateCron, now: datetime) -> Decision:
     schedule = parse(command.schedule, seconds=command.seconds)
-    place = zone(command.timezone)
+    zone(command.timezone)
     end_time = _future(command.end_time, now)
+    start_time = _begun(command.start_time, end_time, now)
+    rule = Rule(
+        canonical=schedule.canonical, timezone=command.timezone, start_time=start_time, end_time=end_time
+    )
     stateless = command.thread_id is None
     payload, blobs = _packed(_first_payload(command, end_time), command.cron_id)
     created = CronCreated(
@@ -249,6 +257,7 @@ def _create(command: CreateCron, now: datetime) -> Decision:
         canonical=schedule.canonical,
         thread_id=command.thread_id,
         timezone=command.timezone,
+        start_time=start_time,
         end_time=end_time,
         enabled=command.is_enabled,
         on_run_completed=(command.on_run_completed or "delete") if stateless else None,
@@ -257,7 +266,7 @@ def _create(command: CreateCron, now: datetime) -> Decision:
         note=command.note,
         catch_up=command.catch_up,
         catch_up_window_s=command.catch_up_window_s,
-        next_at=next_occurrence(schedule, place, now, end_time),
+        next_at=next_occurrence(rule, now),
         tzdata=tzdata_version(),
     )
     return [created], blobs
@@ -273,6 +282,18 @@ def _first_payload(command: CreateCron, end_time: datetime | None) -> CronPayloa
         enabled=command.enabled,
         on_run_completed=command.on_run_completed,
     )
+
+
+def _begun(start_time: datetime | None, end_time: datetime | None, now: datetime) -> datetime | None:
+    """Raises InvalidField when it does not begin before it ends, or too far ahead."""
+    if start_time is None:
+        return None
+    start_time = aware(start_time, "start_time")
+    if end_time is not None and start_time >= end_time:
+        raise InvalidField("start_time: must be before end_time")
+    if start_time - now > MOST_AHEAD:
+        raise InvalidField("start_time: may be at most ten years ahead")
+    return start_time
 
 
 def _future(end_time: datetime | None, now: datetime) -> datetime | None:
@@ -316,6 +337,10 @@ def _updated_fields(
         fields.pop("on_run_completed", None)  # a thread cron keeps its thread, whatever was sent
     if command.end_time is not msgspec.UNSET:
         fields["end_time"] = _future(command.end_time, now)
+    if command.start_time is not msgspec.UNSET:
+        fields["start_time"] = _begun(command.start_time, fields.get("end_time", cron.end_time), now)
+    elif "end_time" in fields:
+        _begun(cron.start_time, fields["end_time"], now)
     fields |= _timing(cron, command, fields, now)
     blobs: tuple[Blob, ...] = ()
     payload = _new_payload(cron, command, fields)
@@ -333,24 +358,24 @@ def _timing(cron: Cron, command: UpdateCron, fields: dict[str, Any], now: dateti
     schedule = parse(
         fields.get("schedule", cron.schedule), seconds=command.seconds or "schedule" not in fields
     )
-    place = zone(fields.get("timezone", cron.timezone))
-    if not fields.keys() & {"schedule", "timezone", "end_time", *CATCH_UP}:
+    zone(fields.get("timezone", cron.timezone))
+    when = fields.keys() & {"schedule", "timezone", "start_time", "end_time"}
+    if not when and not fields.keys() & set(CATCH_UP):
         return {}
-    end_time = fields.get("end_time", cron.end_time)
     timing: dict[str, Any] = {}
-    if fields.keys() & {"schedule", "timezone", "end_time"}:
-        timing["next_at"] = next_occurrence(schedule, place, now, end_time)
-        timing["tzdata"] = tzdata_version()
     if "schedule" in fields:
         timing["canonical"] = schedule.canonical
     rule = Rule(
         canonical=schedule.canonical,
         timezone=fields.get("timezone", cron.timezone),
-        end_time=end_time,
+        start_time=fields.get("start_time", cron.start_time),
+        end_time=fields.get("end_time", cron.end_time),
         active=cron.is_active,
         catch_up=fields.get("catch_up", cron.catch_up),
         window_s=fields.get("catch_up_window_s", cron.catch_up_window_s),
     )
+    if when:
+        timing |= {"next_at": next_occurrence(rule, now), "tzdata": tzdata_version()}
     if rule != cron.rule:
         timing |= {"rule": rule, "newest": _newest(cron, now)}
     return timing
@@ -391,7 +416,7 @@ def _life(cron: Cron, command: UpdateCron, updated: CronUpdated | None, now: dat
         return [CronPaused(rule=msgspec.structs.replace(rule, active=False), newest=newest, note=note)]
     if rule.end_time is not None and rule.end_time <= now:
         raise InvalidField("enabled: the cron's end_time has passed; set a later end_time or null with it")
-    coming = next_occurrence(parse_canonical(rule.canonical), zone(rule.timezone), now, rule.end_time)
+    coming = next_occurrence(rule, now)
     active = msgspec.structs.replace(rule, active=True)
     return [CronResumed(rule=active, newest=newest, next_at=coming, tzdata=tzdata_version(), note=note)]
 
@@ -413,6 +438,7 @@ def _created(cron_id: UUID, recorded: Recorded, event: CronCreated) -> Cron:
         payload=event.payload,
         thread_id=event.thread_id,
         timezone=event.timezone,
+        start_time=event.start_time,
         end_time=event.end_time,
         state="active" if event.enabled else "paused",
         on_run_completed=event.on_run_completed,
@@ -431,6 +457,7 @@ def _updated(cron: Cron, event: CronUpdated, recorded: Recorded) -> Cron:
         "schedule",
         "canonical",
         "timezone",
+        "start_time",
         "end_time",
         "on_run_completed",
         "metadata",

@@ -5,6 +5,7 @@ All instants are whole seconds, UTC. A cron's cursor is the newest instant up to
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from math import ceil
 
 import msgspec
 
@@ -109,6 +110,7 @@ def timeline_of(created: CronCreated, at: int) -> Timeline:
     rule = Rule(
         canonical=created.canonical,
         timezone=created.timezone,
+        start_time=created.start_time,
         end_time=created.end_time,
         active=created.enabled,
         catch_up=created.catch_up,
@@ -122,9 +124,14 @@ def end_of(rule: Rule) -> int:
     return FOREVER if rule.end_time is None else int(rule.end_time.timestamp())
 
 
+def start_of(rule: Rule) -> int:
+    """The instant strictly after which the rule may fire."""
+    return 0 if rule.start_time is None else ceil(rule.start_time.timestamp()) - 1
+
+
 def next_of(rule: Rule, after: int) -> int | None:
     """The rule's first occurrence after the instant; None = there is none, or it lies beyond the end."""
-    found = next_after(parse_canonical(rule.canonical), zone(rule.timezone), after)
+    found = next_after(parse_canonical(rule.canonical), zone(rule.timezone), max(after, start_of(rule)))
     return None if found is None or found > end_of(rule) else found
 
 
@@ -134,7 +141,7 @@ def newest_of(rule: Rule, after: int, until: int) -> int | None:
         schedule, place = parse_canonical(rule.canonical), zone(rule.timezone)
     except (InvalidSchedule, InvalidTimezone):
         return None
-    return newest_before(schedule, place, after, min(until, end_of(rule)))
+    return newest_before(schedule, place, max(after, start_of(rule)), min(until, end_of(rule)))
 
 
 def undecided(timeline: Timeline, cursor: int, now: int, window_s: int) -> Iterator[Fire | Miss]:
@@ -178,7 +185,8 @@ def missed(miss: Miss, next_at: datetime | None | msgspec.UnsetType = msgspec.UN
 
 def _spans(timeline: Timeline, cursor: int, now: int) -> Iterator[Span]:
     for stretch in timeline.stretches:
-        rule, after, until = stretch.rule, max(cursor, stretch.after), min(now, stretch.end)
+        rule, until = stretch.rule, min(now, stretch.end)
+        after = max(cursor, stretch.after, start_of(rule))
         is_open_pause = not rule.active and stretch.until == FOREVER
         if after >= until or is_open_pause:
             continue

@@ -48,6 +48,7 @@ TABLES = (
             "schedule": "TEXT NOT NULL",
             "canonical": "TEXT NOT NULL",
             "timezone": "TEXT",
+            "start_at": "INTEGER",
             "end_at": "INTEGER",
             "enabled": "INTEGER NOT NULL",
             "state": "TEXT NOT NULL",  # active, paused, expired
@@ -115,6 +116,7 @@ def _created(rows: Rows, recorded: Recorded, body: CronCreated) -> None:
         "schedule": body.schedule,
         "canonical": body.canonical,
         "timezone": body.timezone,
+        "start_at": maybe_micros(body.start_time),
         "end_at": maybe_micros(body.end_time),
         "enabled": int(body.enabled),
         "state": "active" if body.enabled else "paused",
@@ -210,6 +212,7 @@ def _rule(row: Row, body: RuleEvent, at: int) -> None:
         rule = Rule(
             canonical=row["canonical"],
             timezone=row["timezone"],
+            start_time=_start(row),
             end_time=end,
             active=row["state"] == "active",
             catch_up=row["catch_up"],
@@ -219,6 +222,11 @@ def _rule(row: Row, body: RuleEvent, at: int) -> None:
         row["undecided"] = text([*left, [row["since"], newest, rule]])
     row["since"] = max(row["since"], row["cursor"], at)
     _decide(row, row["cursor"])
+
+
+def _start(row: Row) -> datetime | None:
+    """The first whole second that may be an occurrence."""
+    return None if row["start_at"] is None else datetime.fromtimestamp(-(-row["start_at"] // 1_000_000), UTC)
 
 
 def _decide(row: Row, until: int) -> None:
@@ -233,6 +241,8 @@ def _decide(row: Row, until: int) -> None:
 
 def _updated(row: Row, recorded: Recorded, body: CronUpdated) -> None:
     row |= {name: value for name in PLAIN if (value := getattr(body, name)) is not msgspec.UNSET}
+    if body.start_time is not msgspec.UNSET:
+        row["start_at"] = maybe_micros(body.start_time)
     if body.end_time is not msgspec.UNSET:
         row["end_at"] = maybe_micros(body.end_time)
     if body.metadata is not msgspec.UNSET:

@@ -44,6 +44,7 @@ class CronLedger(msgspec.Struct, frozen=True, kw_only=True):
     warnings: list[str]
     catch_up: CatchUp
     catch_up_window_seconds: int | None  # null: as the server is set
+    start_time: str | None
 
 
 class CronWithLedger(CronAnswer, frozen=True, kw_only=True):

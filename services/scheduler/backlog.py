@@ -14,7 +14,7 @@ from contracts.ledger import Append, Expect, Meta, Transaction
 from domain.errors import InvalidSchedule, InvalidTimezone
 from domain.identity import run_id_of
 from domain.schedule import occurrences, parse_canonical, tzdata_version, zone
-from domain.timeline import GRACE_S, Due, Fire, Miss, Timeline, missed, next_of, undecided
+from domain.timeline import GRACE_S, Due, Fire, Miss, Timeline, missed, next_of, start_of, undecided
 from services.kit.clock import Clock
 from services.kit.eventlog import EventLog
 from services.kit.lifecycle import FAULTS
@@ -171,7 +171,11 @@ class Backlog:
         if self._timer.settle(cron_id, now):
             return None
         present = self._timer.apart(cron_id).timeline.present
-        if present.after > now or next_of(present.rule, self._timer.cursor(cron_id)) is not None:
+        coming = next_of(present.rule, self._timer.cursor(cron_id))
+        if coming is not None and now < start_of(present.rule):
+            self._timer.look(cron_id, float(start_of(present.rule)))
+            return None
+        if present.after > now or coming is not None:
             self._timer.look(cron_id, now + 1.0)  # edited by a clock that is ahead of ours
             return None
         self._timer.look(cron_id, 0.0)

@@ -2,7 +2,7 @@
 
 -- name: crons
 -- Every cron, a page at a time: nobody has to ask the log again when a paused one is resumed.
-SELECT cron_id, canonical, timezone, end_at, state, cursor, since, undecided, version, revision, tzdata,
+SELECT cron_id, canonical, timezone, start_at, end_at, state, cursor, since, undecided, version, revision, tzdata,
 catch_up, catch_up_window_s
 FROM crons WHERE cron_id > ? ORDER BY cron_id LIMIT ?;
 

@@ -181,12 +181,14 @@ class Scheduler:
         log_.info("scheduler.loaded", crons=len(self._timer), position=self._position)
 
     def _take(self, row: dict[str, Any], now: float) -> None:
-        cron_id, end_at = row["cron_id"], row["end_at"]
+        cron_id, start_at, end_at = row["cron_id"], row["start_at"], row["end_at"]
+        start = None if start_at is None else datetime.fromtimestamp(-(-start_at // 1_000_000), UTC)
         end = None if end_at is None else datetime.fromtimestamp(end_at // 1_000_000, UTC)
         active = row["state"] == "active"
         rule = Rule(
             canonical=row["canonical"],
             timezone=row["timezone"],
+            start_time=start,
             end_time=end,
             active=active,
             catch_up=row["catch_up"],

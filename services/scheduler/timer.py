@@ -16,13 +16,13 @@ from msgspec.structs import replace
 
 from contracts.events import Rule
 from domain.schedule import Schedule, Zone, local_time, next_after, parse_canonical, zone
-from domain.timeline import FOREVER, Due, Stretch, Timeline, end_of
+from domain.timeline import FOREVER, Due, Stretch, Timeline, end_of, start_of
 
 NEVER = float("inf")
 
 
 class Group:
-    """Every cron of one rule (but for its end), and their common next instant."""
+    """Every cron of one rule (but for its start and end), and their common next instant."""
 
     __slots__ = ("key", "members", "next", "place", "schedule", "waits")
 
@@ -251,7 +251,16 @@ class Timer:
 
     def _join(self, slot: int, rule: Rule, now: int) -> bool:
         """Put a cron into its group, unless something of it is undecided before the group's next instant."""
-        key, end = rule if rule.end_time is None else replace(rule, end_time=None), end_of(rule)
+        start, end = start_of(rule), end_of(rule)
+        if start > now:
+            return False
+        # Before its start there was nothing to decide: from here on the group needs to know of it no longer.
+        self._cursor[slot] = max(self._cursor[slot], start)
+        key = (
+            rule
+            if rule.start_time is rule.end_time is None
+            else replace(rule, start_time=None, end_time=None)
+        )
         group = self._groups.get(key)
         if group is None:
             group = self._groups[key] = Group(key, parse_canonical(key.canonical), zone(key.timezone), now)

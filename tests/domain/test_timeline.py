@@ -1,6 +1,6 @@
 """What becomes of occurrences that nobody has decided, beside an oracle that looks at each second."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -33,6 +33,10 @@ def rule(
 ) -> Rule:
     end_time = None if end is None else datetime.fromtimestamp(end, UTC)
     return Rule(canonical=text, timezone=zone_name, end_time=end_time, active=active, **more)
+
+
+def instant(epoch: int) -> datetime:
+    return datetime.fromtimestamp(epoch, UTC)
 
 
 def of(first: Rule, *edits: tuple[int, Rule], since: int = CREATED) -> Timeline:
@@ -170,6 +174,33 @@ ALL = rule("*/20 * * * *", catch_up="all")
             of(rule("0 * * * *", window_s=0)), 1800, ["12:00:00 schedule"], id="late is late without a window"
         ),
         pytest.param(
+            of(rule("*/20 * * * *", catch_up="all", start_time=instant(NOW - 1830))),
+            7200,
+            ["11:40:00 catch_up", "12:00:00 schedule"],
+            id="what is before the start is not missed",
+        ),
+        pytest.param(
+            of(rule("*/20 * * * *", start_time=instant(NOW - 30))),
+            7200,
+            ["12:00:00 schedule"],
+            id="the start is inclusive",
+        ),
+        pytest.param(
+            of(rule("*/20 * * * *", start_time=instant(NOW - 30) + timedelta(microseconds=1))),
+            7200,
+            [],
+            id="to the microsecond",
+        ),
+        pytest.param(
+            of(
+                rule("*/20 * * * *", start_time=instant(NOW + DAY)),
+                (NOW - 3000, rule("*/20 * * * *", catch_up="all")),
+            ),
+            7200,
+            ["11:20:00 catch_up", "11:40:00 catch_up", "12:00:00 schedule"],
+            id="the start was taken away",
+        ),
+        pytest.param(
             of(ALL, (NOW - 3000, rule("*/20 * * * *", active=False)), (NOW - 1800, ALL)),
             4000,
             ["11:00:00 catch_up", "11:20:00-11:20:00 1 paused", "11:40:00 catch_up", "12:00:00 schedule"],
@@ -223,6 +254,9 @@ def test_the_next_and_the_newest() -> None:
     assert clock(next_of(short, NOW - 3600) or 0) == "12:00:00"
     assert next_of(short, NOW) is None
     assert clock(newest_of(short, NOW - 7200, NOW + 7200) or 0) == "12:00:00"
+    later = rule("0 * * * *", start_time=instant(NOW))
+    assert clock(next_of(later, NOW - 7200) or 0) == "13:00:00"
+    assert newest_of(later, NOW - 7200, NOW) is None
     assert newest_of(rule("0 * * * *", zone_name="Atlantis/Capital"), 0, NOW) is None
 
 
@@ -233,8 +267,14 @@ ZONES = (None, "Australia/Lord_Howe", "America/New_York")
 BEGIN = int(datetime(2026, 11, 1, 5, 30, tzinfo=UTC).timestamp())  # half an hour before New York's overlap
 SPAN = 3 * 3600
 rules = st.builds(
-    lambda text, active, zone_name, end, catch_up, window_s: rule(
-        text, active=active, zone_name=zone_name, end=end, catch_up=catch_up, window_s=window_s
+    lambda text, active, zone_name, end, catch_up, window_s, start: rule(
+        text,
+        active=active,
+        zone_name=zone_name,
+        end=end,
+        catch_up=catch_up,
+        window_s=window_s,
+        start_time=None if start is None else instant(start),
     ),
     st.sampled_from(TEXTS),
     st.sampled_from([True, True, False]),
@@ -242,6 +282,7 @@ rules = st.builds(
     st.none() | st.integers(BEGIN, BEGIN + SPAN),
     st.sampled_from(["latest", "skip", "all"]),
     st.sampled_from([None, None, 0, 1200]),
+    st.none() | st.integers(BEGIN, BEGIN + SPAN),
 )
 instants = st.integers(BEGIN, BEGIN + SPAN)
 edits = st.lists(st.tuples(instants, rules), max_size=5)
@@ -268,7 +309,8 @@ def oracle(
     }
     for at in range(max(cursor, BEGIN) + 1, now + 1):
         found, over = in_force(first, changes, at)
-        if at in every[found] and at <= end_of(found) and (found.active or over):
+        has_begun = found.start_time is None or instant(at) >= found.start_time
+        if at in every[found] and has_begun and at <= end_of(found) and (found.active or over):
             due[at] = (found.active, over)
     present = changes[-1][1] if changes else first
     active = [at for at, (is_active, _) in due.items() if is_active]

@@ -94,13 +94,20 @@ CASES: list[tuple[str, str, Any, int, str]] = [
             ("catch_up_window_seconds", 31_536_001),
             ("catch_up_window_seconds", "5"),
             ("catch_up_window_seconds", 1.5),
+            ("start_time", "soon"),
+            ("start_time", "2098-01-01T00:00:00Z"),
+            ("start_time", "9999-12-31T23:59:59Z"),
+            ("start_time", 5),
+            ("start_time", "0001-01-01T00:00:00+05:00"),
         )
     ),
     *(
         (method, f"{path}?{query}", body, 422, query.partition("=")[0])
         for method, path, body in (("POST", THREAD_CRON, CRON), ("POST", "/runs/crons", CRON), ("PATCH", "/runs/crons/{cron}", {}))
-        for query in ("catch_up=newest", "catch_up_window_seconds=-1", "catch_up_window_seconds=x")
+        for query in ("catch_up=newest", "catch_up_window_seconds=-1", "catch_up_window_seconds=x", "start_time=soon")
     ),
+    ("POST", THREAD_CRON, cron(start_time="2099-01-01T00:00:00Z", end_time="2098-01-01T00:00:00Z"), 422, "start_time"),
+    ("POST", "/runs/crons?start_time=2098-01-01T00:00:00Z", cron(end_time="2098-01-01T00:00:00Z"), 422, "start_time"),
     # schedules and zones
     *(
         ("POST", "/runs/crons", cron(schedule=text), 422, "schedule")

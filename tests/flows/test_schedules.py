@@ -354,3 +354,30 @@ async def test_what_fires_late_is_said_and_shown(http: httpx.AsyncClient, server
         assert late(await client.http.get(f"/runs/crons/{its['cron_id']}")) == ("all", 3600)
         changed = await client.crons.update(its["cron_id"], params={"catch_up": "skip"})
         assert late(changed) == ("skip", 3600)
+
+
+async def test_nothing_is_due_before_the_start(http: httpx.AsyncClient, server: Any) -> None:
+    start = "2031-05-01T00:00:00+02:00"
+    cron = await made(http, start_time=start)
+    path = f"/runs/crons/{cron['cron_id']}"
+    assert cron["next_run_date"] == "2032-01-01T08:00:00+00:00"
+    assert (await http.get(path)).json()["ledger"]["start_time"] == "2031-04-30T22:00:00+00:00"
+    [first] = (await http.get(f"{path}/upcoming", params={"limit": 1})).json()
+    assert first["scheduled_for"] == cron["next_run_date"]
+    refused = await http.patch(path, json={"end_time": start})
+    assert (refused.status_code, refused.json()["detail"]) == (422, "start_time: must be before end_time")
+    moved = (await http.patch(path, json={"start_time": "2032-01-01T08:00:00Z"})).json()
+    assert moved["next_run_date"] == "2032-01-01T08:00:00+00:00"  # inclusive
+    moved = (await http.patch(path, json={"start_time": "2032-01-01T08:00:00.5Z"})).json()
+    assert moved["next_run_date"] == "2033-01-01T08:00:00+00:00"
+    cleared = (await http.patch(path, json={"start_time": None})).json()
+    assert (cleared["ledger"]["start_time"], cleared["next_run_date"] < start) == (None, True)
+    async with get_client(url=server.url) as client:
+        changed: Any = await client.crons.update(cron["cron_id"], params={"start_time": start})
+        assert changed["next_run_date"] == "2032-01-01T08:00:00+00:00"
+
+
+async def test_a_first_run_does_not_come_before_the_start(make_server: Callable[..., Any]) -> None:
+    async with httpx.AsyncClient(base_url=make_server().url, timeout=30) as http:
+        assert "run_id" in await made(http, start_time="2020-01-01T00:00:00Z")
+        assert "run_id" not in await made(http, start_time="2035-01-01T00:00:00Z")

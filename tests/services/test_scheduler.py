@@ -9,6 +9,7 @@ from uuid import UUID
 import pytest
 
 from contracts.events import (
+    CronCreated,
     CronDeleted,
     CronExpired,
     LaneChanged,
@@ -146,6 +147,45 @@ async def test_end_time_is_inclusive_and_then_it_expires(bench: Bench) -> None:
         await bench.quiet()
     assert bench.fired(cron_id) == ["12:00:01", "12:00:02"]
     assert len(bench.events(CronExpired)) == 1
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_nothing_before_the_start_fires_or_is_missed(bench: Bench, restarted: bool) -> None:
+    start = START + timedelta(minutes=30)
+    cron_id = await bench.cron("*/10 * * * *", start_time=start.replace(microsecond=0))
+    [created] = bench.events(CronCreated)
+    assert created.next_at == start.replace(microsecond=0)
+    await bench.schedule()
+    bench.clock.move(minutes=10)
+    await bench.quiet()
+    if restarted:
+        await bench.halt()
+        await bench.schedule()
+    bench.clock.move(minutes=10)
+    await bench.quiet()
+    assert bench.fired() == []
+    for n in (1, 2):
+        bench.clock.move(minutes=10)
+        await bench.until(partial(bench.has_fired, n))
+    assert bench.fired(cron_id) == ["12:30:00", "12:40:00"]
+    assert bench.events(OccurrencesMissed) == []
+
+
+async def test_a_start_that_is_taken_away_or_comes_sooner(bench: Bench) -> None:
+    await bench.schedule()
+    start = START.replace(microsecond=0) + timedelta(hours=9)
+    gone = await bench.cron("*/10 * * * *", start_time=start)
+    sooner = await bench.cron("*/10 * * * *", start_time=start)
+    bench.clock.move(minutes=35)
+    await bench.quiet()
+    await bench.command(gone, UpdateCron(start_time=None))
+    await bench.command(sooner, UpdateCron(start_time=start - timedelta(hours=8, minutes=10)))
+    for n in (1, 3):
+        bench.clock.move(minutes=10)
+        await bench.until(partial(bench.has_fired, n))
+    assert bench.fired(gone) == ["12:40:00", "12:50:00"]
+    assert bench.fired(sooner) == ["12:50:00"]
+    assert bench.events(OccurrencesMissed) == []
 
 
 async def test_new_schedule_counts_from_the_change(bench: Bench) -> None:

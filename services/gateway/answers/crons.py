@@ -58,6 +58,7 @@ def with_ledger(row: Row, blob_of: BlobOf, wall_s: float, blocked: str = "") -> 
         warnings=warnings(row, wall_s),
         catch_up=row["catch_up"],
         catch_up_window_seconds=row["catch_up_window_s"],
+        start_time=maybe_instant(row["start_at"]),
     )
     return CronWithLedger(**_said(row, blob_of), ledger=ledger)
 

@@ -66,6 +66,8 @@ async def create(
     if thread_id is not None:
         await states.must_have(parts, thread_id, spec.configurable)
     has_first_run = body.enabled is not False and parts.settings.first_run == "immediate"
+    if body.start_time is not None and crons.aware(body.start_time, "start_time") > parts.clock.now():
+        has_first_run = False  # nothing fires before it
 
     def load(log: Aggregates) -> Basis:
         thread = None if thread_id is None else log.thread(thread_id)
@@ -86,6 +88,7 @@ async def create(
             spec=spec,
             thread_id=thread_id,
             timezone=body.timezone,
+            start_time=body.start_time,
             end_time=body.end_time,
             enabled=body.enabled,
             on_run_completed=body.on_run_completed,
@@ -190,7 +193,7 @@ def _check(parts: GatewayParts, body: CronCreate) -> None:
         if getattr(body, name) is not None:
             raise NotSupported(f"{name}: is for a single run, not for a cron")
     now, seconds = parts.clock.now(), parts.settings.seconds == "first"
-    crons.check(body.schedule, body.timezone, body.end_time, now, seconds=seconds)
+    crons.check(body.schedule, body.timezone, body.end_time, now, seconds=seconds, start_time=body.start_time)
 
 
 def _refuse_extensions(body: CronCreate | CronPatch) -> None:
@@ -257,6 +260,7 @@ def _update(body: CronPatch, payload: CronPayload, *, seconds: bool) -> UpdateCr
     return UpdateCron(
         schedule=body.schedule,
         timezone=body.timezone,
+        start_time=body.start_time,
         end_time=body.end_time,
         enabled=body.enabled,
         on_run_completed=body.on_run_completed,

@@ -131,7 +131,13 @@ def preview(parts: GatewayParts, wanted: CronPreview) -> SchedulePreview:
     crons.check(wanted.schedule, wanted.timezone, wanted.end_time, now, seconds=seconds)
     schedule = parse(wanted.schedule, seconds=seconds)
     end_at = None if wanted.end_time is None else micros(crons.aware(wanted.end_time))
-    row = {"cron_id": None, "schedule": wanted.schedule, "timezone": wanted.timezone, "end_at": end_at}
+    row = {
+        "cron_id": None,
+        "schedule": wanted.schedule,
+        "timezone": wanted.timezone,
+        "start_at": None,
+        "end_at": end_at,
+    }
     begin = now if wanted.after is None else crons.aware(wanted.after, "after")
     return SchedulePreview(
         canonical=schedule.canonical,
@@ -145,6 +151,8 @@ def _coming(row: Row, after: int) -> Iterator[Coming]:
     """The occurrences of the schedule of that row, without an end if it has none."""
     schedule, place = parse(row["schedule"], seconds=True), zone(row["timezone"])
     cron_id = None if row["cron_id"] is None else UUID(bytes=row["cron_id"])
+    if row["start_at"] is not None:
+        after = max(after, -(-row["start_at"] // 1_000_000) - 1)
     at = next_after(schedule, place, after)
     while at is not None:
         if row["end_at"] is not None and at * 1_000_000 > row["end_at"]:

@@ -86,6 +86,12 @@ WindowOf = Annotated[
         description="occurrences that are older never fire late; in the body too",
     ),
 ]
+StartOf = Annotated[
+    str | None,
+    Parameter(
+        query="start_time", description="nothing is due before this instant (ISO 8601); in the body too"
+    ),
+]
 C = TypeVar("C", CronCreate, CronPatch)
 Force = Annotated[bool, Parameter(description="whether it waits where its strategy would refuse it")]
 Said = Annotated[dict[str, Any], Dependency(skip_validation=True)]
@@ -95,10 +101,18 @@ Incoming = Request[Any, Any, Any]
 
 
 def said_in_query(
-    note: NoteOf = None, catch_up: CatchUpOf = None, catch_up_window_seconds: WindowOf = None
+    note: NoteOf = None,
+    catch_up: CatchUpOf = None,
+    catch_up_window_seconds: WindowOf = None,
+    start_time: StartOf = None,
 ) -> dict[str, Any]:
     """Fields of a cron in the query, where clients put what their library does not know."""
-    found = {"note": note, "catch_up": catch_up, "catch_up_window_seconds": catch_up_window_seconds}
+    found = {
+        "note": note,
+        "catch_up": catch_up,
+        "catch_up_window_seconds": catch_up_window_seconds,
+        "start_time": instant_of("start_time", start_time),
+    }
     return {name: value for name, value in found.items() if value is not None}
 
 
@@ -180,7 +194,7 @@ class CronController(Controller):
         data: CronPatch,
         said: Said,
     ) -> CronWithLedger:
-        """Absent fields stay; metadata are merged; null clears `end_time`, `timezone` and `note`."""
+        """Absent fields stay; metadata are merged; null clears `start_time`, `end_time`, `timezone` and `note`."""
         if (await request.body()).strip() == b"{}" and not said:
             raise EmptyUpdate("Request body cannot be empty")
         _refuse_extensions(request)
