@@ -381,3 +381,21 @@ async def test_a_first_run_does_not_come_before_the_start(make_server: Callable[
     async with httpx.AsyncClient(base_url=make_server().url, timeout=30) as http:
         assert "run_id" in await made(http, start_time="2020-01-01T00:00:00Z")
         assert "run_id" not in await made(http, start_time="2035-01-01T00:00:00Z")
+
+
+async def test_what_is_asked_for_from_far_ahead_is_answered_at_once(http: httpx.AsyncClient) -> None:
+    """Each year that a zone is reckoned for costs milliseconds, and holds up everybody else."""
+    cron = await made(http, timezone="America/New_York")
+    path = f"/runs/crons/{cron['cron_id']}"
+    began = asyncio.get_running_loop().time()
+    far = "9998-01-01T00:00:00Z"
+    assert (await http.get(f"{path}/upcoming", params={"after": far})).json() == []
+    yearly = (await http.get(f"{path}/upcoming", params={"limit": 1000})).json()
+    assert 40 <= len(yearly) <= 42
+    body = {"schedule": "0 0 29 2 mon", "timezone": "America/Havana", "after": far, "limit": 1000}
+    assert (await http.post("/runs/crons/upcoming", json=body)).json()["upcoming"] == []
+    span = {"from": far, "until": "9998-06-01T00:00:00Z", "cron_id": cron["cron_id"]}
+    assert (await http.get("/runs/crons/occurrences", params=span)).json() == []
+    pending = {"status": "pending", "from": far}
+    assert (await http.get(f"{path}/occurrences", params=pending)).json() == []
+    assert asyncio.get_running_loop().time() - began < 10

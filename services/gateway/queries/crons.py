@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from heapq import merge
 from itertools import islice
 from typing import Any
@@ -34,9 +34,12 @@ from services.gateway.queries.filters import CRONS, SQL, Filter, instant_of
 
 MOST_AHEAD = 2000
 LONGEST = timedelta(days=366)
+HORIZON_S = 41 * 366 * 86_400
+"""A zone's clock changes are reckoned year by year up to what is asked for: beyond 41 years it would take seconds,
+and within these each schedule has an occurrence.
+"""
 EVER = (1 << 62, 1 << 62)
 """Before it is every occurrence: seconds, and a position."""
-LAST_S = int(datetime(9999, 12, 31, tzinfo=UTC).timestamp())
 CURSOR = re.compile(r"(\d{1,18})\.(\d{1,18})", re.ASCII)
 RECENT, NEXT = 10, 5
 COLUMNS = {"next_run_date": "next_at", "end_time": "end_at"}
@@ -65,7 +68,7 @@ def told(parts: GatewayParts, cron_id: UUID) -> CronTold:
     recorded = _recorded(parts, cron_id, None, OccurrencePage(-EVER[0], EVER[0], RECENT))
     recent = [answers.occurrence(one) for one in recorded[:RECENT]]
     now = int(parts.clock.wall_s())
-    coming = list(islice(_coming(row, now), NEXT)) if row["enabled"] else []
+    coming = list(islice(_coming(row, now, _horizon(parts)), NEXT)) if row["enabled"] else []
     return answers.told(small, recent, coming)
 
 
@@ -122,7 +125,8 @@ def upcoming(
     """The next occurrences, strictly after an instant; none of a cron that does not fire. Raises CronNotFound."""
     row = _row(parts, cron_id)
     begin = parts.clock.wall_s() if after is None else after.timestamp()
-    return list(islice(_coming(row, int(begin)), limit)) if row["enabled"] or ignore_state else []
+    coming = _coming(row, int(begin), _horizon(parts))
+    return list(islice(coming, limit)) if row["enabled"] or ignore_state else []
 
 
 def preview(parts: GatewayParts, wanted: CronPreview) -> SchedulePreview:
@@ -142,19 +146,24 @@ def preview(parts: GatewayParts, wanted: CronPreview) -> SchedulePreview:
     return SchedulePreview(
         canonical=schedule.canonical,
         description=description(schedule, wanted.timezone),
-        upcoming=list(islice(_coming(row, int(begin.timestamp())), wanted.limit or 10)),
+        upcoming=list(islice(_coming(row, int(begin.timestamp()), _horizon(parts)), wanted.limit or 10)),
         warnings=answers.warnings(row, parts.clock.wall_s()),
     )
 
 
-def _coming(row: Row, after: int) -> Iterator[Coming]:
-    """The occurrences of the schedule of that row, without an end if it has none."""
+def _horizon(parts: GatewayParts) -> int:
+    """Where what is to come is told no further, seconds."""
+    return int(parts.clock.wall_s()) + HORIZON_S
+
+
+def _coming(row: Row, after: int, end: int) -> Iterator[Coming]:
+    """The occurrences of the schedule of that row in (after, end)."""
     schedule, place = parse(row["schedule"], seconds=True), zone(row["timezone"])
     cron_id = None if row["cron_id"] is None else UUID(bytes=row["cron_id"])
     if row["start_at"] is not None:
         after = max(after, -(-row["start_at"] // 1_000_000) - 1)
-    at = next_after(schedule, place, after)
-    while at is not None:
+    at = next_after(schedule, place, after) if after < end else None
+    while at is not None and at < end:
         if row["end_at"] is not None and at * 1_000_000 > row["end_at"]:
             return
         due = instant(at * 1_000_000)
@@ -201,15 +210,13 @@ def _pending(
             f"from: over {MOST_AHEAD} crons may be due then; begin now, or name one by `cron_id`"
         )
     # What is due this moment may not be recorded yet, and what is recorded is past the cursor of the row.
+    end = min(end, _horizon(parts))
     each = (_pending_of(row, max(begin - 1, row["next_at"] // 1_000_000 - 1), end) for row in rows)
     return list(islice(merge(*each, key=lambda told: told.scheduled_for), limit))
 
 
 def _pending_of(row: Row, after: int, end: int) -> Iterator[OccurrenceAnswer]:
-    until = instant(end * 1_000_000)
-    for coming in _coming(row, after):
-        if coming.scheduled_for >= until:
-            return
+    for coming in _coming(row, after, end):
         yield answers.pending(row, coming)
 
 
@@ -270,7 +277,7 @@ def _to_come(parts: GatewayParts, cron_id: UUID, part: OccurrencePage) -> list[O
     after = max(part.begin - 1, row["next_at"] // 1_000_000 - 1)
     if part.behind is not None:
         after = max(after, part.behind[0])
-    end = min(part.end, LAST_S)
+    end = min(part.end, _horizon(parts))
     return list(islice(_pending_of(row, after, end), part.limit + 1))
 
 

@@ -101,12 +101,16 @@ Incoming = Request[Any, Any, Any]
 
 
 def said_in_query(
+    caller: By,
     note: NoteOf = None,
     catch_up: CatchUpOf = None,
     catch_up_window_seconds: WindowOf = None,
     start_time: StartOf = None,
 ) -> dict[str, Any]:
-    """Fields of a cron in the query, where clients put what their library does not know."""
+    """Fields of a cron in the query, where clients put what their library does not know.
+
+    It rests on `caller` so that it comes after it, as that on `parts`.
+    """
     found = {
         "note": note,
         "catch_up": catch_up,
