@@ -9,7 +9,6 @@ from pathlib import Path
 from services.commandline import audit, crons, deliveries, replay
 from services.kit.process import command
 from services.kit.settings import Settings
-from services.up import serve
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -22,6 +21,13 @@ def _carried_out(args: argparse.Namespace) -> None:
     if getattr(args, "data", "") is None:
         args.data = Path(Settings.read().data)
     args.command(args)
+
+
+def _serve(args: argparse.Namespace) -> None:
+    # Imported here: the server is a hundred times what a command is, and a person waits for each command.
+    from services.up import serve
+
+    serve(args)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -40,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     up.add_argument("--host", help="address to listen on; 127.0.0.1 by default")
     up.add_argument("--port", type=int, help="port to listen on; 2026 by default, 0 = any free one")
-    up.set_defaults(command=serve)
+    up.set_defaults(command=_serve)
     for module in (crons, deliveries, audit, replay):
         module.add(commands)
     return parser

@@ -313,7 +313,13 @@ async def test_runs_of_all_threads(client: Any, http: httpx.AsyncClient) -> None
     rest = await http.get("/runs", params=of_cron | {"cursor": cursor})
     assert "x-pagination-next" not in rest.headers
     assert [one["run_id"] for one in rest.json()] == [cron["run_id"]]
-    assert (await http.get("/runs", params={"limit": 1})).json()[0]["run_id"] == later.json()["run_id"]
+
+    async def newest_is_the_later() -> bool:
+        return bool(
+            (await http.get("/runs", params={"limit": 1})).json()[0]["run_id"] == later.json()["run_id"]
+        )
+
+    await until(newest_is_the_later)
     assert (await http.get("/runs", params={"cron_id": str(uuid4())})).json() == []
     assert (await http.get("/runs", params={"status": "timeout"})).json() == []
     times = [one["created_at"] for one in (await http.get("/runs", params={"limit": 50})).json()]
