@@ -315,9 +315,9 @@ async def test_runs_of_all_threads(client: Any, http: httpx.AsyncClient) -> None
     assert [one["run_id"] for one in rest.json()] == [cron["run_id"]]
 
     async def newest_is_the_later() -> bool:
-        return bool(
-            (await http.get("/runs", params={"limit": 1})).json()[0]["run_id"] == later.json()["run_id"]
-        )
+        # Of this cron: a run that is to wait is newer than all others, because it begins in the future.
+        [newest] = (await http.get("/runs", params={"cron_id": cron["cron_id"], "limit": 1})).json()
+        return bool(newest["run_id"] == later.json()["run_id"])
 
     await until(newest_is_the_later)
     assert (await http.get("/runs", params={"cron_id": str(uuid4())})).json() == []
