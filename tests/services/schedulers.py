@@ -209,7 +209,7 @@ class Bench:
         return len(self.fired()) == how_many
 
     async def until(self, done: Callable[[], Any]) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not done():  # noqa: ASYNC110 - the log has no event for what a test looks for
                 await asyncio.sleep(0.01)
 
