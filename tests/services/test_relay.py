@@ -218,6 +218,7 @@ async def test_a_delayed_run_waits_for_whoever_is_before_it(bench: Bench) -> Non
     assert await bench.queued() == 1  # the one that runs
     await relay.stop()  # whoever saw it come need not be there any more
     await bench.relay()
+    await bench.settled()  # it puts the head once more, which is refused as long as that one is on the queue
     await bench.settle(job)
     await delivery.ack_sync()
     async with asyncio.timeout(20):
