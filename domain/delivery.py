@@ -29,13 +29,12 @@ DeliveryState = Literal["pending", "delivered", "abandoned"]
 
 
 class WebhookDelivery(msgspec.Struct, frozen=True, kw_only=True):
-    """A delivery as its events left it. `due_at` is when it is tried next, `since` when its day began."""
+    """A delivery as its events left it. `since` is when its day of attempts began."""
 
     delivery_id: UUID
     version: int
     request: WebhookRequested
     since: datetime
-    due_at: datetime
     state: DeliveryState = "pending"
     attempts: int = 0
 
@@ -102,21 +101,19 @@ def _evolve(
 ) -> WebhookDelivery | None:
     event, at = recorded.body, recorded.meta.at
     if isinstance(event, WebhookRequested):
-        return WebhookDelivery(
-            delivery_id=delivery_id, version=recorded.version, request=event, since=at, due_at=at
-        )
+        return WebhookDelivery(delivery_id=delivery_id, version=recorded.version, request=event, since=at)
     if delivery is None:
         return None
     delivery = msgspec.structs.replace(delivery, version=recorded.version)
     match event:
         case DeliveryFailed():
-            return msgspec.structs.replace(delivery, attempts=event.attempt, due_at=event.retry_at)
+            return msgspec.structs.replace(delivery, attempts=event.attempt)
         case WebhookDelivered():
             return msgspec.structs.replace(delivery, attempts=event.attempt, state="delivered")
         case DeliveryAbandoned():
             return msgspec.structs.replace(delivery, attempts=event.attempt, state="abandoned")
         case RedeliveryRequested():
-            return msgspec.structs.replace(delivery, state="pending", since=at, due_at=at)
+            return msgspec.structs.replace(delivery, state="pending", since=at)
         case _:
             return delivery
 

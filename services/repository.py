@@ -10,6 +10,7 @@ from domain.assistant import Assistant, assistant_of, default_assistant_id
 from domain.changes import Changes
 from domain.cron import Cron, cron_of
 from domain.decisions import Line
+from domain.delivery import WebhookDelivery, delivery_of
 from domain.errors import AlreadyExists, AssistantNotFound, RunNotFound, ThreadNotFound
 from domain.lane import TAKES_PLACES, Lane, MultitaskStrategy, lane_id_of, lane_of
 from domain.run import Run, run_of
@@ -98,6 +99,10 @@ class Aggregates:
     def cron(self, cron_id: UUID) -> Cron | None:
         """The cron; None when there is none or it is deleted."""
         return cron_of(cron_id, self.stream(cron_id))
+
+    def delivery(self, delivery_id: UUID) -> WebhookDelivery | None:
+        """The delivery of a webhook; None when there is none."""
+        return delivery_of(delivery_id, self.stream(delivery_id))
 
     def stream(self, stream_id: UUID) -> list[Recorded]:
         """The events of a stream, oldest first."""

@@ -14,7 +14,7 @@ from contracts.events import DeliveryFailed, RedeliveryRequested, WebhookRequest
 from contracts.ledger import Meta, Recorded
 from contracts.webhooks import WebhookSettings
 from domain import delivery as deliveries
-from domain.delivery import Attempted, WebhookDelivery, delivery_of
+from domain.delivery import Attempted, WebhookDelivery
 from domain.webhook import host_of
 from services.kit.clock import Clock
 from services.kit.eventlog import EventLog
@@ -25,7 +25,7 @@ from services.kit.reads import read
 from services.kit.retries import pause_s
 from services.kit.settings import Settings
 from services.kit.views import Views
-from services.repository import Aggregates, Repository
+from services.repository import Repository
 from services.webhooks.post import Post, Reply
 from services.webhooks.queue import SendQueue
 from services.webhooks.report import report
@@ -186,9 +186,7 @@ class Sender:
     async def _attempt(self, delivery_id: UUID, host: str) -> None:
         """Post it and record what came of it. Whatever raises, it has its turn again."""
         try:
-            delivery = await self._repository.load(
-                lambda log: delivery_of(delivery_id, log.stream(delivery_id))
-            )
+            delivery = await self._repository.load(lambda log: log.delivery(delivery_id))
             if delivery is None or delivery.state != "pending":
                 return
             answer = await self._posted(delivery)
@@ -225,11 +223,10 @@ class Sender:
         )
         now = self._clock.now()
 
-        def load(log: Aggregates) -> WebhookDelivery | None:
-            return delivery_of(delivery_id, log.stream(delivery_id))
-
         meta = Meta(at=now, actor="webhooks", cause=str(delivery_id), corr=str(delivery.request.run_id))
-        await self._repository.carry_out(load, lambda found: deliveries.decide(found, command, now), meta)
+        await self._repository.carry_out(
+            lambda log: log.delivery(delivery_id), lambda found: deliveries.decide(found, command, now), meta
+        )
         log_.info(
             "webhooks.attempted", delivery=delivery_id, attempt=attempt, status=answer.status, why=answer.why
         )

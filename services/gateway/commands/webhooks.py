@@ -3,13 +3,12 @@
 from uuid import UUID
 
 from domain import delivery as deliveries
-from domain.delivery import Redeliver, WebhookDelivery, delivery_of
+from domain.delivery import Redeliver
 from domain.errors import NotSupported
 from services.destinations import resolved
 from services.gateway.commands.execution import act
 from services.gateway.envelope import Caller
 from services.gateway.parts import GatewayParts
-from services.repository import Aggregates
 
 
 async def check(parts: GatewayParts, url: str | None) -> None:
@@ -26,13 +25,10 @@ async def redeliver(parts: GatewayParts, caller: Caller, delivery_id: UUID) -> N
     if not parts.webhooks.enabled:
         raise NotSupported("delivery: this server sends none (http.disable_webhooks)")
 
-    def load(log: Aggregates) -> WebhookDelivery | None:
-        return delivery_of(delivery_id, log.stream(delivery_id))
-
     await act(
         parts,
         caller,
         delivery_id,
-        load,
+        lambda log: log.delivery(delivery_id),
         lambda found: deliveries.decide(found, Redeliver(), parts.clock.now()),
     )
