@@ -208,25 +208,24 @@ def _rule(row: Row, body: RuleEvent, at: int) -> None:
     """Note what the rule that ends has left over; an edit moves no cursor over what is undecided."""
     newest = None if body.newest is None else seconds(body.newest)
     if newest is not None and newest > row["cursor"]:
-        end = None if row["end_at"] is None else datetime.fromtimestamp(row["end_at"] // 1_000_000, UTC)
-        rule = Rule(
-            canonical=row["canonical"],
-            timezone=row["timezone"],
-            start_time=_start(row),
-            end_time=end,
-            active=row["state"] == "active",
-            catch_up=row["catch_up"],
-            window_s=row["catch_up_window_s"],
-        )
         left = msgspec.json.decode(row["undecided"] or "[]")
-        row["undecided"] = text([*left, [row["since"], newest, rule]])
+        row["undecided"] = text([*left, [row["since"], newest, rule_of(row)]])
     row["since"] = max(row["since"], row["cursor"], at)
     _decide(row, row["cursor"])
 
 
-def _start(row: Row) -> datetime | None:
-    """The first whole second that may be an occurrence."""
-    return None if row["start_at"] is None else datetime.fromtimestamp(-(-row["start_at"] // 1_000_000), UTC)
+def rule_of(row: Row) -> Rule:
+    """The rule in force, in whole seconds: from the first that may be an occurrence to the last."""
+    start, end = row["start_at"], row["end_at"]
+    return Rule(
+        canonical=row["canonical"],
+        timezone=row["timezone"],
+        start_time=None if start is None else datetime.fromtimestamp(-(-start // 1_000_000), UTC),
+        end_time=None if end is None else datetime.fromtimestamp(end // 1_000_000, UTC),
+        active=row["state"] == "active",
+        catch_up=row["catch_up"],
+        window_s=row["catch_up_window_s"],
+    )
 
 
 def _decide(row: Row, until: int) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -22,6 +21,7 @@ from contracts.events import (
 from contracts.ledger import Recorded
 from domain.schedule import tzdata_version
 from domain.timeline import FOREVER, GRACE_S, Stretch, Timeline, timeline_of
+from projections.crons import rule_of
 from services.kit.clock import Clock
 from services.kit.eventlog import EventLog
 from services.kit.lifecycle import FAULTS, Part, Supervised
@@ -181,25 +181,13 @@ class Scheduler:
         log_.info("scheduler.loaded", crons=len(self._timer), position=self._position)
 
     def _take(self, row: dict[str, Any], now: float) -> None:
-        cron_id, start_at, end_at = row["cron_id"], row["start_at"], row["end_at"]
-        start = None if start_at is None else datetime.fromtimestamp(-(-start_at // 1_000_000), UTC)
-        end = None if end_at is None else datetime.fromtimestamp(end_at // 1_000_000, UTC)
-        active = row["state"] == "active"
-        rule = Rule(
-            canonical=row["canonical"],
-            timezone=row["timezone"],
-            start_time=start,
-            end_time=end,
-            active=active,
-            catch_up=row["catch_up"],
-            window_s=row["catch_up_window_s"],
-        )
+        cron_id, rule = row["cron_id"], rule_of(row)
         left = _undecided.decode(row["undecided"] or "[]")
         stretches = (*(Stretch(*parts) for parts in left), Stretch(row["since"], FOREVER, rule))
         self._timer.hold(cron_id, Timeline(stretches), row["cursor"], row["version"], row["revision"])
         if left or not self._backlog.is_settled(cron_id, int(now)):
             self._timer.look(cron_id, now)
-        if active and row["tzdata"] != tzdata_version():
+        if rule.active and row["tzdata"] != tzdata_version():
             self._backlog.moved.add(cron_id)
 
     async def _follow(self) -> None:
