@@ -68,6 +68,14 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fal
     active: bool = True  # false: paused or expired, its occurrences are missed
     catch_up: CatchUp = "latest"
     window_s: int | None = None  # what is older never fires; None: as the server is set
+    until: datetime | None = None  # of a pause: from here on it is active by itself
+    makes_up: CatchUp = "skip"  # of a pause that is over: which of its occurrences fire late
+    jitter_s: int = 0  # each fires up to so much after it is due, always by the same
+    max_runs: int | None = None  # so many are fired by the schedule, and no more
+
+    def over(self, makes_up: CatchUp) -> "Rule":
+        """It as what was in force; of a pause, with what of it fires late."""
+        return self if self.active or makes_up == "skip" else msgspec.structs.replace(self, makes_up=makes_up)
 
 
 Stopping = Literal["", "interrupt", "rollback"]
@@ -93,6 +101,15 @@ class RuleEvent(CronEvent, frozen=True, kw_only=True):
 
     rule: Rule | None = None  # the whole new rule; None: it stays as it is
     newest: datetime | None = None  # the last occurrence of the rule that ends here; None: it had none
+
+    @property
+    def made_up(self) -> CatchUp:
+        """What fires late of the pause that ends here, if it is one."""
+        return "skip"
+
+    def since(self, at: datetime) -> datetime:
+        """From when on the rule is in force; `at` is the event's time."""
+        return at
 
 
 class RunEvent(Body, frozen=True, kw_only=True):
@@ -152,13 +169,16 @@ class CronCreated(CronEvent, frozen=True, kw_only=True):
     catch_up: CatchUp = "latest"
     catch_up_window_s: int | None = None  # None: as the server is set
     start_time: datetime | None = None  # inclusive
+    jitter_s: int = 0
+    max_runs: int | None = None  # of its schedule; None: without end
+    pause_after_failures: int | None = None  # runs in a row that fail; None: it never pauses itself
 
 
 @event("cron.updated.v1")
 class CronUpdated(RuleEvent, frozen=True, kw_only=True):
     """Fields were changed; an absent field kept its value, a null one was cleared.
 
-    It has a `rule` when schedule, zone, start, end or what is caught up changed.
+    It has a `rule` when anything that decides when has changed.
     """
 
     schedule: str | msgspec.UnsetType = msgspec.UNSET
@@ -174,22 +194,34 @@ class CronUpdated(RuleEvent, frozen=True, kw_only=True):
     catch_up: CatchUp | msgspec.UnsetType = msgspec.UNSET
     catch_up_window_s: int | None | msgspec.UnsetType = msgspec.UNSET
     start_time: datetime | None | msgspec.UnsetType = msgspec.UNSET
+    jitter_s: int | msgspec.UnsetType = msgspec.UNSET
+    max_runs: int | None | msgspec.UnsetType = msgspec.UNSET
+    pause_after_failures: int | None | msgspec.UnsetType = msgspec.UNSET
 
 
 @event("cron.paused.v1")
 class CronPaused(RuleEvent, frozen=True, kw_only=True):
-    """Nothing that is due after the event's time fires, until it is resumed."""
+    """Nothing that is due after the event's time fires, until it is resumed, or `until` comes."""
 
     note: str = ""  # why; '': the note that it had stays
+    until: datetime | None = None  # what is due at it fires again
+    next_at: NextAt = msgspec.UNSET
 
 
 @event("cron.resumed.v1")
 class CronResumed(RuleEvent, frozen=True, kw_only=True):
-    """It fires again from the event's time on; what the pause covered is then told as missed."""
+    """It fires again from the event's time on; what the pause covered is then told as missed, but what is made up
+    for. By a client, or when a pause has come to its `until`.
+    """
 
     next_at: NextAt = msgspec.UNSET
     tzdata: str = ""
     note: str = ""  # in place of the one that it had
+    makes_up: CatchUp = "skip"  # which of the pause's occurrences fire late
+
+    @property
+    def made_up(self) -> CatchUp:
+        return self.makes_up
 
 
 @event("cron.rescheduled.v1")
@@ -203,6 +235,18 @@ class CronRescheduled(CronEvent, frozen=True, kw_only=True):
 @event("cron.expired.v1")
 class CronExpired(RuleEvent, frozen=True, kw_only=True):
     """No occurrence lies at or before its `end_time` any more; it is disabled."""
+
+
+@event("cron.exhausted.v1")
+class CronExhausted(RuleEvent, frozen=True, kw_only=True):
+    """The last of its `max_runs` is fired, in the same append; it is disabled, and nothing after that is due: the
+    rule ends there, however late the event comes.
+    """
+
+    runs: int
+
+    def since(self, at: datetime) -> datetime:
+        return at if self.rule is None or self.rule.end_time is None else self.rule.end_time
 
 
 @event("cron.deleted.v1")
@@ -252,6 +296,7 @@ class RunRequested(RunEvent, frozen=True, kw_only=True):
     not_before: datetime | None = None  # it waits at least until then
     note: str = ""  # of whoever triggered it
     webhook: str = ""  # who is told of its end
+    fires_at: datetime | None = None  # its schedule's jitter after it was due; None: it has none
 
 
 @event("run.occurrence_skipped.v1")

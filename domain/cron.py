@@ -13,6 +13,7 @@ from contracts.events import (
     CronCreated,
     CronDeleted,
     CronEvent,
+    CronExhausted,
     CronExpired,
     CronPaused,
     CronRescheduled,
@@ -37,8 +38,8 @@ PAYLOAD_LIMIT = 64 * 1024
 """Bytes of JSON that a cron's payload may have."""
 MOST_AHEAD = timedelta(days=3660)
 """How far ahead a start may lie: a zone's clock changes are reckoned up to it, year by year."""
-CATCH_UP = ("catch_up", "catch_up_window_s")
-"""Fields of the rule that say what fires late, and never when something is due."""
+HOW = ("catch_up", "catch_up_window_s", "jitter_s", "max_runs")
+"""Fields of the rule that say what fires of what is due, and when, but never when something is due."""
 
 
 class Cron(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,12 +58,16 @@ class Cron(msgspec.Struct, frozen=True, kw_only=True):
     timezone: str | None = None
     start_time: datetime | None = None
     end_time: datetime | None = None
-    state: Literal["active", "paused", "expired", "deleted"] = "active"
+    state: Literal["active", "paused", "expired", "exhausted", "deleted"] = "active"
+    paused_until: datetime | None = None
     on_run_completed: OnRunCompleted | None = None
     metadata: dict[str, Any] = {}
     note: str = ""  # why it is as it is
     catch_up: CatchUp = "latest"
     catch_up_window_s: int | None = None  # None: as the server is set
+    jitter_s: int = 0
+    max_runs: int | None = None
+    pause_after_failures: int | None = None
     since: datetime  # when the rule came into force: it decides about what is due later
     tzdata: str = ""
 
@@ -82,6 +87,9 @@ class Cron(msgspec.Struct, frozen=True, kw_only=True):
             active=self.is_active,
             catch_up=self.catch_up,
             window_s=self.catch_up_window_s,
+            until=self.paused_until,
+            jitter_s=self.jitter_s,
+            max_runs=self.max_runs,
         )
 
 
@@ -103,6 +111,9 @@ class CreateCron(msgspec.Struct, frozen=True, kw_only=True, tag="cron.create"):
     note: str = ""
     catch_up: CatchUp = "latest"
     catch_up_window_s: int | None = None
+    jitter_s: int = 0
+    max_runs: int | None = None
+    pause_after_failures: int | None = None
     seconds: bool = False  # six fields are allowed
 
     @property
@@ -113,7 +124,7 @@ class CreateCron(msgspec.Struct, frozen=True, kw_only=True, tag="cron.create"):
 
 class UpdateCron(msgspec.Struct, frozen=True, kw_only=True, tag="cron.update"):
     """Change fields; absent ones keep their value. `payload` is the cron's as it is, read by whoever asks, and
-    `spec` what its run fields become.
+    `spec` what its run fields become. `paused_until` belongs to a pause, `makes_up` to its end.
     """
 
     schedule: str | msgspec.UnsetType = msgspec.UNSET
@@ -126,6 +137,11 @@ class UpdateCron(msgspec.Struct, frozen=True, kw_only=True, tag="cron.update"):
     note: str | msgspec.UnsetType = msgspec.UNSET
     catch_up: CatchUp | msgspec.UnsetType = msgspec.UNSET
     catch_up_window_s: int | None | msgspec.UnsetType = msgspec.UNSET
+    jitter_s: int | msgspec.UnsetType = msgspec.UNSET
+    max_runs: int | None | msgspec.UnsetType = msgspec.UNSET
+    pause_after_failures: int | None | msgspec.UnsetType = msgspec.UNSET
+    paused_until: datetime | None = None
+    makes_up: CatchUp = "skip"
     spec: RunSpec | None = None
     payload: CronPayload = CronPayload()
     seconds: bool = False
@@ -177,14 +193,21 @@ def evolve(cron: Cron | None, cron_id: UUID, recorded: Recorded) -> Cron | None:
         case CronUpdated():
             return _updated(changed, event, recorded)
         case CronPaused():
-            note = event.note or changed.note
-            return msgspec.structs.replace(changed, state="paused", revision=recorded.version, note=note)
+            return msgspec.structs.replace(
+                changed,
+                state="paused",
+                revision=recorded.version,
+                note=event.note or changed.note,
+                paused_until=event.until,
+            )
         case CronResumed():
             return msgspec.structs.replace(
-                changed, state="active", revision=recorded.version, note=event.note
+                changed, state="active", revision=recorded.version, note=event.note, paused_until=None
             )
         case CronExpired():
             return msgspec.structs.replace(changed, state="expired")
+        case CronExhausted():
+            return msgspec.structs.replace(changed, state="exhausted")
         case CronRescheduled():
             return msgspec.structs.replace(changed, tzdata=event.tzdata)
         case CronDeleted():
@@ -236,13 +259,13 @@ def check(
     """Refuse what no cron can have, whatever it is for. Raises InvalidSchedule, InvalidTimezone, InvalidField."""
     parse(schedule, seconds=seconds)
     zone(timezone)
-    _begun(start_time, _future(end_time, now), now)
+    _begun(start_time, None if end_time is None else _future(end_time, now), now)
 
 
 def _create(command: CreateCron, now: datetime) -> Decision:
     schedule = parse(command.schedule, seconds=command.seconds)
     zone(command.timezone)
-    end_time = _future(command.end_time, now)
+    end_time = None if command.end_time is None else _future(command.end_time, now)
     start_time = _begun(command.start_time, end_time, now)
     rule = Rule(
         canonical=schedule.canonical, timezone=command.timezone, start_time=start_time, end_time=end_time
@@ -266,6 +289,9 @@ def _create(command: CreateCron, now: datetime) -> Decision:
         note=command.note,
         catch_up=command.catch_up,
         catch_up_window_s=command.catch_up_window_s,
+        jitter_s=command.jitter_s,
+        max_runs=command.max_runs,
+        pause_after_failures=command.pause_after_failures,
         next_at=next_occurrence(rule, now),
         tzdata=tzdata_version(),
     )
@@ -291,18 +317,20 @@ def _begun(start_time: datetime | None, end_time: datetime | None, now: datetime
     start_time = aware(start_time, "start_time")
     if end_time is not None and start_time >= end_time:
         raise InvalidField("start_time: must be before end_time")
-    if start_time - now > MOST_AHEAD:
-        raise InvalidField("start_time: may be at most ten years ahead")
-    return start_time
+    return _not_too_far(start_time, now, "start_time")
 
 
-def _future(end_time: datetime | None, now: datetime) -> datetime | None:
-    if end_time is None:
-        return None
-    end_time = aware(end_time)
-    if end_time <= now:
-        raise InvalidField("end_time: must lie in the future")
-    return end_time
+def _not_too_far(instant: datetime, now: datetime, field: str) -> datetime:
+    if instant - now > MOST_AHEAD:
+        raise InvalidField(f"{field}: may be at most ten years ahead")
+    return instant
+
+
+def _future(instant: datetime, now: datetime, field: str = "end_time") -> datetime:
+    instant = aware(instant, field)
+    if instant <= now:
+        raise InvalidField(f"{field}: must lie in the future")
+    return instant
 
 
 def _packed(payload: CronPayload, cron_id: UUID) -> tuple[Payload, tuple[Blob, ...]]:
@@ -329,14 +357,14 @@ def _updated_fields(
     cron: Cron, command: UpdateCron, now: datetime
 ) -> tuple[CronUpdated | None, tuple[Blob, ...]]:
     fields: dict[str, Any] = {}
-    for name in ("schedule", "timezone", "on_run_completed", *CATCH_UP):
+    for name in ("schedule", "timezone", "on_run_completed", "pause_after_failures", *HOW):
         value = getattr(command, name)
         if value is not msgspec.UNSET and value != getattr(cron, name):
             fields[name] = value
     if cron.thread_id is not None:
         fields.pop("on_run_completed", None)  # a thread cron keeps its thread, whatever was sent
     if command.end_time is not msgspec.UNSET:
-        fields["end_time"] = _future(command.end_time, now)
+        fields["end_time"] = None if command.end_time is None else _future(command.end_time, now)
     if command.start_time is not msgspec.UNSET:
         fields["start_time"] = _begun(command.start_time, fields.get("end_time", cron.end_time), now)
     elif "end_time" in fields:
@@ -360,20 +388,13 @@ def _timing(cron: Cron, command: UpdateCron, fields: dict[str, Any], now: dateti
     )
     zone(fields.get("timezone", cron.timezone))
     when = fields.keys() & {"schedule", "timezone", "start_time", "end_time"}
-    if not when and not fields.keys() & set(CATCH_UP):
+    if not when and not fields.keys() & set(HOW):
         return {}
     timing: dict[str, Any] = {}
     if "schedule" in fields:
         timing["canonical"] = schedule.canonical
-    rule = Rule(
-        canonical=schedule.canonical,
-        timezone=fields.get("timezone", cron.timezone),
-        start_time=fields.get("start_time", cron.start_time),
-        end_time=fields.get("end_time", cron.end_time),
-        active=cron.is_active,
-        catch_up=fields.get("catch_up", cron.catch_up),
-        window_s=fields.get("catch_up_window_s", cron.catch_up_window_s),
-    )
+    ruled = {name: fields[name] for name in ("timezone", "start_time", "end_time", *HOW) if name in fields}
+    rule = msgspec.structs.replace(cron, canonical=schedule.canonical, **ruled).rule
     if when:
         timing |= {"next_at": next_occurrence(rule, now), "tzdata": tzdata_version()}
     if rule != cron.rule:
@@ -383,6 +404,8 @@ def _timing(cron: Cron, command: UpdateCron, fields: dict[str, Any], now: dateti
 
 def _newest(cron: Cron, now: datetime) -> datetime | None:
     """The last occurrence of the rule that ends now, so that whoever knows the cursor knows what is left."""
+    if cron.state == "exhausted":
+        return None  # nothing has been due since
     newest = newest_of(cron.rule, int(cron.since.timestamp()), int(now.timestamp()))
     return None if newest is None else datetime.fromtimestamp(newest, UTC)
 
@@ -413,16 +436,41 @@ def _life(cron: Cron, command: UpdateCron, updated: CronUpdated | None, now: dat
     if updated is not None and updated.rule is not None:
         rule, newest = updated.rule, None  # the update has ended the rule before it at this same instant
     if not command.enabled:
-        return [CronPaused(rule=msgspec.structs.replace(rule, active=False), newest=newest, note=note)]
+        return [_paused(command, rule, newest, note, now)]
+    if cron.state == "exhausted" and rule.max_runs is not None and rule.max_runs <= (cron.max_runs or 0):
+        raise InvalidField("enabled: it has had its max_runs; set a larger max_runs or null with it")
     if rule.end_time is not None and rule.end_time <= now:
         raise InvalidField("enabled: the cron's end_time has passed; set a later end_time or null with it")
-    coming = next_occurrence(rule, now)
-    active = msgspec.structs.replace(rule, active=True)
-    return [CronResumed(rule=active, newest=newest, next_at=coming, tzdata=tzdata_version(), note=note)]
+    resumed = resume(rule, newest, now)
+    return [msgspec.structs.replace(resumed, note=note, makes_up=command.makes_up)]
+
+
+def _paused(command: UpdateCron, rule: Rule, newest: datetime | None, note: str, now: datetime) -> CronPaused:
+    until = _until(command)
+    if until is not None:
+        until = _not_too_far(_future(until, now, "until"), now, "until")
+    paused = msgspec.structs.replace(rule, active=False, until=until)
+    coming = msgspec.UNSET if until is None else next_occurrence(paused, now)
+    return CronPaused(rule=paused, newest=newest, note=note, until=until, next_at=coming)
+
+
+def resume(rule: Rule, newest: datetime | None, now: datetime) -> CronResumed:
+    """The end of the pause that a rule is in."""
+    active = msgspec.structs.replace(rule, active=True, until=None)
+    return CronResumed(
+        rule=active, newest=newest, next_at=next_occurrence(active, now), tzdata=tzdata_version()
+    )
+
+
+def _until(command: UpdateCron) -> datetime | None:
+    return None if command.paused_until is None else aware(command.paused_until, "until")
 
 
 def _changes_life(cron: Cron, command: UpdateCron) -> bool:
-    return command.enabled is not msgspec.UNSET and command.enabled != cron.is_active
+    if command.enabled is msgspec.UNSET:
+        return False
+    is_other_pause = cron.state == "paused" and _until(command) != cron.paused_until
+    return command.enabled != cron.is_active or (not command.enabled and is_other_pause)
 
 
 def _created(cron_id: UUID, recorded: Recorded, event: CronCreated) -> Cron:
@@ -446,6 +494,9 @@ def _created(cron_id: UUID, recorded: Recorded, event: CronCreated) -> Cron:
         note=event.note,
         catch_up=event.catch_up,
         catch_up_window_s=event.catch_up_window_s,
+        jitter_s=event.jitter_s,
+        max_runs=event.max_runs,
+        pause_after_failures=event.pause_after_failures,
         since=recorded.meta.at,
         tzdata=event.tzdata,
     )
@@ -463,7 +514,8 @@ def _updated(cron: Cron, event: CronUpdated, recorded: Recorded) -> Cron:
         "metadata",
         "payload",
         "note",
-        *CATCH_UP,
+        "pause_after_failures",
+        *HOW,
     ):
         value = getattr(event, name)
         if value is not msgspec.UNSET:

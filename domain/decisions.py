@@ -80,6 +80,7 @@ class Occurrence(msgspec.Struct, frozen=True, kw_only=True):
     next_at: NextAt = msgspec.UNSET
     not_before: datetime | None = None
     note: str = ""
+    fires_at: datetime | None = None
 
 
 def plan_of(
@@ -327,6 +328,7 @@ def _requested(plan: RunPlan, occurrence: Occurrence, thread_metadata: dict[str,
         not_before=occurrence.not_before,
         note=occurrence.note,
         webhook=plan.spec.webhook or "",
+        fires_at=occurrence.fires_at,
     )
 
 

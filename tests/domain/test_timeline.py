@@ -1,13 +1,13 @@
 """What becomes of occurrences that nobody has decided, beside an oracle that looks at each second."""
 
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contracts.events import Rule
+from contracts.events import CatchUp, Rule
 from domain.schedule import count_between, occurrences, parse_canonical, zone
 from domain.timeline import (
     FOREVER,
@@ -17,6 +17,7 @@ from domain.timeline import (
     Stretch,
     Timeline,
     end_of,
+    fires_at,
     missed,
     newest_of,
     next_of,
@@ -39,10 +40,13 @@ def instant(epoch: int) -> datetime:
     return datetime.fromtimestamp(epoch, UTC)
 
 
-def of(first: Rule, *edits: tuple[int, Rule], since: int = CREATED) -> Timeline:
+Edit = tuple[int, Rule] | tuple[int, Rule, CatchUp]
+
+
+def of(first: Rule, *edits: Edit, since: int = CREATED) -> Timeline:
     timeline = Timeline((Stretch(since, FOREVER, first),))
-    for at, edit in edits:
-        timeline = timeline.then(at, edit)
+    for edit in edits:
+        timeline = timeline.then(*edit)
     return timeline
 
 
@@ -267,7 +271,7 @@ ZONES = (None, "Australia/Lord_Howe", "America/New_York")
 BEGIN = int(datetime(2026, 11, 1, 5, 30, tzinfo=UTC).timestamp())  # half an hour before New York's overlap
 SPAN = 3 * 3600
 rules = st.builds(
-    lambda text, active, zone_name, end, catch_up, window_s, start: rule(
+    lambda text, active, zone_name, end, catch_up, window_s, start, jitter_s, until: rule(
         text,
         active=active,
         zone_name=zone_name,
@@ -275,6 +279,8 @@ rules = st.builds(
         catch_up=catch_up,
         window_s=window_s,
         start_time=None if start is None else instant(start),
+        jitter_s=jitter_s,
+        until=None if until is None or active else instant(until),
     ),
     st.sampled_from(TEXTS),
     st.sampled_from([True, True, False]),
@@ -283,54 +289,73 @@ rules = st.builds(
     st.sampled_from(["latest", "skip", "all"]),
     st.sampled_from([None, None, 0, 1200]),
     st.none() | st.integers(BEGIN, BEGIN + SPAN),
+    st.sampled_from([0, 0, 30, 3600]),
+    st.none() | st.integers(BEGIN, BEGIN + SPAN),
 )
 instants = st.integers(BEGIN, BEGIN + SPAN)
-edits = st.lists(st.tuples(instants, rules), max_size=5)
+made_up = st.sampled_from(["skip", "latest", "all"])
+edits = st.lists(st.tuples(instants, rules, made_up), max_size=5)
+Changes = list[tuple[int, Rule, CatchUp]]
 
 
-def in_force(first: Rule, changes: list[tuple[int, Rule]], at: int) -> tuple[Rule, bool]:
-    """The rule that decides about an instant, and whether it is over."""
-    found, last, edge = first, 0, BEGIN
-    for n, (when, new) in enumerate(changes, 1):
-        edge = max(edge, when)
-        if edge < at:
-            found, last = new, n
-    return found, last < len(changes)
+class Instant(NamedTuple):
+    """One that is due, and by what."""
+
+    group: int  # -1: it counts with all that are not paused; else its pause
+    makes_up: CatchUp
+    fires: float
 
 
-def oracle(
-    first: Rule, changes: list[tuple[int, Rule]], cursor: int, now: int, window_s: int
-) -> dict[int, str]:
+def oracle(first: Rule, changes: Changes, cursor: int, now: int, window_s: int) -> dict[int, str]:
     """Each undecided instant and what becomes of it, second by second."""
-    due: dict[int, tuple[bool, bool]] = {}
-    every = {
-        r: frozenset(occurrences(parse_canonical(r.canonical), zone(r.timezone), BEGIN, now, 100_000))
-        for r in {first, *(r for _, r in changes)}
-    }
-    for at in range(max(cursor, BEGIN) + 1, now + 1):
-        found, over = in_force(first, changes, at)
-        has_begun = found.start_time is None or instant(at) >= found.start_time
-        if at in every[found] and has_begun and at <= end_of(found) and (found.active or over):
-            due[at] = (found.active, over)
-    present = changes[-1][1] if changes else first
-    active = [at for at, (is_active, _) in due.items() if is_active]
-    late = [at for at in active if at >= now - GRACE_S]
+    stretches: list[list[Any]] = [[BEGIN, None, first, "skip"]]
+    for when, new, makes_up in changes:
+        stretches[-1][1] = max(stretches[-1][0], when)
+        stretches[-1][3] = makes_up
+        stretches.append([stretches[-1][1], None, new, "skip"])
+    began, _, present, _ = stretches[-1]
+    is_active = present.active or (present.until is not None and instant(now) >= present.until)
+    due: dict[int, Instant] = {}
+    for n, (after, until, found, makes_up) in enumerate(stretches):
+        schedule, place = parse_canonical(found.canonical), zone(found.timezone)
+        over = until is not None
+        for at in occurrences(schedule, place, after, until if over else now, 100_000):
+            has_begun = found.start_time is None or instant(at) >= found.start_time
+            if not (max(cursor, BEGIN) < at <= min(now, end_of(found))) or not has_begun:
+                continue
+            paused = not found.active and (found.until is None or instant(at) < found.until)
+            if paused:
+                is_open = not over and (found.until is None or instant(now) < found.until)
+                if not is_open:
+                    due[at] = Instant(n, makes_up, at)
+                continue
+            fires = fires_at(found, b"x", at)
+            if over and not is_active and fires > began:
+                due[at] = Instant(n, "skip", at)
+            elif over or fires <= now:
+                due[at] = Instant(-1, present.catch_up, min(fires, max(at, began)) if over else fires)
     window_s = window_s if present.window_s is None else present.window_s
-    old = [at for at in active if at not in late]
-    candidates = {"latest": [] if late else old[-1:], "skip": [], "all": old[-100:]}[present.catch_up]
-    catch_up = {at for at in candidates if present.active and at >= now - window_s}
-    passed_over = "skip" if present.catch_up == "skip" else "coalesced"
-
-    def fate(at: int) -> str:
-        if not due[at][0]:
-            return "paused"
-        if at in late:
-            return "schedule"
-        if at in catch_up:
-            return "catch_up"
-        return "window" if at < now - window_s else (passed_over if present.active else "paused")
-
-    return {at: fate(at) for at in due}
+    fates: dict[int, str] = {}
+    for group in {its.group for its in due.values()}:
+        its = {at: one for at, one in due.items() if one.group == group}
+        makes_up = next(iter(its.values())).makes_up
+        if group >= 0 and (makes_up == "skip" or not is_active):
+            fates |= dict.fromkeys(its, "paused")
+            continue
+        late = [at for at, one in its.items() if one.fires > now - GRACE_S - 1]
+        old = [at for at in its if at not in late]
+        candidates = {"latest": [] if late else old[-1:], "skip": [], "all": old[-100:]}[makes_up]
+        catch_up = {at for at in candidates if is_active and at >= now - window_s}
+        passed_over = "skip" if makes_up == "skip" else "coalesced"
+        for at in its:
+            if at in late:
+                fates[at] = "schedule"
+            elif at in catch_up:
+                fates[at] = "catch_up"
+            else:
+                window = at < now - window_s
+                fates[at] = "window" if window else (passed_over if is_active else "paused")
+    return dict(sorted(fates.items()))
 
 
 def expanded(decisions: list[Fire | Miss], due: list[int]) -> dict[int, str]:
@@ -352,40 +377,41 @@ def expanded(decisions: list[Fire | Miss], due: list[int]) -> dict[int, str]:
 @settings(max_examples=100, deadline=None)
 @given(first=rules, changes=edits, cursor=instants, now=instants, window_s=st.sampled_from([0, 600, DAY]))
 def test_every_instant_is_decided_once_as_the_oracle_says(
-    first: Rule, changes: list[tuple[int, Rule]], cursor: int, now: int, window_s: int
+    first: Rule, changes: Changes, cursor: int, now: int, window_s: int
 ) -> None:
     # Clocks of several gateways may disagree, so the edits are in no order. One that lies ahead of the
     # scheduler's clock is in the timeline already.
     timeline = of(first, *changes, since=BEGIN)
     wanted = oracle(first, changes, cursor, now, window_s)
-    assert expanded(list(undecided(timeline, cursor, now, window_s)), sorted(wanted)) == wanted
-    assert list(undecided(timeline.behind(cursor), cursor, now, window_s)) == list(
-        undecided(timeline, cursor, now, window_s)
-    )
+    decisions = list(undecided(timeline, cursor, now, window_s, b"x"))
+    assert expanded(decisions, sorted(wanted)) == wanted
+    assert list(undecided(timeline.behind(cursor), cursor, now, window_s, b"x")) == decisions
 
 
 steps = st.lists(
-    st.tuples(st.integers(0, 1200), st.none() | rules, st.integers(0, 8)), min_size=1, max_size=8
+    st.tuples(st.integers(0, 1200), st.none() | st.tuples(rules, made_up), st.integers(0, 8)),
+    min_size=1,
+    max_size=8,
 )
 
 
 @settings(max_examples=100, deadline=None)
 @given(first=rules, walk=steps)
 def test_looks_and_failures_in_any_order_lose_nothing(
-    first: Rule, walk: list[tuple[int, Rule | None, int]]
+    first: Rule, walk: list[tuple[int, tuple[Rule, CatchUp] | None, int]]
 ) -> None:
     """Time goes on; then the cron is edited while nobody looks, or a look stores so many decisions and dies."""
     timeline, cursor, now = of(first, since=BEGIN), BEGIN, BEGIN
-    changes: list[tuple[int, Rule]] = []
+    changes: Changes = []
     decided: list[tuple[int, int]] = []
-    for after_s, edit, stored in [*walk, (0, None, 10_000)]:
+    for after_s, edit, stored in [*walk, (3600, None, 10_000)]:
         now += after_s
         if edit is not None:
             at = max(now, cursor)
-            timeline = timeline.behind(cursor).then(at, edit)
-            changes.append((at, edit))
+            timeline = timeline.behind(cursor).then(at, *edit)
+            changes.append((at, *edit))
             continue
-        for decision in list(undecided(timeline, cursor, now, 900))[:stored]:
+        for decision in list(undecided(timeline, cursor, now, 900, b"x"))[:stored]:
             if isinstance(decision, Fire):
                 decided.append((decision.due, decision.due))
             else:
