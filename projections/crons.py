@@ -8,6 +8,7 @@ import msgspec
 from contracts.events import (
     CronCreated,
     CronDeleted,
+    CronExhausted,
     CronExpired,
     CronPaused,
     CronRescheduled,
@@ -18,14 +19,19 @@ from contracts.events import (
     OccurrencesMissed,
     Rule,
     RuleEvent,
+    RunFailed,
     RunRequested,
+    RunSucceeded,
+    RunTimedOut,
 )
 from contracts.ledger import Recorded
 from projections import facets
 from projections.rows import Row, Rows, Table, blob, maybe_micros, micros, seconds, text
 
 NAME = "crons"
-VERSION = 4
+VERSION = 5
+COUNTED = ("schedule", "catch_up")
+"""Kinds of runs that are of its max_runs."""
 PLAIN = (
     "schedule",
     "canonical",
@@ -34,6 +40,9 @@ PLAIN = (
     "note",
     "catch_up",
     "catch_up_window_s",
+    "jitter_s",
+    "max_runs",
+    "pause_after_failures",
 )
 """Columns that an update has under the same name."""
 TABLES = (
@@ -51,7 +60,8 @@ TABLES = (
             "start_at": "INTEGER",
             "end_at": "INTEGER",
             "enabled": "INTEGER NOT NULL",
-            "state": "TEXT NOT NULL",  # active, paused, expired
+            "state": "TEXT NOT NULL",  # active, paused, expired, exhausted
+            "paused_until": "INTEGER",
             "on_run_completed": "TEXT",
             "metadata": "TEXT NOT NULL",
             "payload": "TEXT NOT NULL",
@@ -71,6 +81,11 @@ TABLES = (
             "note": "TEXT NOT NULL",
             "catch_up": "TEXT NOT NULL",  # latest, skip, all
             "catch_up_window_s": "INTEGER",  # NULL: as the server is set
+            "jitter_s": "INTEGER NOT NULL",
+            "max_runs": "INTEGER",
+            "counted": "INTEGER NOT NULL",  # runs of the schedule
+            "pause_after_failures": "INTEGER",
+            "failures": "INTEGER NOT NULL",  # runs that failed since one succeeded, or since it was resumed
             "position": "INTEGER NOT NULL",
         },
         "cron_id",
@@ -96,6 +111,9 @@ def apply(rows: Rows, recorded: Recorded) -> None:
     if isinstance(body, RunRequested | OccurrenceSkipped | OccurrenceMissed):
         if body.cron_id is not None:
             _decided(rows, recorded, body)
+    elif isinstance(body, RunSucceeded | RunFailed | RunTimedOut):
+        if body.cron_id is not None:
+            _ended(rows, recorded, body.cron_id.bytes)
     elif isinstance(body, CronCreated):
         _created(rows, recorded, body)
     elif recorded.topic.startswith("cron."):
@@ -139,6 +157,12 @@ def _created(rows: Rows, recorded: Recorded, body: CronCreated) -> None:
         "note": body.note,
         "catch_up": body.catch_up,
         "catch_up_window_s": body.catch_up_window_s,
+        "jitter_s": body.jitter_s,
+        "max_runs": body.max_runs,
+        "counted": 0,
+        "pause_after_failures": body.pause_after_failures,
+        "failures": 0,
+        "paused_until": None,
         "position": recorded.position,
     }
     _move(row, body.next_at)
@@ -155,6 +179,7 @@ def _decided(
         return
     if isinstance(body, RunRequested):
         row["fired"] += 1
+        row["counted"] += body.kind in COUNTED
     else:
         row["skipped" if isinstance(body, OccurrenceSkipped) else "missed"] += 1
     if body.scheduled_for is not None:
@@ -164,6 +189,16 @@ def _decided(
             _move(row, body.next_at)
         _decide(row, due)
     rows.put("crons", row)
+
+
+def _ended(rows: Rows, recorded: Recorded, cron_id: bytes) -> None:
+    """Count the failures in a row. A run that was cancelled says nothing."""
+    row = _fresh(rows, cron_id, recorded)
+    if row is None:
+        return
+    failures = 0 if isinstance(recorded.body, RunSucceeded) else row["failures"] + 1
+    if failures != row["failures"]:
+        rows.put("crons", row | {"failures": failures})
 
 
 def _edited(rows: Rows, recorded: Recorded) -> None:
@@ -179,20 +214,23 @@ def _edited(rows: Rows, recorded: Recorded) -> None:
     before = row["metadata"]
     row["version"] = recorded.version
     if isinstance(recorded.body, RuleEvent) and recorded.body.rule is not None:
-        _rule(row, recorded.body, seconds(recorded.meta.at))  # first: it looks at the rule that ends
+        _rule(row, recorded.body, recorded.meta.at)  # first: it looks at the rule that ends
     match recorded.body:
         case CronUpdated() as body:
             _updated(row, recorded, body)
         case CronPaused() as body:
             _live(row, recorded, "paused")
-            row["note"] = body.note or row["note"]
+            row |= {"note": body.note or row["note"], "paused_until": maybe_micros(body.until)}
+            _move(row, body.next_at)
         case CronResumed() as body:
             _live(row, recorded, "active")
-            row["note"] = body.note
+            row |= {"note": body.note, "paused_until": None, "failures": 0}
             row["tzdata"] = body.tzdata or row["tzdata"]
             _move(row, body.next_at)
         case CronExpired():
             row |= {"state": "expired", "enabled": 0, "next_at": None}
+        case CronExhausted():
+            row |= {"state": "exhausted", "enabled": 0, "next_at": None}
         case CronRescheduled() as body:
             row["tzdata"] = body.tzdata
             _move(row, body.next_at)
@@ -204,19 +242,21 @@ def _edited(rows: Rows, recorded: Recorded) -> None:
     rows.put("crons", row)
 
 
-def _rule(row: Row, body: RuleEvent, at: int) -> None:
+def _rule(row: Row, body: RuleEvent, at: datetime) -> None:
     """Note what the rule that ends has left over; an edit moves no cursor over what is undecided."""
     newest = None if body.newest is None else seconds(body.newest)
     if newest is not None and newest > row["cursor"]:
         left = msgspec.json.decode(row["undecided"] or "[]")
-        row["undecided"] = text([*left, [row["since"], newest, rule_of(row)]])
-    row["since"] = max(row["since"], row["cursor"], at)
+        row["undecided"] = text([*left, [row["since"], newest, rule_of(row).over(body.made_up)]])
+    row["since"] = max(row["since"], row["cursor"], seconds(body.since(at)))
     _decide(row, row["cursor"])
 
 
 def rule_of(row: Row) -> Rule:
     """The rule in force, in whole seconds: from the first that may be an occurrence to the last."""
-    start, end = row["start_at"], row["end_at"]
+    start, end, until = row["start_at"], row["end_at"], row["paused_until"]
+    if row["state"] == "exhausted":
+        end = row["since"] * 1_000_000  # nothing has been due since
     return Rule(
         canonical=row["canonical"],
         timezone=row["timezone"],
@@ -225,6 +265,9 @@ def rule_of(row: Row) -> Rule:
         active=row["state"] == "active",
         catch_up=row["catch_up"],
         window_s=row["catch_up_window_s"],
+        until=None if until is None else datetime.fromtimestamp(-(-until // 1_000_000), UTC),
+        jitter_s=row["jitter_s"],
+        max_runs=row["max_runs"],
     )
 
 

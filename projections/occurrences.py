@@ -2,10 +2,10 @@
 
 from contracts.events import OccurrenceMissed, OccurrenceSkipped, OccurrencesMissed, RunRequested
 from contracts.ledger import Recorded
-from projections.rows import Row, Rows, Table, micros, seconds
+from projections.rows import Row, Rows, Table, maybe_micros, micros, seconds
 
 NAME = "occurrences"
-VERSION = 3
+VERSION = 4
 TABLES = (
     Table(
         "occurrences",
@@ -18,6 +18,7 @@ TABLES = (
             "status": "TEXT NOT NULL",  # fired, skipped, missed
             "reason": "TEXT NOT NULL",
             "kind": "TEXT NOT NULL",
+            "fires_at": "INTEGER",  # where its jitter put it
             "fired_at": "INTEGER NOT NULL",
             "run_id": "BLOB",
             "thread_id": "BLOB",
@@ -49,6 +50,7 @@ def _fired(rows: Rows, recorded: Recorded, body: RunRequested) -> None:
     row = _row(recorded, body.cron_id.bytes, seconds(due), "fired")
     row |= {
         "kind": body.kind,
+        "fires_at": maybe_micros(body.fires_at),
         "reason": body.note,
         "run_id": recorded.stream_id.bytes,
         "thread_id": body.thread_id.bytes,
@@ -83,6 +85,7 @@ def _row(recorded: Recorded, cron_id: bytes, scheduled_for: int, status: str) ->
         "status": status,
         "reason": "",
         "kind": "",
+        "fires_at": None,
         "fired_at": micros(recorded.meta.at),
         "run_id": None,
         "thread_id": None,

@@ -9,12 +9,27 @@ from uuid import UUID
 
 import msgspec
 
-from contracts.events import CronEvent, CronExpired, CronRescheduled
+from contracts.events import CronEvent, CronExpired, CronPaused, CronRescheduled, CronResumed, Rule, RuleEvent
 from contracts.ledger import Append, Expect, Meta, Transaction
+from domain.cron import resume
 from domain.errors import InvalidSchedule, InvalidTimezone
 from domain.identity import run_id_of
 from domain.schedule import occurrences, parse_canonical, tzdata_version, zone
-from domain.timeline import GRACE_S, Due, Fire, Miss, Timeline, missed, next_of, start_of, undecided
+from domain.timeline import (
+    GRACE_S,
+    Due,
+    Fire,
+    Miss,
+    Timeline,
+    exhausted,
+    fires_at,
+    missed,
+    newest_of,
+    next_of,
+    resumes_at,
+    start_of,
+    undecided,
+)
 from services.kit.clock import Clock
 from services.kit.eventlog import EventLog
 from services.kit.lifecycle import FAULTS
@@ -47,6 +62,7 @@ class Look(msgspec.Struct, frozen=True):
     guards: tuple[Expect, ...] = ()
     fire: Fire | None = None
     coming: int | None = None  # the next instant of the rule in force
+    cause: str = ""  # the event that led to it; '': the newest of the cron that a client caused
 
 
 class Backlog:
@@ -58,6 +74,8 @@ class Backlog:
         self._log, self._views, self._clock, self._settings = log, views, clock, settings
         self._firing, self._timer = firing, timer
         self.moved: set[bytes] = set()  # the rules of their zone have changed since they were planned
+        self.failing: dict[bytes, tuple[int, str]] = {}
+        """Crons of which a run has failed: up to where the read model must know, and the event that said so."""
 
     async def look(self, now: float) -> None:
         """Look at a block of those whose turn it is. Whatever raises, they are looked at again."""
@@ -92,6 +110,34 @@ class Backlog:
             looks.append(Look(cron_id, (body,)))
         self.moved -= await self._tell(looks)
 
+    async def pause_failing(self, now: float) -> None:
+        """Pause those of which as many runs in a row have failed as they allow."""
+        if not self.failing:
+            return
+        position = await read(self._views, lambda: self._views.position("crons"))
+        known = [c for c, (needed, _) in islice(self.failing.items(), BLOCK) if needed <= position]
+        query = SQL["failing"].format(marks=",".join("?" * len(known)))
+        rows = await read(self._views, lambda: self._views.all(query, known)) if known else []
+        looks = [
+            self._pause(row["cron_id"], row["failures"], int(now))
+            for row in rows
+            if row["version"] == self._timer.version(row["cron_id"])
+        ]
+        # Who was edited meanwhile is asked about again.
+        again = {row["cron_id"] for row in rows} - await self._tell(looks)
+        for cron_id in set(known) - again:
+            del self.failing[cron_id]
+
+    def _pause(self, cron_id: bytes, failures: int, now: int) -> Look:
+        rule = self._timer.rule(cron_id)
+        newest = newest_of(rule, self._timer.cursor(cron_id), now)
+        paused = CronPaused(
+            rule=msgspec.structs.replace(rule, active=False),
+            newest=_instant(newest),
+            note=f"it paused itself: its last {failures} runs failed",
+        )
+        return Look(cron_id, (paused,), cause=self.failing[cron_id][1])
+
     async def _sure(self, cron_ids: Sequence[bytes], now: float) -> list[bytes]:
         """Those whose cursor is known. Of others another scheduler may know more, while this one stood still: its
         cursors are taken over, as soon as the read model has come so far; until then they are put off alone.
@@ -104,6 +150,7 @@ class Backlog:
         query = SQL["cursors"].format(marks=",".join("?" * len(doubted)))
         for row in await read(self._views, lambda: self._views.all(query, doubted)) if doubted else ():
             self._timer.decided(row["cron_id"], row["cursor"])
+            apart[row["cron_id"]].runs = max(row["counted"], apart[row["cron_id"]].runs or 0)
         for cron_id in doubted:
             apart[cron_id].sure = 0
         for cron_id in (c for c, a in apart.items() if a.sure):
@@ -123,17 +170,22 @@ class Backlog:
 
     def _needs(self, cron_id: bytes, now: float) -> Look | None:
         """What is undecided: stretches to be told, then the first one that fires; None when nothing is."""
-        timeline, cursor = self._timer.apart(cron_id).timeline, self._timer.cursor(cron_id)
+        apart, cursor = self._timer.apart(cron_id), self._timer.cursor(cron_id)
+        timeline, present = apart.timeline, apart.timeline.present.rule
+        if present.max_runs is not None and (apart.runs or 0) >= present.max_runs:
+            return Look(cron_id, (exhausted(present, cursor, apart.runs or 0),)) if present.active else None
+        if not present.active and resumes_at(present) <= now:
+            newest = newest_of(present, timeline.present.after, int(now))
+            return Look(cron_id, (resume(present, _instant(newest), _moment(int(now))),))
         misses: list[Miss] = []
         fire: Fire | None = None
-        for decision in undecided(timeline, cursor, int(now), self._settings.catch_up_window_s):
+        for decision in undecided(timeline, cursor, now, self._settings.catch_up_window_s, cron_id):
             if isinstance(decision, Fire):
                 fire = decision
                 break
             misses.append(decision)
         if not misses and fire is None:
             return None
-        present = timeline.present.rule
         coming = next_of(present, int(now))
         if fire is not None and not self._is_ripe(cron_id, fire, now, coming):
             fire = None
@@ -171,12 +223,19 @@ class Backlog:
         if self._timer.settle(cron_id, now):
             return None
         present = self._timer.apart(cron_id).timeline.present
+        if (resumes := resumes_at(present.rule)) > now:
+            self._timer.look(cron_id, float(resumes))
+            return None
         coming = next_of(present.rule, self._timer.cursor(cron_id))
         if coming is not None and now < start_of(present.rule):
             self._timer.look(cron_id, float(start_of(present.rule)))
             return None
-        if present.after > now or coming is not None:
+        if present.after > now:
             self._timer.look(cron_id, now + 1.0)  # edited by a clock that is ahead of ours
+            return None
+        if coming is not None:
+            at = fires_at(present.rule, cron_id, coming)
+            self._timer.look(cron_id, at if at > now else now + 1.0)
             return None
         self._timer.look(cron_id, 0.0)
         return Look(cron_id, (CronExpired(rule=msgspec.structs.replace(present.rule, active=False)),))
@@ -190,38 +249,55 @@ class Backlog:
         for look, outcome in zip(looks, outcomes, strict=True):
             if isinstance(outcome, int):
                 told.add(look.cron_id)
-                self._told(look, meta_at)
+                self._told(look, meta_at, outcome)
             elif outcome.stream_id != UUID(bytes=look.cron_id):
                 # Somebody else fired one of them.
                 self._timer.apart(look.cron_id).sure = await read(self._log, self._log.head)
         return told
 
-    def _told(self, look: Look, at: datetime) -> None:
+    def _told(self, look: Look, at: datetime, position: int) -> None:
         self._timer.decided(look.cron_id, look.until)
-        self._timer.seen(look.cron_id, self._timer.version(look.cron_id) + len(look.bodies))
-        last = look.bodies[-1]
-        if isinstance(last, CronExpired) and last.rule is not None:
-            self._timer.edited(look.cron_id, int(at.timestamp()), last.rule)
+        last, version = look.bodies[-1], self._timer.version(look.cron_id) + len(look.bodies)
+        is_revision = isinstance(last, CronPaused | CronResumed)
+        self._timer.seen(look.cron_id, version, version if is_revision else 0)
+        if isinstance(last, RuleEvent):
+            self._timer.edited(look.cron_id, last, at, position)
 
     def _transaction(self, look: Look, at: datetime) -> Transaction:
         cron_id, version = UUID(bytes=look.cron_id), self._timer.version(look.cron_id)
-        cause = f"{cron_id}/{self._timer.revision(look.cron_id)}"
+        cause = look.cause or f"{cron_id}/{self._timer.revision(look.cron_id)}"
         meta = Meta(at=at, actor="scheduler", cause=cause, corr=str(cron_id))
         return Transaction(meta=meta, appends=(Append(cron_id, version, look.bodies),), expects=look.guards)
 
     def _due(self, look: Look) -> Due:
         assert look.fire is not None
-        timer, fire = self._timer, look.fire
-        version, revision = timer.version(look.cron_id), timer.revision(look.cron_id)
-        return Due(look.cron_id, fire.due, fire.local, fire.kind, look.coming, version, revision)
+        timer, fire, apart = self._timer, look.fire, self._timer.apart(look.cron_id)
+        present, planned = apart.timeline.present.rule, _rule_at(apart.timeline, fire.due)
+        runs = None if present.max_runs is None else (apart.runs or 0) + 1
+        return Due(
+            look.cron_id,
+            fire.due,
+            fire.local,
+            fire.kind,
+            look.coming,
+            timer.version(look.cron_id),
+            timer.revision(look.cron_id),
+            fires_at(planned, look.cron_id, fire.due) if planned.jitter_s else None,
+            runs is not None,
+            exhausted(present, fire.due, runs) if runs is not None and runs == present.max_runs else None,
+        )
+
+
+def _rule_at(timeline: Timeline, due: int) -> Rule:
+    return next(stretch.rule for stretch in timeline.stretches if stretch.after < due <= stretch.until)
 
 
 def _guards(cron_id: bytes, timeline: Timeline, misses: Sequence[Miss]) -> Iterator[Expect]:
-    """That nobody has fired the last ones of a stretch."""
+    """That nobody has fired the last ones of a stretch. Nobody fires what is paused, unless it waited for its time."""
     for miss in misses:
-        if miss.reason == "paused":
+        rule = _rule_at(timeline, miss.last)
+        if miss.reason == "paused" and not rule.jitter_s:
             continue
-        rule = next(s.rule for s in timeline.stretches if s.after < miss.last <= s.until)
         schedule, place = parse_canonical(rule.canonical), zone(rule.timezone)
         after = max(miss.first - 1, miss.last - GUARD_S)
         for due in occurrences(schedule, place, after, miss.last):
@@ -229,4 +305,8 @@ def _guards(cron_id: bytes, timeline: Timeline, misses: Sequence[Miss]) -> Itera
 
 
 def _instant(epoch: int | None) -> datetime | None:
-    return None if epoch is None else datetime.fromtimestamp(epoch, UTC)
+    return None if epoch is None else _moment(epoch)
+
+
+def _moment(epoch: int) -> datetime:
+    return datetime.fromtimestamp(epoch, UTC)

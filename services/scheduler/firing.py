@@ -9,7 +9,7 @@ from uuid import UUID
 
 import msgspec
 
-from contracts.events import CronDeleted, LaneChanged
+from contracts.events import CronDeleted, LaneChanged, RunRequested
 from contracts.ledger import Append, Meta, Payload, Transaction
 from domain.assistant import Assistant
 from domain.changes import Changes
@@ -99,21 +99,37 @@ class Firing:
         """Append; those whose thread was changed by somebody else are to be built again."""
         again: list[Due] = []
         outcomes = await self._log.append_many([tx for _, tx in built]) if built else []
-        for (due, _), outcome in zip(built, outcomes, strict=True):
+        for (due, tx), outcome in zip(built, outcomes, strict=True):
             cron_id = UUID(bytes=due.cron_id)
             if isinstance(outcome, int):
                 self._timer.decided(due.cron_id, due.at)
                 self.aside.pop(due.cron_id, None)
                 self.counts.fired += 1
-                self.counts.late((self._clock.wall_s() - due.at) * 1000)
+                self.counts.late((self._clock.wall_s() - (due.fires_at or due.at)) * 1000)
+                if due.counts and _has_run(tx):
+                    self._counted(due, tx.meta.at, outcome)
             elif outcome.stream_id == run_id_of(cron_id, due.at):
                 self.counts.duplicates += 1
+                if due.counts and await read(self._log, partial(self._was_fired, outcome.stream_id)):
+                    self._timer.fired(due.cron_id)
                 self._timer.decided(due.cron_id, due.at)
             else:
                 self.counts.conflicts += 1
                 if outcome.stream_id != cron_id:  # else it was edited: looked at again when that is known
                     again.append(due)
         return again
+
+    def _counted(self, due: Due, at: datetime, position: int) -> None:
+        """One run more of a cron that may have so many; it is over with the last."""
+        self._timer.fired(due.cron_id)
+        if due.last is not None:
+            self._timer.seen(due.cron_id, due.version + 1)
+            self._timer.edited(due.cron_id, due.last, at, position)
+
+    def _was_fired(self, run_id: UUID) -> bool:
+        """Whether another scheduler has begun a run of the occurrence, or has only told why not."""
+        told = self._log.stream(run_id)
+        return bool(told) and isinstance(told[0].body, RunRequested)
 
     async def _built(self, dues: Sequence[Due]) -> tuple[Built, list[Due]]:
         """Transactions on what the read models show, and those that must be looked at one by one."""
@@ -252,9 +268,18 @@ def _occurrence(planned: Planned, due: Due) -> Occurrence:
         local=due.local,
         tzdata=tzdata_version(),
         next_at=None if due.coming is None else datetime.fromtimestamp(due.coming, UTC),
+        fires_at=None if due.fires_at is None else datetime.fromtimestamp(due.fires_at, UTC),
     )
 
 
 def _by(changes: Changes, due: Due, occurrence: Occurrence, now: datetime) -> Transaction:
-    cause = f"{UUID(bytes=due.cron_id)}/{due.revision}"
-    return changes.by(Meta(at=now, actor="scheduler", cause=cause, corr=str(occurrence.run_id)))
+    cron_id = UUID(bytes=due.cron_id)
+    if due.last is not None and _has_run(changes):
+        changes += Changes(appends=(Append(cron_id, due.version, (due.last,)),))
+    meta = Meta(at=now, actor="scheduler", cause=f"{cron_id}/{due.revision}", corr=str(occurrence.run_id))
+    return changes.by(meta)
+
+
+def _has_run(what: Changes | Transaction) -> bool:
+    """Whether the occurrence becomes a run: it may be skipped."""
+    return any(isinstance(append.bodies[0], RunRequested) for append in what.appends)

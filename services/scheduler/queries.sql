@@ -3,12 +3,17 @@
 -- name: crons
 -- Every cron, a page at a time: nobody has to ask the log again when a paused one is resumed.
 SELECT cron_id, canonical, timezone, start_at, end_at, state, cursor, since, undecided, version, revision, tzdata,
-catch_up, catch_up_window_s
+catch_up, catch_up_window_s, paused_until, jitter_s, max_runs, counted, pause_after_failures, failures
 FROM crons WHERE cron_id > ? ORDER BY cron_id LIMIT ?;
 
 -- name: cursors
--- How far another scheduler has come.
-SELECT cron_id, cursor FROM crons WHERE cron_id IN ({marks});
+-- How far another scheduler has come, and how many runs there are by then.
+SELECT cron_id, cursor, counted FROM crons WHERE cron_id IN ({marks});
+
+-- name: failing
+-- Those of which as many runs in a row have failed as they allow.
+SELECT cron_id, version, failures FROM crons
+WHERE cron_id IN ({marks}) AND state = 'active' AND failures >= pause_after_failures;
 
 -- name: plans
 -- What the plans of these crons are made from.

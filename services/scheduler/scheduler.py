@@ -17,6 +17,8 @@ from contracts.events import (
     OccurrencesMissed,
     Rule,
     RuleEvent,
+    RunFailed,
+    RunTimedOut,
 )
 from contracts.ledger import Recorded
 from domain.schedule import tzdata_version
@@ -40,6 +42,7 @@ PART = 5000
 LOAD_S = 120.0
 STALLED_S = 10.0
 AGAIN_S = 1.0
+FAILED = ("run.failed.", "run.timed_out.")
 _undecided = msgspec.json.Decoder(list[tuple[int, int, Rule]])
 log_ = Log("scheduler")
 
@@ -124,6 +127,7 @@ class Scheduler:
         await self._fire_due(int(await self._now()))
         await self._backlog.look(await self._now())
         await self._backlog.reschedule()
+        await self._backlog.pause_failing(await self._now())
         await self._sleep()
 
     async def _fire_due(self, now: int) -> None:
@@ -184,19 +188,24 @@ class Scheduler:
         cron_id, rule = row["cron_id"], rule_of(row)
         left = _undecided.decode(row["undecided"] or "[]")
         stretches = (*(Stretch(*parts) for parts in left), Stretch(row["since"], FOREVER, rule))
-        self._timer.hold(cron_id, Timeline(stretches), row["cursor"], row["version"], row["revision"])
+        versions = row["version"], row["revision"]
+        self._timer.hold(cron_id, Timeline(stretches), row["cursor"], *versions, row["counted"])
         if left or not self._backlog.is_settled(cron_id, int(now)):
             self._timer.look(cron_id, now)
         if rule.active and row["tzdata"] != tzdata_version():
             self._backlog.moved.add(cron_id)
+        if rule.active and row["pause_after_failures"] is not None and row["failures"]:
+            self._backlog.failing[cron_id] = (0, "")
 
     async def _follow(self) -> None:
         head = await read(self._log, self._log.head)
         assert self._position is not None
         while self._position < head:
-            events, assistants = await read(self._log, partial(self._page, self._position, head))
+            events, failed, assistants = await read(self._log, partial(self._page, self._position, head))
             if assistants:
                 self._plans.forget_assistants()
+            for recorded in failed:
+                self._failed(recorded)
             for recorded in events:
                 try:
                     self._apply(recorded)
@@ -206,10 +215,20 @@ class Scheduler:
             self._position = events[-1].position if len(events) == PAGE else head
             await asyncio.sleep(0)
 
-    def _page(self, position: int, head: int) -> tuple[list[Recorded], bool]:
-        """The next events of crons, and whether an assistant has changed."""
+    def _page(self, position: int, head: int) -> tuple[list[Recorded], list[Recorded], bool]:
+        """The next events of crons, the failures of runs up to there, and whether an assistant has changed."""
         events = self._log.read_topics("cron.", position, head, PAGE)
-        return events, bool(self._log.read_topics("assistant.", position, head, 1))
+        until = events[-1].position if len(events) == PAGE else head
+        failed = [
+            r for topic in FAILED for r in self._log.read_topics(topic, position, until, until - position)
+        ]
+        return events, failed, bool(self._log.read_topics("assistant.", position, head, 1))
+
+    def _failed(self, recorded: Recorded) -> None:
+        body = recorded.body
+        if isinstance(body, RunFailed | RunTimedOut) and body.cron_id is not None:
+            cause = f"{recorded.stream_id}/{recorded.version}"
+            self._backlog.failing[body.cron_id.bytes] = (recorded.position, cause)
 
     def _apply(self, recorded: Recorded) -> None:
         cron_id, version, body = recorded.stream_id.bytes, recorded.version, recorded.body
@@ -219,14 +238,16 @@ class Scheduler:
         self._backlog.moved.discard(cron_id)
         self._firing.aside.pop(cron_id, None)  # it is told anew when it is no better
         if isinstance(body, CronCreated):
-            self._timer.hold(cron_id, timeline_of(body, at), at, version, version)
+            self._timer.hold(cron_id, timeline_of(body, at), at, version, version, 0)
             self._timer.look(cron_id, 0.0)
         elif isinstance(body, CronDeleted):
             self._timer.remove(cron_id)
         elif self._timer.holds(cron_id):
             if isinstance(body, OccurrencesMissed):
                 self._timer.decided(cron_id, int(body.last.timestamp()))
-            elif isinstance(body, RuleEvent) and body.rule is not None:
-                self._timer.edited(cron_id, at, body.rule)
+            elif isinstance(body, RuleEvent):
+                self._timer.edited(cron_id, body, recorded.meta.at, recorded.position)
+            if isinstance(body, CronUpdated) and body.pause_after_failures is not msgspec.UNSET:
+                self._backlog.failing[cron_id] = (recorded.position, f"{recorded.stream_id}/{version}")
             by_client = isinstance(body, CronUpdated | CronPaused | CronResumed)
             self._timer.seen(cron_id, version, version if by_client else 0)

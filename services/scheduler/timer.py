@@ -1,8 +1,8 @@
 """When to look at which cron, and up to where each is decided. No I/O, no clock.
 
-A cron is in the group of its schedule, zone and catch-up policy as long as nothing of it is undecided before the group's next
-instant: one call of the schedule kernel then moves them all. Every other cron stands apart, with its timeline
-and the time to look at it: behind, edited, new, waiting for its catch-up, paused, over.
+A cron is in the group of its rule as long as nothing of it is undecided before the group's next instant: one call
+of the schedule kernel then moves them all. Every other cron stands apart, with its timeline and the time to look
+at it: behind, edited, new, waiting for its catch-up, paused, over, jittered, counted.
 Nothing here loses an occurrence: a heap only says when to look, and a cursor moves when a decision is stored.
 """
 
@@ -14,9 +14,9 @@ from itertools import count
 import msgspec
 from msgspec.structs import replace
 
-from contracts.events import Rule
+from contracts.events import Rule, RuleEvent
 from domain.schedule import Schedule, Zone, local_time, next_after, parse_canonical, zone
-from domain.timeline import FOREVER, Due, Stretch, Timeline, end_of, start_of
+from domain.timeline import FOREVER, Due, Stretch, Timeline, end_of, resumes_at, start_of
 
 NEVER = float("inf")
 
@@ -51,6 +51,7 @@ class Apart(msgspec.Struct, gc=False):
     look_at: float  # seconds; NEVER: an event will say
     sure: int = 0  # the read model must have come to this position before the cursor is trusted
     ripe: tuple[int, float] = (0, 0.0)  # a catch-up, and when it may fire
+    runs: int | None = None  # that its schedule has fired; None: the read model knows
 
 
 class Timer:
@@ -77,18 +78,25 @@ class Timer:
 
     # --- one cron -----------------------------------------------------------------------------------
 
-    def hold(self, cron_id: bytes, timeline: Timeline, cursor: int, version: int, revision: int) -> None:
+    def hold(
+        self, cron_id: bytes, timeline: Timeline, cursor: int, version: int, revision: int, runs: int
+    ) -> None:
         """Take a cron in; what was known of it is forgotten. `settle` or a look says where it belongs."""
         self.remove(cron_id)
         slot = self._new_slot(cron_id)
         self._cursor[slot], self._version[slot], self._revision[slot] = cursor, version, revision
-        self._apart[cron_id] = Apart(timeline, NEVER)
+        self._apart[cron_id] = Apart(timeline, NEVER, runs=runs)
 
-    def edited(self, cron_id: bytes, at: int, rule: Rule) -> None:
-        """Another rule is in force from `at` on."""
+    def edited(self, cron_id: bytes, event: RuleEvent, at: datetime, position: int) -> None:
+        """Another rule is in force, by the event of that time and position, if it has one."""
+        if (rule := event.rule) is None:
+            return
         slot = self._slots[cron_id]
-        timeline = self._stand_apart(slot).timeline.behind(self._cursor[slot])
-        self._apart[cron_id].timeline = timeline.then(max(at, self._cursor[slot]), rule)
+        apart, since = self._stand_apart(slot), int(event.since(at).timestamp())
+        timeline, was = apart.timeline.behind(self._cursor[slot]), apart.timeline.present.rule
+        apart.timeline = timeline.then(max(since, self._cursor[slot]), rule, event.made_up)
+        if rule.max_runs is not None and was.max_runs is None:  # until now nobody has counted
+            apart.runs, apart.sure = None, max(apart.sure, position)
         self.look(cron_id, 0.0)
 
     def settle(self, cron_id: bytes, now: int) -> bool:
@@ -100,7 +108,9 @@ class Timer:
         # Whatever came before the rule is decided, and nobody can edit it any more.
         self._cursor[slot] = max(self._cursor[slot], present.after)
         apart.timeline, apart.look_at = Timeline((present,)), NEVER
-        return not present.rule.active or self._join(slot, present.rule, now)
+        if resumes_at(present.rule) == FOREVER:
+            return True
+        return present.rule.active and self._join(slot, present.rule, now)
 
     def look(self, cron_id: bytes, at: float) -> None:
         """Look at the cron then; 0.0 = before those that have been behind for long."""
@@ -133,6 +143,12 @@ class Timer:
         slot = self._slots.get(cron_id)
         if slot is not None and until > self._cursor[slot]:
             self._cursor[slot] = until
+
+    def fired(self, cron_id: bytes) -> None:
+        """Its schedule has one run more; harmless where they are not counted."""
+        apart = self._apart.get(cron_id)
+        if apart is not None and apart.runs is not None:
+            apart.runs += 1
 
     def seen(self, cron_id: bytes, version: int, revision: int = 0) -> None:
         """Note a newer version of its stream, and of what a client caused."""
@@ -250,9 +266,12 @@ class Timer:
     # --- inside -------------------------------------------------------------------------------------
 
     def _join(self, slot: int, rule: Rule, now: int) -> bool:
-        """Put a cron into its group, unless something of it is undecided before the group's next instant."""
+        """Put a cron into its group, unless something of it is undecided before the group's next instant.
+
+        One with jitter has instants of its own, and one whose runs are counted must be asked before each.
+        """
         start, end = start_of(rule), end_of(rule)
-        if start > now:
+        if start > now or rule.jitter_s or rule.max_runs is not None:
             return False
         # Before its start there was nothing to decide: from here on the group needs to know of it no longer.
         self._cursor[slot] = max(self._cursor[slot], start)

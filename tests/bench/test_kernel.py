@@ -72,7 +72,7 @@ def test_a_million_crons(say: Callable[[str, str, str], None]) -> None:
     timer = Timer()
     for cron_id, (text, name) in zip(ids, picked, strict=True):
         rule = Rule(canonical=text, timezone=name)
-        timer.hold(cron_id, Timeline((Stretch(START, FOREVER, rule),)), START, 1, 1)
+        timer.hold(cron_id, Timeline((Stretch(START, FOREVER, rule),)), START, 1, 1, 0)
         assert timer.settle(cron_id, START)
     cpu = time.process_time() - began
     used = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / len(ids)

@@ -329,6 +329,7 @@ def test_scheduler(views: sqlite3.Connection) -> None:
     assert plans == {
         "crons": f"{by_key} (cron_id>?)",
         "cursors": f"{by_key} (cron_id=?)",
+        "failing": f"{by_key} (cron_id=?)",
         "plans": f"{by_key} (cron_id=?)",
         "thread_metadata": "SEARCH threads USING INDEX thread_id (thread_id=?)",
     }

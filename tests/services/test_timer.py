@@ -10,7 +10,7 @@ RULE = Rule(canonical="* * * * *", timezone=None)
 def timer_of(*cron_ids: bytes) -> Timer:
     timer = Timer()
     for cron_id in cron_ids:
-        timer.hold(cron_id, Timeline((Stretch(0, FOREVER, RULE),)), 0, 1, 1)
+        timer.hold(cron_id, Timeline((Stretch(0, FOREVER, RULE),)), 0, 1, 1, 0)
     return timer
 
 
