@@ -101,12 +101,10 @@ class RunsCancel(msgspec.Struct, frozen=True, kw_only=True):
 
 Note = Annotated[str, Meta(max_length=500)]
 CatchUpWindow = Annotated[int, Meta(ge=0, le=31_536_000)]
-CRON_EXTENSIONS = (
-    "jitter_seconds",
-    "overlap",
-    "max_runs",
-    "pause_after_failures",
-)
+Jitter = Annotated[int, Meta(ge=0, le=3600)]
+MaxRuns = Annotated[int, Meta(ge=1, le=1 << 53)]
+MostFailures = Annotated[int, Meta(ge=1, le=1 << 53)]
+CRON_EXTENSIONS = ("overlap",)
 """Fields of a schedule that are known and not honoured yet, in a body as in a query."""
 
 
@@ -123,11 +121,11 @@ class CronCreate(RunFields, frozen=True, kw_only=True):
     catch_up: CatchUp | None = None
     catch_up_window_seconds: CatchUpWindow | None = None
     start_time: datetime | None = None
+    jitter_seconds: Jitter | None = None
+    max_runs: MaxRuns | None = None
+    pause_after_failures: MostFailures | None = None
     # Known, not honoured yet.
-    jitter_seconds: Any = None
     overlap: Any = None
-    max_runs: Any = None
-    pause_after_failures: Any = None
     # Fields of a single run that no schedule can mean.
     command: Any = None
     checkpoint: Any = None
@@ -136,8 +134,9 @@ class CronCreate(RunFields, frozen=True, kw_only=True):
 
 
 class CronPatch(msgspec.Struct, frozen=True, kw_only=True):
-    """PATCH /runs/crons/{cron_id}. Absent = unchanged; null clears `start_time`, `end_time`, `timezone`, `webhook` and `note`, and
-    puts `catch_up` and `catch_up_window_seconds` back to what they are by default.
+    """PATCH /runs/crons/{cron_id}. Absent = unchanged; null clears `start_time`, `end_time`, `timezone`, `webhook`,
+    `note`, `max_runs` and `pause_after_failures`, and puts `catch_up`, `catch_up_window_seconds` and
+    `jitter_seconds` back to what they are by default.
     """
 
     schedule: Annotated[str, Meta(max_length=256)] | UnsetType = UNSET
@@ -162,11 +161,11 @@ class CronPatch(msgspec.Struct, frozen=True, kw_only=True):
     catch_up: CatchUp | None | UnsetType = UNSET
     catch_up_window_seconds: CatchUpWindow | None | UnsetType = UNSET
     start_time: datetime | None | UnsetType = UNSET
+    jitter_seconds: Jitter | None | UnsetType = UNSET
+    max_runs: MaxRuns | None | UnsetType = UNSET
+    pause_after_failures: MostFailures | None | UnsetType = UNSET
     # Known, not honoured yet.
-    jitter_seconds: Any = None
     overlap: Any = None
-    max_runs: Any = None
-    pause_after_failures: Any = None
 
 
 CronSort = Literal[
@@ -222,14 +221,14 @@ class CronPause(msgspec.Struct, frozen=True, kw_only=True):
     """POST /runs/crons/{cron_id}/pause."""
 
     note: Note | None = None
-    until: Any = None  # known, not honoured yet
+    until: datetime | None = None  # it is resumed then by itself
 
 
 class CronResume(msgspec.Struct, frozen=True, kw_only=True):
     """POST /runs/crons/{cron_id}/resume."""
 
     note: Note | None = None
-    catch_up: Any = None  # known; `skip` is what is done
+    catch_up: CatchUp | None = None  # what fires late of the pause; `skip` by default
 
 
 class CronCount(msgspec.Struct, frozen=True, kw_only=True):

@@ -33,7 +33,7 @@ class CronLedger(msgspec.Struct, frozen=True, kw_only=True):
     """What became of a cron so far, and what to know of its schedule."""
 
     description: str  # the schedule in words
-    state: Literal["active", "paused", "expired", "blocked"]
+    state: Literal["active", "paused", "expired", "exhausted", "blocked"]
     note: str | None  # why it is as it is, in the words of whoever changed it last
     reason: str | None  # why it is blocked: nothing fires until that is mended
     revision: int
@@ -45,6 +45,12 @@ class CronLedger(msgspec.Struct, frozen=True, kw_only=True):
     catch_up: CatchUp
     catch_up_window_seconds: int | None  # null: as the server is set
     start_time: str | None
+    paused_until: str | None  # it is resumed then by itself
+    jitter_seconds: int
+    max_runs: int | None
+    runs: int  # that count to its `max_runs`: those of the schedule, late ones too
+    pause_after_failures: int | None
+    failures: int  # runs in a row that failed, since it was resumed
 
 
 class CronWithLedger(CronAnswer, frozen=True, kw_only=True):

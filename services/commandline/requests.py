@@ -1,6 +1,7 @@
 """`cronledger crons` against a running server: create, pause, resume, trigger, delete, list, show, upcoming."""
 
 import argparse
+from collections.abc import Iterator
 from typing import Any
 from uuid import UUID
 
@@ -10,6 +11,7 @@ from contracts.answers.crons import (
     Coming,
     CreationLedger,
     CronAnswer,
+    CronLedger,
     CronTold,
     CronWithLedger,
     OccurrenceAnswer,
@@ -20,6 +22,20 @@ from services.commandline.server import Server, add_options
 from services.kit.ids import parse_uuid
 
 PAGE = 500
+CATCH_UP = ("latest", "skip", "all")
+PLAIN = (
+    "schedule",
+    "timezone",
+    "input",
+    "metadata",
+    "note",
+    "webhook",
+    "catch_up",
+    "jitter_seconds",
+    "max_runs",
+    "pause_after_failures",
+)
+"""Options of a creation that go into its body as they are."""
 HEAD = ("cron", "thread", "schedule", "timezone", "state", "next", "fired", "skipped", "missed")
 
 
@@ -40,6 +56,11 @@ def add(verbs: Any) -> None:
     creating.add_argument("--input", type=json_object, metavar="JSON", help="what each run is given")
     creating.add_argument("--metadata", type=json_object, metavar="JSON")
     creating.add_argument("--end-time", type=instant, help="nothing fires after it (ISO 8601)")
+    creating.add_argument("--start-time", type=instant, help="nothing fires before it (ISO 8601)")
+    creating.add_argument("--catch-up", choices=CATCH_UP, help="what fires late after downtime")
+    creating.add_argument("--jitter-seconds", type=int, help="each fires up to so much after it is due")
+    creating.add_argument("--max-runs", type=int, help="so many runs, and then no more")
+    creating.add_argument("--pause-after-failures", type=int, help="it pauses itself after so many in a row")
     creating.add_argument("--note", help="why it is as it is")
     creating.add_argument("--webhook", metavar="URL", help="told of the end of each run")
     creating.add_argument("--disabled", action="store_true", help="paused from the beginning")
@@ -48,6 +69,10 @@ def add(verbs: Any) -> None:
     resuming = _of_one(verbs, "resume", "let a paused cron fire again", resume)
     triggering = _of_one(verbs, "trigger", "run a cron now", trigger)
     deleting = _of_one(verbs, "delete", "end a cron; what it has begun goes on", delete)
+    pausing.add_argument("--until", type=instant, help="it is resumed then by itself (ISO 8601)")
+    resuming.add_argument(
+        "--catch-up", choices=CATCH_UP, help="what fires late of the pause; skip by default"
+    )
     for verb in (pausing, resuming, triggering):
         verb.add_argument("--note", help="why, for the ledger")
     triggering.add_argument("--input", type=json_object, metavar="JSON", help="what this one run is given")
@@ -74,11 +99,11 @@ def json_object(text: str) -> dict[str, Any]:
 
 def create(args: argparse.Namespace) -> None:
     """Create a cron, and say what it will do."""
-    names = ("schedule", "timezone", "input", "metadata", "note", "webhook")
-    body = {name: value for name in names if (value := getattr(args, name)) is not None}
+    body = {name: value for name in PLAIN if (value := getattr(args, name)) is not None}
     body |= {"assistant_id": args.assistant}
-    if args.end_time is not None:
-        body["end_time"] = args.end_time.isoformat()
+    for name in ("start_time", "end_time"):
+        if (when := getattr(args, name)) is not None:
+            body[name] = when.isoformat()
     if args.disabled:
         body["enabled"] = False
     place = "" if args.thread is None else f"/threads/{id_of(args.thread)}"
@@ -98,12 +123,12 @@ def create(args: argparse.Namespace) -> None:
 
 def pause(args: argparse.Namespace) -> None:
     """Pause a cron, and say how it is now."""
-    _changed(args, "pause")
+    _changed(args, "pause", {} if args.until is None else {"until": args.until.isoformat()})
 
 
 def resume(args: argparse.Namespace) -> None:
     """Resume a cron, and say how it is now."""
-    _changed(args, "resume")
+    _changed(args, "resume", {} if args.catch_up is None else {"catch_up": args.catch_up})
 
 
 def trigger(args: argparse.Namespace) -> None:
@@ -160,6 +185,8 @@ def show(args: argparse.Namespace) -> None:
     out(f"cron {cron.cron_id}, {where}")
     out(_state(cron))
     out(f"fired {ledger.fired}, skipped {ledger.skipped}, missed {ledger.missed}")
+    for line in _limits(ledger):
+        out(line)
     for warning in ledger.warnings:
         out(f"note: {warning}")
     if ledger.recent:
@@ -199,9 +226,10 @@ def _of_one(verbs: Any, name: str, words: str, command: Any) -> Any:
     return verb
 
 
-def _changed(args: argparse.Namespace, verb: str) -> None:
+def _changed(args: argparse.Namespace, verb: str, body: dict[str, Any]) -> None:
     server, cron_id = Server(args), id_of(args.cron_id)
-    body = {} if args.note is None else {"note": args.note}
+    if args.note is not None:
+        body["note"] = args.note
     content = server.ask("POST", f"/runs/crons/{cron_id}/{verb}", body=body)
     if args.json:
         server.print_json(content)
@@ -210,11 +238,24 @@ def _changed(args: argparse.Namespace, verb: str) -> None:
 
 
 def _state(cron: CronWithLedger) -> str:
-    """`paused: too expensive`, `active, next 2026-...`."""
+    """`paused until 2026-...: too expensive`, `active, next 2026-...`."""
     ledger = cron.ledger
     coming = f", next {cron.next_run_date}" if ledger.state == "active" and cron.next_run_date else ""
+    if ledger.paused_until is not None:
+        coming = f" until {ledger.paused_until}"
     why = "; ".join(text for text in (ledger.reason, ledger.note) if text)
     return f"{ledger.state}{coming}{f': {why}' if why else ''}"
+
+
+def _limits(ledger: CronLedger) -> Iterator[str]:
+    if ledger.start_time is not None:
+        yield f"from {ledger.start_time} on"
+    if ledger.jitter_seconds:
+        yield f"each fires up to {ledger.jitter_seconds} s after it is due"
+    if ledger.max_runs is not None:
+        yield f"{ledger.runs} of {ledger.max_runs} runs"
+    if ledger.pause_after_failures is not None:
+        yield f"it pauses itself after {ledger.pause_after_failures} failures in a row; {ledger.failures} now"
 
 
 def _line(cron: CronWithLedger) -> tuple[Any, ...]:
@@ -233,6 +274,9 @@ def _became(one: OccurrenceAnswer) -> tuple[Any, ...]:
 
 
 def _coming(coming: list[Coming]) -> None:
-    table(
-        ("scheduled for", "local", "clock change"), [(c.scheduled_for, c.local, c.dst or "") for c in coming]
-    )
+    head: tuple[str, ...] = ("scheduled for", "local", "clock change")
+    lines: list[tuple[str, ...]] = [(c.scheduled_for, c.local, c.dst or "") for c in coming]
+    if any(c.fires_at != c.scheduled_for for c in coming):
+        head = (*head, "fires at")
+        lines = [(*line, c.fires_at) for line, c in zip(lines, coming, strict=True)]
+    table(head, lines)

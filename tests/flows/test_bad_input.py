@@ -81,8 +81,7 @@ CASES: list[tuple[str, str, Any, int, str]] = [
     ("POST", THREAD_CRON, cron(checkpoint={}), 422, "checkpoint"),
     ("POST", THREAD_CRON, cron(checkpoint_id="x"), 422, "checkpoint_id"),
     ("POST", THREAD_CRON, cron(command={"resume": 1}), 422, "command"),
-    ("POST", THREAD_CRON, cron(jitter_seconds=5), 422, "jitter_seconds"),
-    ("POST", THREAD_CRON + "?max_runs=5", cron(), 422, "max_runs"),
+    ("POST", THREAD_CRON + "?overlap=skip", cron(), 422, "overlap"),
     # what fires late
     *(
         (method, path, dict[str, Any](body) | {field: value}, 422, field)
@@ -99,12 +98,17 @@ CASES: list[tuple[str, str, Any, int, str]] = [
             ("start_time", "9999-12-31T23:59:59Z"),
             ("start_time", 5),
             ("start_time", "0001-01-01T00:00:00+05:00"),
+            *(("jitter_seconds", value) for value in (-1, 3601, 1.5, "5", True)),
+            *((name, value) for name in ("max_runs", "pause_after_failures") for value in (0, -1, 1.5, "5", 1 << 54)),
         )
     ),
     *(
         (method, f"{path}?{query}", body, 422, query.partition("=")[0])
         for method, path, body in (("POST", THREAD_CRON, CRON), ("POST", "/runs/crons", CRON), ("PATCH", "/runs/crons/{cron}", {}))
-        for query in ("catch_up=newest", "catch_up_window_seconds=-1", "catch_up_window_seconds=x", "start_time=soon")
+        for query in (
+            "catch_up=newest", "catch_up_window_seconds=-1", "catch_up_window_seconds=x", "start_time=soon",
+            "jitter_seconds=3601", "max_runs=0", "pause_after_failures=x",
+        )
     ),
     ("POST", THREAD_CRON, cron(start_time="2099-01-01T00:00:00Z", end_time="2098-01-01T00:00:00Z"), 422, "start_time"),
     ("POST", "/runs/crons?start_time=2098-01-01T00:00:00Z", cron(end_time="2098-01-01T00:00:00Z"), 422, "start_time"),
@@ -160,9 +164,13 @@ CASES: list[tuple[str, str, Any, int, str]] = [
     ("PATCH", "/runs/crons/{cron}?note=" + "x" * 501, {}, 422, "note"),
     ("POST", THREAD_CRON, cron(note=5), 422, "note"),
     ("POST", "/runs/crons/{cron}/pause", {"note": 5}, 422, "note"),
-    ("POST", "/runs/crons/{cron}/pause", {"until": "2030-01-01"}, 422, "until"),
+    *(
+        ("POST", "/runs/crons/{cron}/pause", {"until": until}, 422, "until")
+        for until in ("2030-01-01", "soon", 5, "2020-01-01T00:00:00Z", "2098-01-01T00:00:00Z", "9999-12-31T23:59:59-05:00")
+    ),
     ("POST", "/runs/crons/{unknown}/pause", {}, 404, "Cron"),
-    ("POST", "/runs/crons/{cron}/resume", {"catch_up": "all"}, 422, "catch_up"),
+    ("POST", "/runs/crons/{cron}/resume", {"catch_up": "each"}, 422, "catch_up"),
+    ("POST", "/runs/crons/{cron}/resume", {"catch_up": 1}, 422, "catch_up"),
     ("POST", "/runs/crons/{unknown}/resume", {}, 404, "Cron"),
     ("PATCH", "/runs/crons/{cron}", {"config": {"tags": 1}}, 422, "config"),
     ("PATCH", "/runs/crons/{cron}", {"input": {"text": "x" * 70_000}}, 422, "payload"),

@@ -399,3 +399,96 @@ async def test_what_is_asked_for_from_far_ahead_is_answered_at_once(http: httpx.
     pending = {"status": "pending", "from": far}
     assert (await http.get(f"{path}/occurrences", params=pending)).json() == []
     assert asyncio.get_running_loop().time() - began < 10
+
+
+# --- jitter, a number of runs, failures, pauses that end -------------------------------------------------
+
+
+EXTENSIONS = {"jitter_seconds": 600, "max_runs": 3, "pause_after_failures": 2}
+
+
+async def reached(http: httpx.AsyncClient, path: str, state: str) -> Any:
+    """The cron as soon as it is in that state."""
+    async with asyncio.timeout(30):
+        while True:
+            told = (await http.get(path)).json()
+            if told["ledger"]["state"] == state:
+                return told
+            await asyncio.sleep(0.05)
+
+
+def limits(cron: Any) -> dict[str, Any]:
+    return {name: cron["ledger"][name] for name in EXTENSIONS}
+
+
+async def test_limits_are_said_and_shown(http: httpx.AsyncClient, server: Any) -> None:
+    metadata = {"mark": str(uuid4())}
+    cron = await made(http, **EXTENSIONS, metadata=metadata)
+    path = f"/runs/crons/{cron['cron_id']}"
+    told = (await http.get(path)).json()
+    assert limits(told) == EXTENSIONS
+    assert (told["ledger"]["runs"], told["ledger"]["failures"]) == (0, 0)
+    assert len(told["ledger"]["upcoming"]) == 3
+    [found] = (await http.post("/runs/crons/search", json={"metadata": metadata})).json()
+    assert limits(found) == EXTENSIONS
+    coming = (await http.get(f"{path}/upcoming")).json()
+    assert [one["scheduled_for"][:4] for one in coming] == ["2027", "2028", "2029"]
+    offsets = [
+        (
+            datetime.fromisoformat(one["fires_at"]) - datetime.fromisoformat(one["scheduled_for"])
+        ).total_seconds()
+        for one in coming
+    ]
+    assert all(0 <= offset < 600 for offset in offsets)
+    assert len(set(offsets)) == 3
+    behind = {"after": coming[1]["scheduled_for"]}
+    assert (await http.get(f"{path}/upcoming", params=behind)).json() == coming[2:]
+    pending = (await http.get(f"{path}/occurrences", params={"status": "pending"})).json()
+    assert len(pending) == 3
+    for name, default in (("jitter_seconds", 0), ("max_runs", None), ("pause_after_failures", None)):
+        changed = (await http.patch(path, json={name: None})).json()
+        assert changed["ledger"][name] == default
+    async with get_client(url=server.url) as client:
+        said: Any = EXTENSIONS
+        its: Any = await client.crons.create("counter", schedule="0 9 1 1 *", params=said)
+        assert limits(await client.http.get(f"/runs/crons/{its['cron_id']}")) == EXTENSIONS
+        changed = await client.crons.update(its["cron_id"], params={"max_runs": 4})
+        assert limits(changed) == EXTENSIONS | {"max_runs": 4}
+
+
+async def test_a_pause_that_ends_by_itself(http: httpx.AsyncClient) -> None:
+    cron = await made(http, schedule="0 9 * * *")
+    path = f"/runs/crons/{cron['cron_id']}"
+    until = datetime.now(UTC) + timedelta(days=40)
+    paused = (await http.post(f"{path}/pause", json={"note": "holidays", "until": until.isoformat()})).json()
+    assert (paused["enabled"], paused["ledger"]["state"], paused["ledger"]["note"]) == (
+        False,
+        "paused",
+        "holidays",
+    )
+    assert datetime.fromisoformat(paused["ledger"]["paused_until"]) == until
+    assert datetime.fromisoformat(paused["next_run_date"]) >= until
+    [coming] = (await http.get(f"{path}/upcoming", params={"limit": 1})).json()
+    assert coming["scheduled_for"] == paused["next_run_date"]
+    span = {"from": datetime.now(UTC).isoformat(), "until": (until + timedelta(days=2)).isoformat()}
+    told = (await http.get("/runs/crons/occurrences", params=span | {"cron_id": cron["cron_id"]})).json()
+    assert [one["scheduled_for"] for one in told][:1] == [paused["next_run_date"]]
+    soon = (datetime.now(UTC) + timedelta(seconds=0.3)).isoformat()
+    paused = (await http.post(f"{path}/pause", json={"until": soon})).json()
+    assert paused["ledger"]["note"] == "holidays"
+    told = await reached(http, path, "active")
+    assert (told["ledger"]["paused_until"], told["enabled"]) == (None, True)
+
+
+async def test_a_cron_that_fails_pauses_itself(http: httpx.AsyncClient) -> None:
+    cron = await made(http, assistant_id="failing", pause_after_failures=2)
+    path = f"/runs/crons/{cron['cron_id']}"
+    for _ in range(2):
+        run = (await http.post(f"{path}/trigger", json={})).json()
+        joined = await http.get(f"/threads/{run['thread_id']}/runs/{run['run_id']}/join")
+        assert "__error__" in joined.text
+    told = await reached(http, path, "paused")
+    assert (told["ledger"]["failures"], told["enabled"]) == (2, False)
+    assert "2 runs failed" in told["ledger"]["note"]
+    resumed = (await http.post(f"{path}/resume", json={"catch_up": "latest"})).json()
+    assert (resumed["ledger"]["failures"], resumed["ledger"]["state"]) == (0, "active")

@@ -197,26 +197,33 @@ def test_crons_of_a_running_server(make_server: Any, tmp_path: Path) -> None:
 
     made = say("create", "--assistant", "counter", "--schedule", "0 9 * * mon-fri", "--note", "for the board",
                "--timezone", "Europe/Berlin", "--input", '{"wait_s": 0}', "--metadata", '{"team": "a"}',
-               "--end-time", "2090-01-01", "--disabled")  # fmt: skip
+               "--end-time", "2090-01-01", "--disabled", "--max-runs", "5", "--jitter-seconds", "60",
+           "--pause-after-failures", "2", "--catch-up", "all", "--start-time", "2020-01-01")  # fmt: skip
     cron_id = made.partition(":")[0]
     assert made.splitlines() == [f"{cron_id}: At 09:00, Monday through Friday, Europe/Berlin", "paused"]
-    assert say("resume", cron_id, "--note", "it may").startswith(f"{cron_id}: active, next ")
+    resumed = say("resume", cron_id, "--note", "it may", "--catch-up", "latest")
+    assert resumed.startswith(f"{cron_id}: active, next ")
     run = say("trigger", cron_id, "--key-idempotency", "k", "--note", "by hand", "--force")
     assert run.startswith("run ")
     again = json.loads(say("trigger", cron_id, "--key-idempotency", "k", "--json"))
     assert again["run_id"] in run
     own = json.loads(say("trigger", cron_id, "--input", '{"wait_s": 0.01}', "--json"))
     assert own["input"] == {"wait_s": 0.01}
-    assert say("pause", cron_id, "--note", "too expensive") == f"{cron_id}: paused: too expensive\n"
+    paused = say("pause", cron_id, "--note", "too expensive", "--until", "2030-01-01")
+    assert paused == f"{cron_id}: paused until 2030-01-01T00:00:00+00:00: too expensive\n"
     told = say("show", cron_id).splitlines()
-    assert told[:4] == [
+    assert told[:8] == [
         "At 09:00, Monday through Friday, Europe/Berlin (0 9 * * mon-fri)",
         f"cron {cron_id}, each run on a thread of its own",
-        "paused: too expensive",
+        "paused until 2030-01-01T00:00:00+00:00: too expensive",
         "fired 2, skipped 0, missed 0",
+        "from 2020-01-01T00:00:00+00:00 on",
+        "each fires up to 60 s after it is due",
+        "0 of 5 runs",
+        "it pauses itself after 2 failures in a row; 0 now",
     ]
     assert any("trigger, by hand" in line and "fired" in line for line in told)
-    assert "next" not in told  # it is paused
+    assert any("2030-01-01T09:00:00+01:00" in line for line in told)  # the first after the pause
     whole = json.loads(say("show", cron_id, "--json"))
     assert whole["metadata"] == {"team": "a"}
     assert whole["end_time"] == "2090-01-01T00:00:00+00:00"

@@ -54,6 +54,26 @@ test("a cron without a thread", async () => {
   await client.crons.delete(made.cron_id);
 });
 
+test("what the client does not know goes into the query", async () => {
+  const post = (path, json, params) => client.crons.fetch(path, { method: "POST", json, params });
+  const body = { assistant_id: "counter", schedule: EACH_SECOND, input: {} };
+  const said = { max_runs: 2, jitter_seconds: 60, pause_after_failures: 3, catch_up: "skip", note: "twice" };
+  const made = await post("/runs/crons", body, said);
+  const read = async () => (await client.crons.fetch(`/runs/crons/${made.cron_id}`)).ledger;
+  const { max_runs, jitter_seconds, pause_after_failures, catch_up, note } = await read();
+  assert.deepEqual({ max_runs, jitter_seconds, pause_after_failures, catch_up, note }, said);
+  const over = await until(async () => (({ state, runs }) => state === "exhausted" && runs)(await read()));
+  assert.equal(over, 2);
+  const other = await post("/runs/crons", { ...body, schedule: NEVER });
+  const path = `/runs/crons/${other.cron_id}`;
+  assert.equal((await post(`${path}/pause`, { until: "2030-01-01" }).catch((error) => error.status)), 422);
+  const paused = await post(`${path}/pause`, { until: "2030-01-01T00:00:00Z", note: "off" });
+  assert.deepEqual([paused.enabled, paused.ledger.paused_until], [false, "2030-01-01T00:00:00+00:00"]);
+  assert.equal(paused.next_run_date, "2030-01-01T00:00:00+00:00");
+  const resumed = await post(`${path}/resume`, { catch_up: "latest" });
+  assert.deepEqual([resumed.enabled, resumed.ledger.state], [true, "active"]);
+});
+
 test("search and count", async () => {
   const team = crypto.randomUUID();
   const threadId = await newThread(client);

@@ -59,6 +59,12 @@ def with_ledger(row: Row, blob_of: BlobOf, wall_s: float, blocked: str = "") -> 
         catch_up=row["catch_up"],
         catch_up_window_seconds=row["catch_up_window_s"],
         start_time=maybe_instant(row["start_at"]),
+        paused_until=maybe_instant(row["paused_until"]),
+        jitter_seconds=row["jitter_s"],
+        max_runs=row["max_runs"],
+        runs=row["counted"],
+        pause_after_failures=row["pause_after_failures"],
+        failures=row["failures"],
     )
     return CronWithLedger(**_said(row, blob_of), ledger=ledger)
 
@@ -100,7 +106,9 @@ def occurrence(row: Row) -> OccurrenceAnswer:
         reason=row["reason"] or None,
         kind=row["kind"] or None,
         fired_at=maybe_instant(row["fired_at"]) if fired else None,
-        lateness_ms=(row["fired_at"] - due) / 1000 if fired and row["kind"] not in UNSCHEDULED else None,
+        lateness_ms=(row["fired_at"] - (row["fires_at"] or due)) / 1000
+        if fired and row["kind"] not in UNSCHEDULED
+        else None,
         run_id=maybe_uuid(row["run_id"]),
         thread_id=maybe_uuid(row["thread_id"]),
         local=row["local"] or None,

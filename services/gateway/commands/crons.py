@@ -1,12 +1,13 @@
 """Crons: created (with a first run, unless that is not wanted), changed, deleted."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import msgspec
 
 from contracts.api import CRON_EXTENSIONS, CronCreate, CronPatch, CronTrigger
+from contracts.events import CatchUp
 from contracts.spec import RUN_FIELDS, CronPayload, RunSpec
 from domain import cron as crons
 from domain import decisions
@@ -95,6 +96,9 @@ async def create(
             note=body.note or "",
             catch_up=body.catch_up or "latest",
             catch_up_window_s=body.catch_up_window_seconds,
+            jitter_s=body.jitter_seconds or 0,
+            max_runs=body.max_runs,
+            pause_after_failures=body.pause_after_failures,
             seconds=parts.settings.seconds == "first",
         )
         changes = crons.changes(cron_id, None, crons.decide(None, command, now))
@@ -104,7 +108,31 @@ async def create(
     return cron_id, run_id if has_first_run else None
 
 
-async def change(parts: GatewayParts, caller: Caller, cron_id: UUID, body: CronPatch) -> None:
+async def pause(
+    parts: GatewayParts, caller: Caller, cron_id: UUID, note: str | None, until: datetime | None
+) -> None:
+    """Pause it, until an instant if there is one. Raises CronNotFound, InvalidField."""
+    body = CronPatch(enabled=False, note=note or msgspec.UNSET)
+    await change(parts, caller, cron_id, body, paused_until=until)
+
+
+async def resume(
+    parts: GatewayParts, caller: Caller, cron_id: UUID, note: str | None, makes_up: CatchUp
+) -> None:
+    """Resume it, and say what fires late of the pause. Raises CronNotFound, InvalidField."""
+    body = CronPatch(enabled=True, note=note or msgspec.UNSET)
+    await change(parts, caller, cron_id, body, makes_up=makes_up)
+
+
+async def change(
+    parts: GatewayParts,
+    caller: Caller,
+    cron_id: UUID,
+    body: CronPatch,
+    *,
+    paused_until: datetime | None = None,
+    makes_up: CatchUp = "skip",
+) -> None:
     """Change, pause or resume it. Raises CronNotFound, and what a creation raises of its body."""
     _refuse_extensions(body)
     if body.webhook is not msgspec.UNSET:
@@ -119,6 +147,7 @@ async def change(parts: GatewayParts, caller: Caller, cron_id: UUID, body: CronP
     def decide(found: tuple[Cron, CronPayload]) -> Changes:
         cron, payload = found
         command = _update(body, payload, seconds=parts.settings.seconds == "first")
+        command = msgspec.structs.replace(command, paused_until=paused_until, makes_up=makes_up)
         return crons.changes(cron_id, cron, crons.decide(cron, command, parts.clock.now()))
 
     await act(parts, caller, cron_id, load, decide)
@@ -268,6 +297,9 @@ def _update(body: CronPatch, payload: CronPayload, *, seconds: bool) -> UpdateCr
         note=body.note or "" if body.note is not msgspec.UNSET else msgspec.UNSET,
         catch_up="latest" if body.catch_up is None else body.catch_up,
         catch_up_window_s=body.catch_up_window_seconds,
+        jitter_s=0 if body.jitter_seconds is None else body.jitter_seconds,
+        max_runs=body.max_runs,
+        pause_after_failures=body.pause_after_failures,
         spec=cleaned(spec) if given else None,
         payload=payload,
         seconds=seconds,

@@ -19,11 +19,13 @@ from contracts.answers.crons import (
     SchedulePreview,
 )
 from contracts.api import CronCount, CronPreview, CronSearch
+from contracts.events import Rule
 from domain import cron as crons
 from domain.description import description
 from domain.errors import CronNotFound, InvalidField
 from domain.identity import run_id_of
-from domain.schedule import dst_kind, local_time, next_after, parse, zone
+from domain.schedule import count_between, dst_kind, local_time, next_after, parse, zone
+from domain.timeline import fires_at
 from projections import crons as cron_rows
 from projections.rows import micros
 from services.gateway.answers import crons as answers
@@ -38,6 +40,8 @@ HORIZON_S = 41 * 366 * 86_400
 """A zone's clock changes are reckoned year by year up to what is asked for: beyond 41 years it would take seconds,
 and within these each schedule has an occurrence.
 """
+MOST_COUNTED = 100_000
+"""Up to here the runs that a cron may still have are counted, at 1.5 us each, to tell where they end."""
 EVER = (1 << 62, 1 << 62)
 """Before it is every occurrence: seconds, and a position."""
 CURSOR = re.compile(r"(\d{1,18})\.(\d{1,18})", re.ASCII)
@@ -68,7 +72,7 @@ def told(parts: GatewayParts, cron_id: UUID) -> CronTold:
     recorded = _recorded(parts, cron_id, None, OccurrencePage(-EVER[0], EVER[0], RECENT))
     recent = [answers.occurrence(one) for one in recorded[:RECENT]]
     now = int(parts.clock.wall_s())
-    coming = list(islice(_coming(row, now, _horizon(parts)), NEXT)) if row["enabled"] else []
+    coming = list(islice(_coming(row, _resumed(row, now), _horizon(parts)), NEXT)) if _fires(row) else []
     return answers.told(small, recent, coming)
 
 
@@ -124,9 +128,10 @@ def upcoming(
 ) -> list[Coming]:
     """The next occurrences, strictly after an instant; none of a cron that does not fire. Raises CronNotFound."""
     row = _row(parts, cron_id)
-    begin = parts.clock.wall_s() if after is None else after.timestamp()
-    coming = _coming(row, int(begin), _horizon(parts))
-    return list(islice(coming, limit)) if row["enabled"] or ignore_state else []
+    begin = int(parts.clock.wall_s() if after is None else after.timestamp())
+    if not _fires(row) and not ignore_state:
+        return []
+    return list(islice(_coming(row, begin if ignore_state else _resumed(row, begin), _horizon(parts)), limit))
 
 
 def preview(parts: GatewayParts, wanted: CronPreview) -> SchedulePreview:
@@ -141,6 +146,7 @@ def preview(parts: GatewayParts, wanted: CronPreview) -> SchedulePreview:
         "timezone": wanted.timezone,
         "start_at": None,
         "end_at": end_at,
+        "max_runs": None,
     }
     begin = now if wanted.after is None else crons.aware(wanted.after, "after")
     return SchedulePreview(
@@ -151,13 +157,32 @@ def preview(parts: GatewayParts, wanted: CronPreview) -> SchedulePreview:
     )
 
 
+def _fires(row: Row) -> bool:
+    """Whether something of it will fire, as it is."""
+    return bool(row["enabled"]) or row["paused_until"] is not None
+
+
+def _resumed(row: Row, after: int) -> int:
+    """The same instant, or the last one of the pause that the cron is in."""
+    return after if row["paused_until"] is None else max(after, -(-row["paused_until"] // 1_000_000) - 1)
+
+
 def _horizon(parts: GatewayParts) -> int:
     """Where what is to come is told no further, seconds."""
     return int(parts.clock.wall_s()) + HORIZON_S
 
 
 def _coming(row: Row, after: int, end: int) -> Iterator[Coming]:
-    """The occurrences of the schedule of that row in (after, end)."""
+    """The occurrences of the schedule of that row in (after, end), as many as it may have."""
+    left = None if row["max_runs"] is None else max(0, row["max_runs"] - row["counted"])
+    if left is None or left > MOST_COUNTED:
+        return _planned(row, after, end)
+    begin = after if row["next_at"] is None else min(after, row["next_at"] // 1_000_000 - 1)
+    before, _ = count_between(parse(row["schedule"], seconds=True), zone(row["timezone"]), begin, after, left)
+    return islice(_planned(row, after, end), left - before)
+
+
+def _planned(row: Row, after: int, end: int) -> Iterator[Coming]:
     schedule, place = parse(row["schedule"], seconds=True), zone(row["timezone"])
     cron_id = None if row["cron_id"] is None else UUID(bytes=row["cron_id"])
     if row["start_at"] is not None:
@@ -166,9 +191,12 @@ def _coming(row: Row, after: int, end: int) -> Iterator[Coming]:
     while at is not None and at < end:
         if row["end_at"] is not None and at * 1_000_000 > row["end_at"]:
             return
-        due = instant(at * 1_000_000)
+        due = fires = instant(at * 1_000_000)
         run_id = None if cron_id is None else run_id_of(cron_id, at)
-        yield Coming(due, local_time(place, at).isoformat(), due, run_id, dst_kind(schedule, place, at))
+        if cron_id is not None and row["jitter_s"]:
+            rule = Rule(canonical=row["canonical"], timezone=row["timezone"], jitter_s=row["jitter_s"])
+            fires = instant(round(fires_at(rule, cron_id.bytes, at) * 1_000_000))
+        yield Coming(due, local_time(place, at).isoformat(), fires, run_id, dst_kind(schedule, place, at))
         at = next_after(schedule, place, at)
 
 
@@ -272,7 +300,7 @@ def _recorded(parts: GatewayParts, cron_id: UUID, status: str | None, part: Occu
 def _to_come(parts: GatewayParts, cron_id: UUID, part: OccurrencePage) -> list[OccurrenceAnswer]:
     """The same of those that are to come: none of a cron that does not fire, or is deleted."""
     row = search.by_id(parts.views, "crons", "cron_id", cron_id)
-    if row is None or not row["enabled"] or row["next_at"] is None:
+    if row is None or not _fires(row) or row["next_at"] is None:
         return []
     after = max(part.begin - 1, row["next_at"] // 1_000_000 - 1)
     if part.behind is not None:

@@ -52,7 +52,8 @@ NULL AS "values" FROM threads WHERE thread_id = ?;
 -- name: cron_without_payload
 SELECT cron_id, assistant_id, thread_id, user_id, schedule, timezone, end_at, next_at, enabled,
 on_run_completed, metadata, NULL AS payload, created_at, updated_at, state, revision, fired, skipped, missed,
-tzdata, note, catch_up, catch_up_window_s, start_at FROM crons WHERE cron_id = ?;
+tzdata, note, catch_up, catch_up_window_s, start_at, paused_until, jitter_s, max_runs, counted,
+pause_after_failures, failures FROM crons WHERE cron_id = ?;
 
 -- name: run_without_values
 SELECT run_id, thread_id, assistant_id, user_id, status, metadata, NULL AS kwargs, multitask_strategy, error,
@@ -128,12 +129,14 @@ AND (scheduled_for, position) < (?, ?) ORDER BY scheduled_for DESC, position DES
 -- name: due_until
 -- The crons that are due first: so many occurrences that are to come are of no more crons. The plus: those that
 -- are due are few beside those that are enabled.
-SELECT cron_id, thread_id, schedule, timezone, start_at, end_at, next_at, revision, tzdata FROM crons
-WHERE next_at < ? AND +enabled = 1 ORDER BY next_at LIMIT ?;
+SELECT cron_id, thread_id, schedule, canonical, timezone, start_at, end_at, next_at, revision, tzdata, jitter_s,
+max_runs, counted FROM crons
+WHERE next_at < ? AND (+enabled = 1 OR paused_until IS NOT NULL) ORDER BY next_at LIMIT ?;
 
 -- name: due_of_cron
-SELECT cron_id, thread_id, schedule, timezone, start_at, end_at, next_at, revision, tzdata FROM crons
-WHERE cron_id = ? AND next_at < ? AND enabled = 1 LIMIT ?;
+SELECT cron_id, thread_id, schedule, canonical, timezone, start_at, end_at, next_at, revision, tzdata, jitter_s,
+max_runs, counted FROM crons
+WHERE cron_id = ? AND next_at < ? AND (enabled = 1 OR paused_until IS NOT NULL) LIMIT ?;
 
 -- name: crons_of_thread
 SELECT cron_id FROM crons WHERE thread_id = ?;

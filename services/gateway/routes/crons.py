@@ -92,6 +92,33 @@ StartOf = Annotated[
         query="start_time", description="nothing is due before this instant (ISO 8601); in the body too"
     ),
 ]
+JitterOf = Annotated[
+    int | None,
+    Parameter(
+        query="jitter_seconds",
+        ge=0,
+        le=3600,
+        description="each occurrence fires up to so much after it is due, always by the same; in the body too",
+    ),
+]
+MaxRunsOf = Annotated[
+    int | None,
+    Parameter(
+        query="max_runs",
+        ge=1,
+        le=1 << 53,
+        description="its schedule fires so many runs, and then it is exhausted; in the body too",
+    ),
+]
+FailuresOf = Annotated[
+    int | None,
+    Parameter(
+        query="pause_after_failures",
+        ge=1,
+        le=1 << 53,
+        description="it pauses itself when so many of its runs in a row have failed; in the body too",
+    ),
+]
 C = TypeVar("C", CronCreate, CronPatch)
 Force = Annotated[bool, Parameter(description="whether it waits where its strategy would refuse it")]
 Said = Annotated[dict[str, Any], Dependency(skip_validation=True)]
@@ -106,6 +133,9 @@ def said_in_query(
     catch_up: CatchUpOf = None,
     catch_up_window_seconds: WindowOf = None,
     start_time: StartOf = None,
+    jitter_seconds: JitterOf = None,
+    max_runs: MaxRunsOf = None,
+    pause_after_failures: FailuresOf = None,
 ) -> dict[str, Any]:
     """Fields of a cron in the query, where clients put what their library does not know.
 
@@ -116,6 +146,9 @@ def said_in_query(
         "catch_up": catch_up,
         "catch_up_window_seconds": catch_up_window_seconds,
         "start_time": instant_of("start_time", start_time),
+        "jitter_seconds": jitter_seconds,
+        "max_runs": max_runs,
+        "pause_after_failures": pause_after_failures,
     }
     return {name: value for name, value in found.items() if value is not None}
 
@@ -207,21 +240,16 @@ class CronController(Controller):
 
     @posts("/{cron_id:str}/pause", summary="Pause a cron")
     async def pause_cron(self, parts: Parts, caller: By, cron_id: UUID, data: CronPause) -> CronWithLedger:
-        """Nothing of it fires until it is resumed; the note says why. Harmless twice."""
-        if data.until is not None:
-            raise NotSupported("until: not supported yet")
-        body = CronPatch(enabled=False, note=data.note or msgspec.UNSET)
-        await commands.change(parts, caller, cron_id, body)
+        """Nothing of it fires until it is resumed, or `until` comes; the note says why. Harmless twice."""
+        await commands.pause(parts, caller, cron_id, data.note, data.until)
         return await parts.read(lambda: queries.by_id(parts, cron_id))
 
     @posts("/{cron_id:str}/resume", summary="Resume a cron")
     async def resume_cron(self, parts: Parts, caller: By, cron_id: UUID, data: CronResume) -> CronWithLedger:
-        """It fires from now on; what the pause covered is told as missed. Harmless twice."""
-        if data.catch_up not in (None, "skip"):
-            raise NotSupported("catch_up: only 'skip' is supported yet")
-        await commands.change(
-            parts, caller, cron_id, CronPatch(enabled=True, note=data.note or msgspec.UNSET)
-        )
+        """It fires from now on; what the pause covered is told as missed, unless `catch_up` says that the newest of it
+        fires late, or each. Harmless twice.
+        """
+        await commands.resume(parts, caller, cron_id, data.note, data.catch_up or "skip")
         return await parts.read(lambda: queries.by_id(parts, cron_id))
 
     @posts("/{cron_id:str}/trigger", summary="Run a cron now")
