@@ -226,10 +226,14 @@ class CronResumed(RuleEvent, frozen=True, kw_only=True):
 
 @event("cron.rescheduled.v1")
 class CronRescheduled(CronEvent, frozen=True, kw_only=True):
-    """The same schedule now means another instant, because the zone's rules changed (new tzdata)."""
+    """The same schedule now means another instant, because the zone's rules changed (new tzdata).
+
+    A wall time that has had its run has none again, where the new rules show it later.
+    """
 
     next_at: datetime | None
     tzdata: str
+    decided: datetime | None = None  # up to here everything is decided, by the new rules
 
 
 @event("cron.expired.v1")
@@ -269,6 +273,10 @@ class OccurrencesMissed(CronEvent, frozen=True, kw_only=True):
     reason: MissedReason
     counted_all: bool = True
     next_at: NextAt = msgspec.UNSET
+    local: str = ""  # `first` and `last` on the cron's wall clock, with offset
+    last_local: str = ""
+    revision: int = 0  # version of the cron that was in force when it was told
+    tzdata: str = ""
 
 
 # --- run ----------------------------------------------------------------------------------------------
@@ -307,6 +315,9 @@ class OccurrenceSkipped(RunEvent, frozen=True, kw_only=True):
     reason: SkippedReason
     detail: str = ""
     next_at: NextAt = msgspec.UNSET
+    local: str = ""
+    revision: int = 0
+    tzdata: str = ""
 
 
 @event("run.occurrence_missed.v1")
@@ -317,6 +328,9 @@ class OccurrenceMissed(RunEvent, frozen=True, kw_only=True):
     reason: MissedReason
     detail: str = ""
     next_at: NextAt = msgspec.UNSET
+    local: str = ""
+    revision: int = 0
+    tzdata: str = ""
 
 
 @event("run.started.v1")

@@ -224,6 +224,9 @@ def skip(plan: RunPlan, occurrence: Occurrence, reason: Any, detail: str) -> Cha
         reason=reason,
         detail=detail,
         next_at=occurrence.next_at,
+        local=occurrence.local,
+        revision=plan.revision,
+        tzdata=occurrence.tzdata,
     )
     return Changes(appends=(Append(occurrence.run_id, 0, (skipped,)),), expects=_expects(plan))
 
@@ -238,6 +241,9 @@ def miss(plan: RunPlan, occurrence: Occurrence, detail: str) -> Changes:
         reason="error",
         detail=detail,
         next_at=occurrence.next_at,
+        local=occurrence.local,
+        revision=plan.revision,
+        tzdata=occurrence.tzdata,
     )
     return Changes(appends=(Append(occurrence.run_id, 0, (missed,)),), expects=_expects(plan))
 

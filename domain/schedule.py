@@ -14,6 +14,8 @@ from domain.zones import LATEST, Zone, tzdata_version, zone
 
 LONGEST_OVERLAP = 2 * 86_400
 """Seconds; the largest step back of any wall clock is a day (the date line)."""
+MOST_OFFSET = 16 * 3600
+"""Seconds; no wall clock was ever that far from UTC."""
 STEPS_BACK = (60, 3600, 86_400, 32 * 86_400, 366 * 86_400, 41 * 366 * 86_400)
 
 __all__ = [
@@ -23,6 +25,7 @@ __all__ = [
     "Zone",
     "count_between",
     "dst_kind",
+    "first_showing",
     "local_time",
     "newest_before",
     "next_after",
@@ -136,12 +139,22 @@ def _next_fixed(schedule: Schedule, place: Zone, epoch: int) -> int | None:
     wall = schedule.next_wall(_highest_wall(place, epoch) + 1)
     if wall is None:
         return None
-    index = place.segment(epoch + 1)
+    found = _showing(place, wall, epoch + 1)
+    return found if found <= LATEST else None
+
+
+def first_showing(place: Zone, wall: int) -> int:
+    """The first instant at which the wall clock has come to that wall time."""
+    return _showing(place, wall, wall - MOST_OFFSET)
+
+
+def _showing(place: Zone, wall: int, begin: int) -> int:
+    index = place.segment(begin)
     while True:
         found = max(place.starts[index], wall - place.offsets[index])
         end = place.end(index, found)
         if found < end:
-            return found if found <= LATEST else None
+            return found
         index = place.segment(end)
 
 

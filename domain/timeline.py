@@ -24,10 +24,12 @@ from domain.schedule import (
     Schedule,
     Zone,
     count_between,
+    first_showing,
     local_time,
     newest_before,
     next_after,
     parse_canonical,
+    tzdata_version,
     zone,
 )
 
@@ -92,6 +94,8 @@ class Miss(msgspec.Struct, frozen=True, gc=False):
     count: int
     counted_all: bool
     reason: MissedReason
+    local: str  # the first and the last on the wall clock of the rule's zone
+    last_local: str
 
 
 class Due(msgspec.Struct, frozen=True, gc=False):
@@ -170,6 +174,15 @@ def fires_at(rule: Rule, cron_id: bytes, due: int) -> float:
     return due + int.from_bytes(digest, "big") % (most_s * 1000) / 1000
 
 
+def shown_at(rule: Rule, wall: int) -> int | None:
+    """The first instant at which the clock of the rule's zone has come to that wall time: what was decided up to it
+    is decided up to there, whatever the zone's rules were then. None: the schedule does not follow the wall clock.
+    """
+    if parse_canonical(rule.canonical).is_interval:
+        return None
+    return first_showing(zone(rule.timezone), wall)
+
+
 def next_of(rule: Rule, after: int) -> int | None:
     """The rule's first occurrence after the instant; None = there is none, or it lies beyond the end.
 
@@ -221,8 +234,10 @@ def undecided(
             yield from _missed(span, span.until, "paused")
 
 
-def missed(miss: Miss, next_at: datetime | None | msgspec.UnsetType = msgspec.UNSET) -> OccurrencesMissed:
-    """The event that records it."""
+def missed(
+    miss: Miss, revision: int, next_at: datetime | None | msgspec.UnsetType = msgspec.UNSET
+) -> OccurrencesMissed:
+    """The event that records it; `revision` is the version of the cron that is in force."""
     return OccurrencesMissed(
         first=datetime.fromtimestamp(miss.first, UTC),
         last=datetime.fromtimestamp(miss.last, UTC),
@@ -230,6 +245,10 @@ def missed(miss: Miss, next_at: datetime | None | msgspec.UnsetType = msgspec.UN
         counted_all=miss.counted_all,
         reason=miss.reason,
         next_at=next_at,
+        local=miss.local,
+        last_local=miss.last_local,
+        revision=revision,
+        tzdata=tzdata_version(),
     )
 
 
@@ -344,4 +363,5 @@ def _missed(span: Span, until: int, reason: MissedReason) -> Iterator[Miss]:
     last = newest_before(span.schedule, span.place, span.after, until)
     assert last is not None
     count, counted_all = count_between(span.schedule, span.place, span.after, until)
-    yield Miss(first, last, count, counted_all, reason)
+    locals_ = (local_time(span.place, at).isoformat() for at in (first, last))
+    yield Miss(first, last, count, counted_all, reason, *locals_)

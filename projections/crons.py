@@ -29,7 +29,7 @@ from projections import facets
 from projections.rows import Row, Rows, Table, blob, maybe_micros, micros, seconds, text
 
 NAME = "crons"
-VERSION = 5
+VERSION = 6
 COUNTED = ("schedule", "catch_up")
 """Kinds of runs that are of its max_runs."""
 PLAIN = (
@@ -66,6 +66,7 @@ TABLES = (
             "metadata": "TEXT NOT NULL",
             "payload": "TEXT NOT NULL",
             "cursor": "INTEGER NOT NULL",  # seconds: everything up to here is decided
+            "wall": "INTEGER",  # what the cron's clock showed at the newest occurrence that is, as seconds since 1970
             "since": "INTEGER NOT NULL",  # seconds: the rule in force decides about later instants
             "undecided": "TEXT NOT NULL",  # JSON [[after, until, rule]], or '': what rules before it left over
             "next_at": "INTEGER",
@@ -142,6 +143,7 @@ def _created(rows: Rows, recorded: Recorded, body: CronCreated) -> None:
         "metadata": text(body.metadata),
         "payload": text(body.payload),
         "cursor": seconds(recorded.meta.at),
+        "wall": None,
         "since": seconds(recorded.meta.at),
         "undecided": "",
         "next_at": None,
@@ -188,6 +190,7 @@ def _decided(
         if due >= row["cursor"]:
             _move(row, body.next_at)
         _decide(row, due)
+        _show(row, body.local)
     rows.put("crons", row)
 
 
@@ -234,16 +237,23 @@ def _edited(rows: Rows, recorded: Recorded) -> None:
         case CronRescheduled() as body:
             row["tzdata"] = body.tzdata
             _move(row, body.next_at)
+            _decide(row, row["cursor"] if body.decided is None else seconds(body.decided))
         case OccurrencesMissed() as body:
             row["missed"] += body.count
             _move(row, body.next_at)
             _decide(row, seconds(body.last))
+            _show(row, body.last_local)
     facets.keep(rows, "cron_facets", key, before, row["metadata"])
     rows.put("crons", row)
 
 
 def _rule(row: Row, body: RuleEvent, at: datetime) -> None:
     """Note what the rule that ends has left over; an edit moves no cursor over what is undecided."""
+    if body.rule is not None and (body.rule.canonical, body.rule.timezone) != (
+        row["canonical"],
+        row["timezone"],
+    ):
+        row["wall"] = None  # it was of another schedule, or of another clock
     newest = None if body.newest is None else seconds(body.newest)
     if newest is not None and newest > row["cursor"]:
         left = msgspec.json.decode(row["undecided"] or "[]")
@@ -279,6 +289,13 @@ def _decide(row: Row, until: int) -> None:
         row["undecided"] = text(left) if left else ""
     if not row["undecided"]:
         row["cursor"] = max(row["cursor"], row["since"])
+
+
+def _show(row: Row, local: str) -> None:
+    """Note the wall time of what is decided; '': it is not known."""
+    if local:
+        wall = int(datetime.fromisoformat(local).replace(tzinfo=UTC).timestamp())
+        row["wall"] = wall if row["wall"] is None else max(wall, row["wall"])
 
 
 def _updated(row: Row, recorded: Recorded, body: CronUpdated) -> None:

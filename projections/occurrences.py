@@ -5,7 +5,7 @@ from contracts.ledger import Recorded
 from projections.rows import Row, Rows, Table, maybe_micros, micros, seconds
 
 NAME = "occurrences"
-VERSION = 4
+VERSION = 5
 TABLES = (
     Table(
         "occurrences",
@@ -66,12 +66,14 @@ def _not_fired(rows: Rows, recorded: Recorded, body: OccurrenceSkipped | Occurre
     status = "skipped" if isinstance(body, OccurrenceSkipped) else "missed"
     row = _row(recorded, body.cron_id.bytes, seconds(body.scheduled_for), status)
     row |= {"reason": body.reason, "kind": "schedule", "thread_id": body.thread_id.bytes}
+    row |= {"local": body.local, "revision": body.revision, "tzdata": body.tzdata}
     rows.put("occurrences", row)
 
 
 def _stretch(rows: Rows, recorded: Recorded, body: OccurrencesMissed) -> None:
     row = _row(recorded, recorded.stream_id.bytes, seconds(body.first), "missed")
     row |= {"until": seconds(body.last), "count": body.count, "reason": body.reason}
+    row |= {"local": body.local, "revision": body.revision, "tzdata": body.tzdata}
     rows.put("occurrences", row)
 
 

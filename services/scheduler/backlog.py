@@ -106,7 +106,8 @@ class Backlog:
             except (InvalidSchedule, InvalidTimezone, *FAULTS):
                 self.moved.discard(cron_id)  # its zone has no rules any more: blocked, as the look will tell
                 continue
-            body = CronRescheduled(next_at=_instant(at), tzdata=tzdata_version())
+            decided = _instant(self._timer.cursor(cron_id))
+            body = CronRescheduled(next_at=_instant(at), tzdata=tzdata_version(), decided=decided)
             looks.append(Look(cron_id, (body,)))
         self.moved -= await self._tell(looks)
 
@@ -192,7 +193,7 @@ class Backlog:
         next_at = _instant(coming) if present.active else msgspec.UNSET
         return Look(
             cron_id,
-            tuple(missed(miss, next_at) for miss in misses),
+            tuple(missed(miss, self._timer.revision(cron_id), next_at) for miss in misses),
             misses[-1].last if misses else 0,
             tuple(_guards(cron_id, timeline, misses)),
             fire,

@@ -255,7 +255,14 @@ def _nobodys(due: Due) -> RunPlan:
     """A plan for what is not run: only whose it is counts."""
     cron_id = UUID(bytes=due.cron_id)
     nobody = Assistant(assistant_id=cron_id, version=0, graph_id="", name="")
-    return RunPlan(assistant=nobody, user_id="", kwargs=Payload(), cron_id=cron_id, cron_version=due.version)
+    return RunPlan(
+        assistant=nobody,
+        user_id="",
+        kwargs=Payload(),
+        cron_id=cron_id,
+        cron_version=due.version,
+        revision=due.revision,
+    )
 
 
 def _occurrence(planned: Planned, due: Due) -> Occurrence:

@@ -3,7 +3,7 @@
 -- name: crons
 -- Every cron, a page at a time: nobody has to ask the log again when a paused one is resumed.
 SELECT cron_id, canonical, timezone, start_at, end_at, state, cursor, since, undecided, version, revision, tzdata,
-catch_up, catch_up_window_s, paused_until, jitter_s, max_runs, counted, pause_after_failures, failures
+wall, catch_up, catch_up_window_s, paused_until, jitter_s, max_runs, counted, pause_after_failures, failures
 FROM crons WHERE cron_id > ? ORDER BY cron_id LIMIT ?;
 
 -- name: cursors

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -12,6 +13,7 @@ from contracts.events import (
     CronCreated,
     CronDeleted,
     CronPaused,
+    CronRescheduled,
     CronResumed,
     CronUpdated,
     OccurrencesMissed,
@@ -21,8 +23,9 @@ from contracts.events import (
     RunTimedOut,
 )
 from contracts.ledger import Recorded
+from domain.errors import InvalidSchedule, InvalidTimezone
 from domain.schedule import tzdata_version
-from domain.timeline import FOREVER, GRACE_S, Stretch, Timeline, timeline_of
+from domain.timeline import FOREVER, GRACE_S, Stretch, Timeline, shown_at, timeline_of
 from projections.crons import rule_of
 from services.kit.clock import Clock
 from services.kit.eventlog import EventLog
@@ -188,11 +191,15 @@ class Scheduler:
         cron_id, rule = row["cron_id"], rule_of(row)
         left = _undecided.decode(row["undecided"] or "[]")
         stretches = (*(Stretch(*parts) for parts in left), Stretch(row["since"], FOREVER, rule))
-        versions = row["version"], row["revision"]
-        self._timer.hold(cron_id, Timeline(stretches), row["cursor"], *versions, row["counted"])
+        cursor, versions = row["cursor"], (row["version"], row["revision"])
+        is_moved = row["tzdata"] != tzdata_version()
+        if is_moved and row["wall"] is not None:
+            with suppress(InvalidSchedule, InvalidTimezone):  # blocked, as the look will tell
+                cursor = max(cursor, shown_at(rule, row["wall"]) or 0)
+        self._timer.hold(cron_id, Timeline(stretches), cursor, *versions, row["counted"])
         if left or not self._backlog.is_settled(cron_id, int(now)):
             self._timer.look(cron_id, now)
-        if rule.active and row["tzdata"] != tzdata_version():
+        if rule.active and is_moved:
             self._backlog.moved.add(cron_id)
         if rule.active and row["pause_after_failures"] is not None and row["failures"]:
             self._backlog.failing[cron_id] = (0, "")
@@ -245,6 +252,8 @@ class Scheduler:
         elif self._timer.holds(cron_id):
             if isinstance(body, OccurrencesMissed):
                 self._timer.decided(cron_id, int(body.last.timestamp()))
+            elif isinstance(body, CronRescheduled) and body.decided is not None:
+                self._timer.decided(cron_id, int(body.decided.timestamp()))
             elif isinstance(body, RuleEvent):
                 self._timer.edited(cron_id, body, recorded.meta.at, recorded.position)
             if isinstance(body, CronUpdated) and body.pause_after_failures is not msgspec.UNSET:

@@ -248,9 +248,10 @@ def test_an_edit_does_not_reach_back() -> None:
 def test_what_is_stored_of_a_stretch() -> None:
     [miss, _] = undecided(of(HOURLY), NOW - 7200, NOW, DAY)
     assert isinstance(miss, Miss)
-    event = missed(miss, None)
+    event = missed(miss, 3, None)
     assert (event.first, event.last) == (datetime(2026, 11, 24, 11, tzinfo=UTC),) * 2
     assert (event.count, event.counted_all, event.reason, event.next_at) == (1, True, "coalesced", None)
+    assert (event.local, event.last_local, event.revision) == ("2026-11-24T11:00:00+00:00",) * 2 + (3,)
 
 
 def test_the_next_and_the_newest() -> None:

@@ -73,7 +73,7 @@ class Ledger:
                 self.tell(run_id_of(CRON, decision.due), skipped)
                 self.cursor = decision.due
             else:
-                self.tell(CRON, missed(decision))
+                self.tell(CRON, missed(decision, 1))
                 self.cursor = decision.last
 
     def as_loaded(self) -> tuple[Timeline, int]:
@@ -144,7 +144,7 @@ def test_what_is_shown_of_a_pause_that_is_over() -> None:
     ledger.record(1)
     assert not isinstance(miss, Fire)
     assert (miss.count, ledger.row["missed"], ledger.row["enabled"]) == (6, 6, 1)
-    event = missed(miss)
+    event = missed(miss, 1)
     assert isinstance(event, OccurrencesMissed)
     assert event.reason == "paused"
 

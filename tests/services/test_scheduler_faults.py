@@ -4,7 +4,7 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import closing
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -22,12 +22,15 @@ from contracts.events import (
     OccurrenceMissed,
     OccurrenceSkipped,
     OccurrencesMissed,
+    Rule,
     RunRequested,
     ThreadDeleted,
 )
 from contracts.ledger import Append, Meta, Payload, Transaction
 from domain.cron import DeleteCron, UpdateCron, cron_of
+from domain.identity import run_id_of
 from domain.schedule import occurrences, parse_canonical, zone
+from domain.timeline import shown_at
 from services.kit.eventlog import LogUnavailable
 from services.kit.ids import uuid7
 from services.kit.settings import Settings
@@ -448,3 +451,82 @@ async def test_new_rules_of_a_zone_are_told_in_one_commit(bench: Bench) -> None:
     assert (len(told_of), {e.next_at.hour for e in told_of}) == (19, {16})
     await bench.quiet()
     assert len(bench.events(CronRescheduled)) == 19
+
+
+# --- new rules of a zone ------------------------------------------------------------------------------
+
+
+async def vancouver(bench: Bench, fired: datetime, local: str) -> UUID:
+    """A cron of 09:00 in Vancouver, which has fired by former rules of that zone."""
+    cron_id, meta = uuid7(), Meta(at=fired - timedelta(days=1), actor="test")
+    created = CronCreated(
+        assistant_id=ASSISTANT,
+        graph_id="agent",
+        user_id="u",
+        schedule="0 9 * * *",
+        canonical="0 9 * * *",
+        timezone="America/Vancouver",
+        payload=Payload(inline=msgspec.Raw(b"{}")),
+        tzdata="2001a",
+    )
+    requested = RunRequested(
+        thread_id=uuid7(),
+        cron_id=cron_id,
+        assistant_id=ASSISTANT,
+        graph_id="agent",
+        user_id="u",
+        kwargs=Payload(inline=msgspec.Raw(b"{}")),
+        kind="schedule",
+        scheduled_for=fired,
+        local=local,
+        tzdata="2001a",
+    )
+    for append in (
+        Append(cron_id, 0, (created,)),
+        Append(run_id_of(cron_id, int(fired.timestamp())), 0, (requested,)),
+    ):
+        await bench.projector.reached(await bench.log.append(Transaction(meta=meta, appends=(append,))))
+    return cron_id
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_a_wall_time_that_comes_again_later_has_no_second_run(bench: Bench, *, restarted: bool) -> None:
+    nine = datetime(2026, 11, 24, 15, tzinfo=UTC)  # by the rules of today it is 16:00
+    await vancouver(bench, nine, "2026-11-24T09:00:00-06:00")
+    bench.clock.at = nine + timedelta(minutes=30)
+    await bench.schedule()
+    await bench.until(lambda: bench.events(CronRescheduled))
+    [told_of] = bench.events(CronRescheduled)
+    assert told_of.next_at == datetime(2026, 11, 25, 16, tzinfo=UTC)
+    if restarted:
+        await bench.projector.reached(bench.log.head())
+        await bench.halt()
+        await bench.schedule()
+    bench.clock.move(hours=1)
+    await bench.quiet()
+    assert bench.fired() == ["15:00:00"]
+    bench.clock.move(hours=23, minutes=30)
+    await bench.until(partial(bench.has_fired, 2))
+    assert told(bench) == [("15:00:00", 1, "schedule"), ("16:00:00", 1, "schedule")]
+
+
+async def test_a_wall_time_that_has_come_sooner_is_caught_up_once(bench: Bench) -> None:
+    nine = datetime(2026, 11, 23, 17, tzinfo=UTC)
+    await vancouver(bench, nine, "2026-11-23T09:00:00-08:00")
+    bench.clock.at = nine + timedelta(hours=23, minutes=30)  # half an hour after it by the rules of today
+    await bench.schedule()
+    await bench.until(partial(bench.has_fired, 2))
+    bench.clock.move(hours=1)  # over 17:00, where the former rules had it
+    await bench.quiet()
+    assert told(bench) == [("17:00:00", 1, "schedule"), ("16:00:00", 1, "catch_up")]
+
+
+async def test_an_interval_follows_real_time_whatever_the_rules_are(bench: Bench) -> None:
+    assert shown_at(Rule(canonical="0 * * * *", timezone="America/Vancouver"), 0) is None
+    nine = int(datetime(2026, 11, 24, 9, tzinfo=UTC).timestamp())
+    daily = Rule(canonical="0 9 * * *", timezone="America/New_York")
+    assert shown_at(daily, nine) == nine + 5 * 3600
+    skipped = int(datetime(2026, 3, 8, 2, 30, tzinfo=UTC).timestamp())
+    assert shown_at(daily, skipped) == int(datetime(2026, 3, 8, 7, tzinfo=UTC).timestamp())
+    twice = int(datetime(2026, 11, 1, 1, 30, tzinfo=UTC).timestamp())
+    assert shown_at(daily, twice) == int(datetime(2026, 11, 1, 5, 30, tzinfo=UTC).timestamp())
