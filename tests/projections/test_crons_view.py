@@ -58,7 +58,8 @@ class Ledger:
         if stream_id == CRON:
             self.cron = evolve(self.cron, CRON, recorded)
         if isinstance(body, RuleEvent) and body.rule is not None:
-            self.timeline = self.timeline.then(max(self.now, self.cursor), body.rule)
+            since = max(int(body.since(at).timestamp()), self.cursor)
+            self.timeline = self.timeline.then(since, body.rule, body.made_up)
 
     def edit(self, command: UpdateCron) -> None:
         for event in decide(self.cron, command, datetime.fromtimestamp(self.now, UTC))[0]:
@@ -66,7 +67,7 @@ class Ledger:
 
     def record(self, stored: int) -> None:
         """A scheduler stores so many decisions, and dies."""
-        for decision in list(undecided(self.timeline, self.cursor, self.now, 1800))[:stored]:
+        for decision in list(undecided(self.timeline, self.cursor, self.now, 1800, b"x"))[:stored]:
             if isinstance(decision, Fire):
                 due = datetime.fromtimestamp(decision.due, UTC)
                 skipped = OccurrenceSkipped(thread_id=CRON, cron_id=CRON, scheduled_for=due, reason="overlap")
@@ -78,14 +79,7 @@ class Ledger:
 
     def as_loaded(self) -> tuple[Timeline, int]:
         """What a scheduler starts from."""
-        row = self.row
-        end = None if row["end_at"] is None else datetime.fromtimestamp(row["end_at"] // 1_000_000, UTC)
-        rule = Rule(
-            canonical=row["canonical"],
-            timezone=row["timezone"],
-            end_time=end,
-            active=row["state"] == "active",
-        )
+        row, rule = self.row, crons.rule_of(self.row)
         left = [Stretch(*parts) for parts in LEFT.decode(row["undecided"] or "[]")]
         return Timeline((*left, Stretch(row["since"], FOREVER, rule))), row["cursor"]
 
@@ -97,6 +91,13 @@ fields: dict[str, st.SearchStrategy[Any]] = {
     "end_time": st.none()
     | st.integers(1, 9000).map(lambda s: datetime.fromtimestamp(BEGIN + 20_000 + s, UTC)),
     "metadata": st.just({"k": 1}),
+    "catch_up": st.sampled_from(["latest", "skip", "all"]),
+    "catch_up_window_s": st.sampled_from([None, 0, 600]),
+    "jitter_s": st.sampled_from([0, 30, 3600]),
+    "start_time": st.none() | st.integers(0, 9000).map(lambda s: datetime.fromtimestamp(BEGIN + s, UTC)),
+    "paused_until": st.none()
+    | st.integers(20_000, 29_000).map(lambda s: datetime.fromtimestamp(BEGIN + s, UTC)),
+    "makes_up": st.sampled_from(["skip", "latest", "all"]),
 }
 edits = st.fixed_dictionaries({}, optional=fields).map(lambda given: UpdateCron(**given))
 walk = st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 6) | edits), max_size=10)
@@ -114,8 +115,10 @@ def test_the_row_leaves_the_same_undecided_as_the_whole_history(
             ledger.edit(step)
         else:
             ledger.record(step)
-        whole = list(undecided(ledger.timeline, ledger.cursor, ledger.now + 700, 1800))
-        assert list(undecided(*ledger.as_loaded(), ledger.now + 700, 1800)) == whole
+        for later_s in (0.5, 700, 29_000):
+            now = ledger.now + later_s
+            whole = list(undecided(ledger.timeline, ledger.cursor, now, 1800, b"x"))
+            assert list(undecided(*ledger.as_loaded(), now, 1800, b"x")) == whole
 
 
 def test_edits_that_leave_nothing_undecided_leave_nothing_behind() -> None:
