@@ -1,6 +1,7 @@
 """The scheduler: follows the crons of the log, sleeps until the next instant, fires it."""
 
 import asyncio
+import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -45,6 +46,10 @@ PART = 5000
 LOAD_S = 120.0
 STALLED_S = 10.0
 AGAIN_S = 1.0
+AHEAD_S = 2.0
+"""Up to here a host's clock that is ahead of the store's is believed."""
+MOST_SKEW_S = 5.0
+TZDATA = re.compile(r"\d{4}[a-z]+", re.ASCII)
 FAILED = ("run.failed.", "run.timed_out.")
 _undecided = msgspec.json.Decoder(list[tuple[int, int, Rule]])
 log_ = Log("scheduler")
@@ -72,6 +77,8 @@ class Scheduler:
         self._backlog = Backlog(log, views, clock, settings, self._firing, self._timer)
         self._position: int | None = None
         self._highest = 0.0
+        self._skew_s = 0.0  # of the host's clock, to the store's
+        self._tzdata = ""  # the newest that anything was planned by
         self._wake, self._loaded = asyncio.Event(), asyncio.Event()
         self._loop = Supervised("scheduler", self._step, AGAIN_S)
         self._unsubscribe: Callable[[], None] | None = None
@@ -86,7 +93,8 @@ class Scheduler:
         """'' when it fires, else why not."""
         due = self._timer.next_due()
         late_s = 0.0 if due is None else self._clock.wall_s() - due
-        return self._loop.failing or (f"due for {late_s:.0f} s and not fired" if late_s > STALLED_S else "")
+        late = f"due for {late_s:.0f} s and not fired" if late_s > STALLED_S else ""
+        return self._loop.failing or self._held or late
 
     @property
     def notice(self) -> str:
@@ -127,11 +135,24 @@ class Scheduler:
         if not self._loaded.is_set():
             await self._load()
         await self._follow()
-        await self._fire_due(int(await self._now()))
+        now = await self._now()
+        if self._held:
+            await self._clock.wait(self._wake, POLL_S)
+            return
+        await self._fire_due(int(now))
         await self._backlog.look(await self._now())
         await self._backlog.reschedule()
         await self._backlog.pause_failing(await self._now())
         await self._sleep()
+
+    @property
+    def _held(self) -> str:
+        """Why it may decide nothing for now, '' when it may: another scheduler knows better."""
+        if abs(self._skew_s) > MOST_SKEW_S:
+            return f"the clock of this host is {self._skew_s:+.0f} s beside the store's"
+        if self._tzdata > tzdata_version():
+            return f"the crons are planned by tzdata {self._tzdata}, and this is {tzdata_version()}"
+        return ""
 
     async def _fire_due(self, now: int) -> None:
         while (group := self._timer.due(now)) is not None:
@@ -162,8 +183,10 @@ class Scheduler:
     async def _now(self) -> float:
         """Seconds that have come by the host's clock and by the store's; never backwards."""
         stores = await read(self._log, self._log.clock)
-        wall = min(self._clock.wall_s(), stores.timestamp() + 2.0)
-        self._highest = max(self._highest, wall)
+        wall = self._clock.wall_s()
+        self._skew_s = wall - stores.timestamp()
+        if abs(self._skew_s) <= MOST_SKEW_S:
+            self._highest = max(self._highest, min(wall, stores.timestamp() + AHEAD_S))
         return self._highest
 
     # --- loading and following --------------------------------------------------------------------
@@ -191,6 +214,7 @@ class Scheduler:
         cron_id, rule = row["cron_id"], rule_of(row)
         left = _undecided.decode(row["undecided"] or "[]")
         stretches = (*(Stretch(*parts) for parts in left), Stretch(row["since"], FOREVER, rule))
+        self._planned_by(row["tzdata"])
         cursor, versions = row["cursor"], (row["version"], row["revision"])
         is_moved = row["tzdata"] != tzdata_version()
         if is_moved and row["wall"] is not None:
@@ -203,6 +227,10 @@ class Scheduler:
             self._backlog.moved.add(cron_id)
         if rule.active and row["pause_after_failures"] is not None and row["failures"]:
             self._backlog.failing[cron_id] = (0, "")
+
+    def _planned_by(self, version: str) -> None:
+        if TZDATA.fullmatch(version):
+            self._tzdata = max(self._tzdata, version)
 
     async def _follow(self) -> None:
         head = await read(self._log, self._log.head)
@@ -242,6 +270,8 @@ class Scheduler:
         if version <= self._timer.version(cron_id):
             return
         at = int(recorded.meta.at.timestamp())
+        if isinstance(body, CronCreated | CronUpdated | CronResumed | CronRescheduled):
+            self._planned_by(body.tzdata)
         self._backlog.moved.discard(cron_id)
         self._firing.aside.pop(cron_id, None)  # it is told anew when it is no better
         if isinstance(body, CronCreated):
