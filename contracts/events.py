@@ -43,6 +43,10 @@ thread's state, which no client sees.
 MissedReason = Literal["coalesced", "window", "skip", "paused", "error"]
 CatchUp = Literal["latest", "skip", "all"]
 """Which of the occurrences that nobody decided in time fire late: the newest, none, each of them."""
+Overlap = Literal["allow", "skip", "buffer_one", "buffer_all", "cancel_other", "terminate_other"]
+"""What an occurrence does while an earlier run of its cron is not over: run beside it, be skipped, wait (alone, or
+behind others), or take its place, the earlier run being cancelled, or undone.
+"""
 SkippedReason = Literal["overlap", "buffer_full", "refused", "graph_missing"]
 
 
@@ -88,6 +92,9 @@ class LaneRun(msgspec.Struct, frozen=True, omit_defaults=True):
     not_before: datetime | None = None  # it may not start earlier; the line is in the order of these
     stopping: Stopping = ""  # it was asked to stop, and its worker is at it still
     writes: bool = False  # it only writes the thread's state
+    also: UUID | None = (
+        None  # the stream of the other lane of which it must be the head to run, if there is one
+    )
 
 
 class CronEvent(Body, frozen=True, kw_only=True):
@@ -123,9 +130,12 @@ class RunEvent(Body, frozen=True, kw_only=True):
 
 
 class LaneEvent(Body, frozen=True, kw_only=True):
-    """An event on a thread's lane (stream id derived from the thread's)."""
+    """An event on the lane of a thread, or of a cron whose runs have a thread each: its stream's id is derived from
+    the id of the one of the two that is there.
+    """
 
-    thread_id: UUID
+    thread_id: UUID | None = None
+    cron_id: UUID | None = None
 
 
 class ThreadEvent(Body, frozen=True, kw_only=True):
@@ -172,6 +182,7 @@ class CronCreated(CronEvent, frozen=True, kw_only=True):
     jitter_s: int = 0
     max_runs: int | None = None  # of its schedule; None: without end
     pause_after_failures: int | None = None  # runs in a row that fail; None: it never pauses itself
+    overlap: Overlap | None = None  # None: of a thread's cron as its strategy says, of another one `allow`
 
 
 @event("cron.updated.v1")
@@ -197,6 +208,7 @@ class CronUpdated(RuleEvent, frozen=True, kw_only=True):
     jitter_s: int | msgspec.UnsetType = msgspec.UNSET
     max_runs: int | None | msgspec.UnsetType = msgspec.UNSET
     pause_after_failures: int | None | msgspec.UnsetType = msgspec.UNSET
+    overlap: Overlap | msgspec.UnsetType = msgspec.UNSET
 
 
 @event("cron.paused.v1")
@@ -305,6 +317,9 @@ class RunRequested(RunEvent, frozen=True, kw_only=True):
     note: str = ""  # of whoever triggered it
     webhook: str = ""  # who is told of its end
     fires_at: datetime | None = None  # its schedule's jitter after it was due; None: it has none
+    cron_lane: bool = (
+        False  # it stands in its cron's lane too, so that it does not run beside others of its cron
+    )
 
 
 @event("run.occurrence_skipped.v1")
@@ -457,7 +472,7 @@ class RedeliveryRequested(DeliveryEvent, frozen=True, kw_only=True):
 
 @event("lane.changed.v1")
 class LaneChanged(LaneEvent, frozen=True, kw_only=True):
-    """The whole line of a thread's runs after a change, so that the newest row is all that is read."""
+    """The whole line of runs after a change, so that the newest row is all that is read."""
 
     change: Literal["joined", "started", "left", "closed", "opened", "stopping"]
     run_id: UUID | None = None

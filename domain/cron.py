@@ -7,6 +7,7 @@ from uuid import UUID
 
 import msgspec
 
+from contracts.api import Strategy
 from contracts.codec import pack
 from contracts.events import (
     CatchUp,
@@ -20,13 +21,16 @@ from contracts.events import (
     CronResumed,
     CronUpdated,
     OnRunCompleted,
+    Overlap,
     Rule,
     RuleEvent,
 )
 from contracts.ledger import Append, Blob, Payload, Recorded
 from contracts.spec import RUN_FIELDS, CronPayload, RunSpec
+from domain import overlap as overlaps
 from domain.changes import Changes
 from domain.errors import CronNotFound, InvalidField
+from domain.overlap import Together
 from domain.schedule import (
     parse,
     tzdata_version,
@@ -68,6 +72,7 @@ class Cron(msgspec.Struct, frozen=True, kw_only=True):
     jitter_s: int = 0
     max_runs: int | None = None
     pause_after_failures: int | None = None
+    overlap: Overlap | None = None  # None: of a thread's cron as its strategy says, of another one `allow`
     since: datetime  # when the rule came into force: it decides about what is due later
     tzdata: str = ""
 
@@ -114,6 +119,7 @@ class CreateCron(msgspec.Struct, frozen=True, kw_only=True, tag="cron.create"):
     jitter_s: int = 0
     max_runs: int | None = None
     pause_after_failures: int | None = None
+    overlap: Overlap | None = None  # None = it was not said
     seconds: bool = False  # six fields are allowed
 
     @property
@@ -121,10 +127,17 @@ class CreateCron(msgspec.Struct, frozen=True, kw_only=True, tag="cron.create"):
         """Whether it begins at once."""
         return self.enabled is not False
 
+    @property
+    def together(self) -> Together:
+        """What it says of its runs beside each other. Raises InvalidField."""
+        strategy, on_thread = self.spec.multitask_strategy, self.thread_id is not None
+        return overlaps.agreed(self.overlap, strategy, on_thread=on_thread)
+
 
 class UpdateCron(msgspec.Struct, frozen=True, kw_only=True, tag="cron.update"):
     """Change fields; absent ones keep their value. `payload` is the cron's as it is, read by whoever asks, and
-    `spec` what its run fields become. `paused_until` belongs to a pause, `makes_up` to its end.
+    `spec` what its run fields become, but for the strategy: that and `overlap` keep in step. `paused_until`
+    belongs to a pause, `makes_up` to its end.
     """
 
     schedule: str | msgspec.UnsetType = msgspec.UNSET
@@ -142,6 +155,8 @@ class UpdateCron(msgspec.Struct, frozen=True, kw_only=True, tag="cron.update"):
     pause_after_failures: int | None | msgspec.UnsetType = msgspec.UNSET
     paused_until: datetime | None = None
     makes_up: CatchUp = "skip"
+    overlap: Overlap | None | msgspec.UnsetType = msgspec.UNSET
+    multitask_strategy: Strategy | msgspec.UnsetType = msgspec.UNSET
     spec: RunSpec | None = None
     payload: CronPayload = CronPayload()
     seconds: bool = False
@@ -271,7 +286,8 @@ def _create(command: CreateCron, now: datetime) -> Decision:
         canonical=schedule.canonical, timezone=command.timezone, start_time=start_time, end_time=end_time
     )
     stateless = command.thread_id is None
-    payload, blobs = _packed(_first_payload(command, end_time), command.cron_id)
+    both = command.together
+    payload, blobs = _packed(_first_payload(command, end_time, both.strategy), command.cron_id)
     created = CronCreated(
         assistant_id=command.assistant_id,
         graph_id=command.graph_id,
@@ -292,15 +308,17 @@ def _create(command: CreateCron, now: datetime) -> Decision:
         jitter_s=command.jitter_s,
         max_runs=command.max_runs,
         pause_after_failures=command.pause_after_failures,
+        overlap=both.overlap,
         next_at=next_occurrence(rule, now),
         tzdata=tzdata_version(),
     )
     return [created], blobs
 
 
-def _first_payload(command: CreateCron, end_time: datetime | None) -> CronPayload:
+def _first_payload(command: CreateCron, end_time: datetime | None, strategy: Strategy | None) -> CronPayload:
+    spec = msgspec.structs.replace(command.spec, multitask_strategy=strategy)
     return CronPayload(
-        **msgspec.structs.asdict(command.spec),
+        **msgspec.structs.asdict(spec),
         assistant_id=str(command.assistant_id),
         schedule=command.schedule,
         timezone=command.timezone,
@@ -371,7 +389,10 @@ def _updated_fields(
         _begun(cron.start_time, fields["end_time"], now)
     fields |= _timing(cron, command, fields, now)
     blobs: tuple[Blob, ...] = ()
-    payload = _new_payload(cron, command, fields)
+    before, both = _together(cron, command)
+    if both.overlap != before.overlap:
+        fields["overlap"] = both.overlap
+    payload = _new_payload(cron, command, fields, both.strategy)
     if payload != command.payload:
         fields["payload"], blobs = _packed(payload, cron.cron_id)
     if command.metadata is not msgspec.UNSET:
@@ -380,6 +401,13 @@ def _updated_fields(
     if not _changes_life(cron, command) and command.note not in (msgspec.UNSET, cron.note):
         fields["note"] = command.note
     return (CronUpdated(**fields) if fields else None), blobs
+
+
+def _together(cron: Cron, command: UpdateCron) -> tuple[Together, Together]:
+    """Overlap and strategy as they are, and as they become."""
+    on_thread = cron.thread_id is not None
+    before = overlaps.had(cron.overlap, command.payload.multitask_strategy, on_thread=on_thread)
+    return before, overlaps.changed(before, command.overlap, command.multitask_strategy, on_thread=on_thread)
 
 
 def _timing(cron: Cron, command: UpdateCron, fields: dict[str, Any], now: datetime) -> dict[str, Any]:
@@ -410,10 +438,12 @@ def _newest(cron: Cron, now: datetime) -> datetime | None:
     return None if newest is None else datetime.fromtimestamp(newest, UTC)
 
 
-def _new_payload(cron: Cron, command: UpdateCron, fields: dict[str, Any]) -> CronPayload:
+def _new_payload(
+    cron: Cron, command: UpdateCron, fields: dict[str, Any], strategy: Strategy | None
+) -> CronPayload:
     """The payload in step with what the cron becomes; what nobody has said of it stays unsaid."""
     spec = command.payload if command.spec is None else command.spec
-    said = {name: getattr(spec, name) for name in RUN_FIELDS}
+    said = {name: getattr(spec, name) for name in RUN_FIELDS} | {"multitask_strategy": strategy}
     if command.metadata is not msgspec.UNSET:
         # One single metadata: the payload shows what the cron has.
         said["metadata"] = {**cron.metadata, **command.metadata}
@@ -497,6 +527,7 @@ def _created(cron_id: UUID, recorded: Recorded, event: CronCreated) -> Cron:
         jitter_s=event.jitter_s,
         max_runs=event.max_runs,
         pause_after_failures=event.pause_after_failures,
+        overlap=event.overlap,
         since=recorded.meta.at,
         tzdata=event.tzdata,
     )
@@ -515,6 +546,7 @@ def _updated(cron: Cron, event: CronUpdated, recorded: Recorded) -> Cron:
         "payload",
         "note",
         "pause_after_failures",
+        "overlap",
         *HOW,
     ):
         value = getattr(event, name)

@@ -117,8 +117,14 @@ class ThreadBusy(Refused):
     code = "thread_busy"
 
 
+class CronBusy(Refused):
+    """An earlier run of the cron is not over and the new one may not wait."""
+
+    code = "cron_busy"
+
+
 class LaneFull(Refused):
-    """Too many runs wait on the thread already."""
+    """Too many runs wait on the thread, or of the cron, already."""
 
     code = "lane_full"
 

@@ -1,4 +1,4 @@
-"""The lane of a thread: one run at a time, in which order. Nothing else in the system decides order."""
+"""The lane of a thread, or of a cron: one run at a time, in which order. Nothing else in the system decides order."""
 
 import hashlib
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from contracts.events import LaneChanged, LaneRun, Stopping
 from contracts.ledger import Append, Recorded
 from domain.changes import appended
-from domain.errors import LaneFull, RunNotActive, ThreadBusy, ThreadNotFound
+from domain.errors import CronBusy, LaneFull, RunNotActive, ThreadBusy, ThreadNotFound
 
 MultitaskStrategy = Literal["reject", "enqueue", "interrupt", "rollback"]
 TAKES_PLACES = frozenset({"interrupt", "rollback"})
@@ -20,17 +20,28 @@ TAKES_PLACES = frozenset({"interrupt", "rollback"})
 
 
 class Lane(msgspec.Struct, frozen=True, kw_only=True):
-    """The line of a thread's runs in flight; the first is the one that may run."""
+    """The line of the runs in flight of a thread, or of a cron; the first is the one that may run.
 
-    thread_id: UUID
+    With its id alone (one of the two) it is a lane that nobody has joined yet.
+    """
+
+    thread_id: UUID | None = None
+    cron_id: UUID | None = None  # of a cron whose runs have a thread each, and wait for each other
     version: int = 0
     in_flight: tuple[LaneRun, ...] = ()
     closed: bool = False
 
     @property
+    def owner_id(self) -> UUID:
+        """The thread, or the cron."""
+        owner_id = self.thread_id or self.cron_id
+        assert owner_id is not None
+        return owner_id
+
+    @property
     def stream_id(self) -> UUID:
         """Where the lane's events are."""
-        return lane_id_of(self.thread_id)
+        return lane_id_of(self.owner_id)
 
     @property
     def head(self) -> UUID | None:
@@ -56,7 +67,7 @@ class JoinLane(msgspec.Struct, frozen=True, kw_only=True, tag="lane.join"):
 
     `started` are the runs of the line that a worker has: by interrupt and rollback they are asked to stop and
     keep their place until they have; all others leave at once. `not_before` delays the run: whoever comes
-    before that instant goes first.
+    before that instant goes first. `also` is the stream of the other lane that it joins, if there is one.
     """
 
     run_id: UUID
@@ -66,6 +77,7 @@ class JoinLane(msgspec.Struct, frozen=True, kw_only=True, tag="lane.join"):
     now: datetime
     not_before: datetime | None = None
     writes: bool = False
+    also: UUID | None = None
 
 
 class StartInLane(msgspec.Struct, frozen=True, kw_only=True, tag="lane.start"):
@@ -108,19 +120,19 @@ class Displaced(msgspec.Struct, frozen=True):
     action: Literal["interrupt", "rollback"]
 
 
-def lane_id_of(thread_id: UUID) -> UUID:
-    """The stream of a thread's lane. It keeps the thread's time prefix, so that the index stays local."""
-    digest = hashlib.blake2b(thread_id.bytes + b"/lane", digest_size=10).digest()
-    return UUID(bytes=thread_id.bytes[:6] + digest)
+def lane_id_of(owner_id: UUID) -> UUID:
+    """The stream of a thread's or a cron's lane. It keeps the id's time prefix, so that the index stays local."""
+    digest = hashlib.blake2b(owner_id.bytes + b"/lane", digest_size=10).digest()
+    return UUID(bytes=owner_id.bytes[:6] + digest)
 
 
-def lane_of(thread_id: UUID, newest: Recorded | None) -> Lane:
-    """The lane as its newest event left it: each carries the whole state."""
+def lane_of(empty: Lane, newest: Recorded | None) -> Lane:
+    """The lane as its newest event left it: each carries the whole state. Nobody has joined `empty` without one."""
     if newest is None:
-        return Lane(thread_id=thread_id)
+        return empty
     body = newest.body
     assert isinstance(body, LaneChanged)
-    return Lane(thread_id=thread_id, version=newest.version, in_flight=body.in_flight, closed=body.closed)
+    return replace(empty, version=newest.version, in_flight=body.in_flight, closed=body.closed)
 
 
 def decide(lane: Lane, command: LaneCommand) -> list[LaneChanged]:
@@ -145,6 +157,13 @@ def decide(lane: Lane, command: LaneCommand) -> list[LaneChanged]:
 def evolve(lane: Lane, event: LaneChanged) -> Lane:
     """The lane after the event."""
     return replace(lane, version=lane.version + 1, in_flight=event.in_flight, closed=event.closed)
+
+
+def evolved(lane: Lane, events: Sequence[LaneChanged]) -> Lane:
+    """The lane after all of them."""
+    for event in events:
+        lane = evolve(lane, event)
+    return lane
 
 
 def appends(lane: Lane, events: Sequence[LaneChanged]) -> tuple[Append, ...]:
@@ -174,13 +193,16 @@ def _join(lane: Lane, command: JoinLane) -> list[LaneChanged]:
     if lane.holds(command.run_id):
         return []
     if lane.is_busy and command.strategy == "reject":
+        if lane.cron_id is not None:
+            raise CronBusy("An earlier run of the cron is not over, and its `overlap` is 'skip'.")
         raise ThreadBusy(
             "Thread is already running a task. Wait for it to finish or choose the multitask strategy 'enqueue'."
         )
     staying = _staying(lane, command)
     if command.limit is not None and len(staying) > command.limit:
-        raise LaneFull(f"{command.limit} runs wait on this thread already")
-    entry = LaneRun(command.run_id, command.not_before, writes=command.writes)
+        where = "on this thread" if lane.cron_id is None else "of this cron"
+        raise LaneFull(f"{command.limit} runs wait {where} already")
+    entry = LaneRun(command.run_id, command.not_before, writes=command.writes, also=command.also)
     line = _with(staying, entry, command.now)
     return [_changed(lane, "joined", command.run_id, line)]
 
@@ -239,7 +261,12 @@ def _changed(
     line: tuple[LaneRun, ...],
 ) -> LaneChanged:
     return LaneChanged(
-        thread_id=lane.thread_id, change=change, run_id=run_id, in_flight=line, closed=lane.closed
+        thread_id=lane.thread_id,
+        cron_id=lane.cron_id,
+        change=change,
+        run_id=run_id,
+        in_flight=line,
+        closed=lane.closed,
     )
 
 

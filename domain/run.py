@@ -27,6 +27,7 @@ from contracts.ledger import Append, Body, Recorded
 from domain.changes import appended
 from domain.errors import MustRollBack, RunNotActive, RunNotFound
 from domain.identity import delivery_id_of
+from domain.lane import Lane
 
 RunStatus = Literal["pending", "running", "success", "error", "timeout", "interrupted"]
 Outcome = RunSucceeded | RunFailed | RunInterrupted | RunTimedOut | RunRolledBack
@@ -53,6 +54,16 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     def is_active(self) -> bool:
         """True until it has an outcome."""
         return self.status in ("pending", "running") and not self.gone
+
+    @property
+    def lanes(self) -> tuple[Lane, ...]:
+        """Where it stands until it has ended: the lanes of its thread and of its cron, one of them, or none.
+
+        They are empty, to be looked up.
+        """
+        request = self.request
+        thread = () if request.temporary else (Lane(thread_id=request.thread_id),)
+        return (*thread, Lane(cron_id=request.cron_id)) if request.cron_lane else thread
 
 
 class ClaimRun(msgspec.Struct, frozen=True, kw_only=True, tag="run.claim"):

@@ -29,7 +29,7 @@ from projections import facets
 from projections.rows import Row, Rows, Table, blob, maybe_micros, micros, seconds, text
 
 NAME = "crons"
-VERSION = 6
+VERSION = 7
 COUNTED = ("schedule", "catch_up")
 """Kinds of runs that are of its max_runs."""
 PLAIN = (
@@ -43,6 +43,7 @@ PLAIN = (
     "jitter_s",
     "max_runs",
     "pause_after_failures",
+    "overlap",
 )
 """Columns that an update has under the same name."""
 TABLES = (
@@ -87,6 +88,7 @@ TABLES = (
             "counted": "INTEGER NOT NULL",  # runs of the schedule
             "pause_after_failures": "INTEGER",
             "failures": "INTEGER NOT NULL",  # runs that failed since one succeeded, or since it was resumed
+            "overlap": "TEXT",  # NULL: as its strategy says
             "position": "INTEGER NOT NULL",
         },
         "cron_id",
@@ -165,6 +167,7 @@ def _created(rows: Rows, recorded: Recorded, body: CronCreated) -> None:
         "pause_after_failures": body.pause_after_failures,
         "failures": 0,
         "paused_until": None,
+        "overlap": body.overlap,
         "position": recorded.position,
     }
     _move(row, body.next_at)

@@ -17,7 +17,7 @@ from contracts.ledger import Recorded
 from projections.rows import Row, Rows, Table, blob, maybe_micros, maybe_text, micros, seconds, text
 
 NAME = "runs"
-VERSION = 4
+VERSION = 5
 TABLES = (
     Table(
         "runs",
@@ -40,6 +40,7 @@ TABLES = (
             "kwargs": "TEXT NOT NULL",
             "multitask_strategy": "TEXT NOT NULL",
             "temporary": "INTEGER NOT NULL",
+            "cron_lane": "INTEGER NOT NULL",
             "output": "TEXT",
             "error": "TEXT",
             "message": "TEXT",
@@ -61,6 +62,7 @@ TABLES = (
             "(thread_id, hidden, status, created_at, run_id)",
             "(temporary, thread_id) WHERE phase != 'ended'",
             "(assistant_id) WHERE phase != 'ended'",
+            "(cron_id) WHERE phase != 'ended' AND cron_lane = 1",
             "(hidden, created_at, run_id)",
             "(hidden, status, created_at, run_id)",
             "(cron_id, hidden, created_at, run_id) WHERE cron_id IS NOT NULL",
@@ -92,7 +94,7 @@ def apply(rows: Rows, recorded: Recorded) -> None:
 
 
 def _lane(rows: Rows, body: LaneChanged) -> None:
-    if body.change != "closed":
+    if body.change != "closed" or body.thread_id is None:
         return
     at_work = [row for entry in body.in_flight if (row := rows.get("runs", entry.run_id.bytes)) is not None]
     rows.delete_where("runs", "thread_id", body.thread_id.bytes)
@@ -127,6 +129,7 @@ def row_as_requested(recorded: Recorded, body: RunRequested) -> Row:
         "kwargs": text(body.kwargs),
         "multitask_strategy": body.multitask_strategy,
         "temporary": int(body.temporary),
+        "cron_lane": int(body.cron_lane),
         "output": None,
         "error": None,
         "message": None,

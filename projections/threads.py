@@ -160,7 +160,7 @@ def _requested(rows: Rows, recorded: Recorded, body: RunRequested) -> None:
 
 
 def _lane(rows: Rows, recorded: Recorded, body: LaneChanged) -> None:
-    row = _fresh(rows, body.thread_id.bytes, recorded)
+    row = None if body.thread_id is None else _fresh(rows, body.thread_id.bytes, recorded)
     if row is not None:
         row["in_flight"] = len(body.in_flight)
         row["status"] = "busy" if body.in_flight else row["settled_status"]

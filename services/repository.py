@@ -1,6 +1,6 @@
 """Aggregates from the log: load, decide, append. The one place where commands of any service meet the log."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import TypeVar
 from uuid import UUID
@@ -12,7 +12,7 @@ from domain.cron import Cron, cron_of
 from domain.decisions import Line
 from domain.delivery import WebhookDelivery, delivery_of
 from domain.errors import AlreadyExists, AssistantNotFound, RunNotFound, ThreadNotFound
-from domain.lane import TAKES_PLACES, Lane, MultitaskStrategy, lane_id_of, lane_of
+from domain.lane import TAKES_PLACES, Lane, MultitaskStrategy, lane_of
 from domain.run import Run, run_of
 from domain.thread import Thread, thread_of
 from services.kit.commands import execute
@@ -48,12 +48,19 @@ class Aggregates:
 
     def lane(self, thread_id: UUID) -> Lane:
         """The thread's lane; an empty one when there is none yet."""
-        return self.lanes([thread_id])[thread_id]
+        return self.lanes([Lane(thread_id=thread_id)])[0]
 
-    def line(self, thread_id: UUID, strategy: MultitaskStrategy) -> Line:
-        """The thread's lane, with the runs that stand in it when the strategy takes their places."""
-        lane = self.lane(thread_id)
-        return Line(lane=lane, runs=self.runs_of(lane) if strategy in TAKES_PLACES else {})
+    def line(self, empty: Lane, strategy: MultitaskStrategy) -> Line:
+        """The lane of that thread or cron, with all that a strategy needs that takes the places of others."""
+        [lane] = self.lanes([empty])
+        return self.whole_line(lane) if strategy in TAKES_PLACES else Line(lane=lane)
+
+    def whole_line(self, lane: Lane) -> Line:
+        """The lane with the runs that stand in it, and the other lanes in which these stand."""
+        runs = self.runs_of(lane)
+        places = {place.owner_id: place for run in runs.values() for place in run.lanes}
+        places.pop(lane.owner_id, None)
+        return Line(lane=lane, runs=runs, others=self.lanes(places.values()) if places else ())
 
     def runs_of(self, lane: Lane) -> Mapping[UUID, Run]:
         """The runs that stand in a lane."""
@@ -80,14 +87,13 @@ class Aggregates:
         """The assistant; None when there is none or it is deleted."""
         return assistant_of(assistant_id, self._newest(assistant_id))
 
-    def lanes(self, thread_ids: Sequence[UUID]) -> dict[UUID, Lane]:
-        """The lanes of these threads; empty ones where there are none yet."""
-        ids = {thread_id: lane_id_of(thread_id) for thread_id in thread_ids}
-        newest = self.log.newest(ids.values())
-        self.seen |= {
-            lane_id: newest[lane_id].version if lane_id in newest else 0 for lane_id in ids.values()
-        }
-        return {thread_id: lane_of(thread_id, newest.get(lane_id)) for thread_id, lane_id in ids.items()}
+    def lanes(self, empty: Iterable[Lane]) -> list[Lane]:
+        """These lanes as they are, in the same order; empty they stay where nobody has joined yet."""
+        asked = [(lane.stream_id, lane) for lane in empty]
+        newest = self.log.newest([stream_id for stream_id, _ in asked]) if asked else {}
+        found = [lane_of(lane, newest.get(stream_id)) for stream_id, lane in asked]
+        self.seen |= {lane.stream_id: lane.version for lane in found}
+        return found
 
     def assistant(self, text: str) -> Assistant:
         """The assistant of that id, or the default one of that graph. Raises AssistantNotFound."""

@@ -35,6 +35,7 @@ STATUSES: dict[type[Exception], int] = {
     errors.DefaultAssistant: 409,
     errors.AlreadyExists: 409,
     errors.ThreadBusy: 409,
+    errors.CronBusy: 409,
     errors.ThreadWithoutGraph: 400,
     errors.LaneFull: 429,
     errors.TooManyCrons: 429,

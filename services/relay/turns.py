@@ -48,6 +48,7 @@ class Turn(msgspec.Struct, frozen=True, order=True):
     due_s: float  # since the epoch, 0 = at once
     run_id: UUID
     lane_id: UUID | None = None  # None: it is in no lane
+    also: UUID | None = None  # the other lane of which it must be the head
 
 
 class Delayed:
@@ -120,31 +121,42 @@ class Turns:
         self._is_sure = True  # unless the connection is lost again meanwhile
         try:
             position = await self.part.cursor() if self._position is None else self._position
-            seen, temporary, lanes = await read(self._views, self._waiting)
+            seen, temporary, owners = await read(self._views, self._waiting)
             self._position = min(seen, position)
             await self._offer(
                 Turn(_seconds(row["not_before"]), UUID(bytes=row["run_id"])) for row in temporary
             )
-            lane_ids = (lane_id_of(UUID(bytes=row["thread_id"])) for row in lanes)
-            for some in _parts(lane_ids, PAGE):
+            for some in _parts(map(lane_id_of, owners), PAGE):
                 await self._offer(await read(self._log, partial(self._heads, some)))
         except BaseException:
             self._is_sure = False
             raise
 
-    def _waiting(self) -> tuple[int, list[Row], list[Row]]:
-        """How far the read model is, the runs without a lane that it shows, and the lanes. The position first."""
-        return self._views.position("runs"), self._views.all(SQL["temporary"]), self._views.all(SQL["lanes"])
+    def _waiting(self) -> tuple[int, list[Row], list[UUID]]:
+        """How far the read model is, the runs without a lane that it shows, and whose lanes there are. The position
+        first.
+        """
+        position = self._views.position("runs")
+        temporary, threads = self._views.all(SQL["temporary"]), self._views.all(SQL["lanes"])
+        owners = [row["thread_id"] for row in threads]
+        owners += [row["cron_id"] for row in self._views.all(SQL["cron_lanes"])]
+        return position, temporary, [UUID(bytes=owner) for owner in owners]
 
     async def _offer(self, turns: Iterable[Turn]) -> None:
         now_s = self._clock.wall_s()
-        due: list[UUID] = []
+        due: list[Turn] = []
         for turn in turns:
             if turn.due_s <= now_s:
-                due.append(turn.run_id)
+                due.append(turn)
             else:
                 self._delayed.add(turn)
-        await self._put(map(_due, due))
+        if any(turn.also for turn in due):
+            due = await read(self._log, partial(self._ready, due))
+        await self._put(map(_due, dict.fromkeys(turn.run_id for turn in due)))
+
+    def _ready(self, turns: Iterable[Turn]) -> list[Turn]:
+        """Those that are the head of their other lane too, by what the log has now: a change of it tells of others."""
+        return [turn for turn in turns if turn.also is None or self._heads_lane(turn.run_id, turn.also)]
 
     async def _put_delayed(self) -> None:
         """Put the delayed runs whose time has come; one that lets another go first comes when it is the head."""
@@ -158,9 +170,11 @@ class Turns:
                 raise
 
     def _is_head(self, turn: Turn) -> bool:
-        if turn.lane_id is None:
-            return True
-        return any(head.run_id == turn.run_id for head in self._heads([turn.lane_id]))
+        lanes = (lane_id for lane_id in (turn.lane_id, turn.also) if lane_id is not None)
+        return all(self._heads_lane(turn.run_id, lane_id) for lane_id in lanes)
+
+    def _heads_lane(self, run_id: UUID, lane_id: UUID) -> bool:
+        return any(head.run_id == run_id for head in self._heads([lane_id]))
 
     def _heads(self, lane_ids: Iterable[UUID]) -> list[Turn]:
         return [head for head in each(lane_ids, self._head) if head is not None]
@@ -185,7 +199,7 @@ def turns_of(events: Iterable[Recorded]) -> list[Turn]:
     found: dict[UUID, Turn | None] = {}
     for recorded in events:
         match recorded.body:
-            case RunRequested(temporary=True) as body:
+            case RunRequested(temporary=True, cron_lane=False) as body:
                 found[recorded.stream_id] = Turn(_instant(body.not_before), recorded.stream_id)
             case LaneChanged() as body if _moves_head(body):
                 found[recorded.stream_id] = head_of(recorded.stream_id, body)
@@ -198,7 +212,7 @@ def head_of(lane_id: UUID, body: Body) -> Turn | None:
     if not body.in_flight:
         return None
     head = body.in_flight[0]
-    return Turn(_instant(head.not_before), head.run_id, lane_id)
+    return Turn(_instant(head.not_before), head.run_id, lane_id, head.also)
 
 
 def chores_of(events: Iterable[Recorded]) -> Iterator[tuple[str, bytes]]:

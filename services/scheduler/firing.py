@@ -13,7 +13,15 @@ from contracts.events import CronDeleted, LaneChanged, RunRequested
 from contracts.ledger import Append, Meta, Payload, Transaction
 from domain.assistant import Assistant
 from domain.changes import Changes
-from domain.decisions import Line, Occurrence, RunPlan, fire_on_thread, miss, request_stateless, skip
+from domain.decisions import (
+    Line,
+    Occurrence,
+    RunPlan,
+    fire_on_thread,
+    fire_stateless,
+    miss,
+    skip,
+)
 from domain.identity import run_id_of, thread_id_of
 from domain.lane import TAKES_PLACES, Lane, evolve
 from domain.schedule import tzdata_version
@@ -82,7 +90,7 @@ class Firing:
             await self._one_by_one(alone + await self._store(built))
 
     async def _one_by_one(self, alone: list[Due]) -> None:
-        """Decide on what the log has this moment, until each fits; one of a thread at a time."""
+        """Decide on what the log has this moment, until each fits; one of a lane at a time."""
         tries = 0
         while alone:
             built, later = await read(self._stores, partial(self._built_alone, alone))
@@ -96,7 +104,7 @@ class Firing:
             alone = left
 
     async def _store(self, built: Built) -> list[Due]:
-        """Append; those whose thread was changed by somebody else are to be built again."""
+        """Append; those whose lane was changed by somebody else are to be built again."""
         again: list[Due] = []
         outcomes = await self._log.append_many([tx for _, tx in built]) if built else []
         for (due, tx), outcome in zip(built, outcomes, strict=True):
@@ -153,15 +161,15 @@ class Firing:
     def _known(
         self, dues: Sequence[Due]
     ) -> tuple[dict[bytes, Planned], dict[UUID, Lane], dict[UUID, dict[str, Any]]]:
-        """Plans by cron, lanes and metadata by thread, as far as the read models show them."""
+        """Plans by cron, lanes by thread or cron, metadata by thread, as far as the read models show them."""
         known = self._plans.of_block(dues)
+        empty = {lane.owner_id: lane for planned in known.values() if (lane := planned.lane) is not None}
+        lanes = {lane.owner_id: lane for lane in Aggregates(self._log).lanes(empty.values())}
         threads = [planned.thread_id for planned in known.values() if planned.thread_id is not None]
-        if not threads:
-            return known, {}, {}
-        return known, Aggregates(self._log).lanes(threads), self._plans.thread_metadata(threads)
+        return known, lanes, self._plans.thread_metadata(threads) if threads else {}
 
     def _built_alone(self, dues: Iterable[Due]) -> tuple[Built, list[Due]]:
-        """Transactions on what the log has, and those that come behind another one of their thread."""
+        """Transactions on what the log has, and those that come behind another one of their lane."""
         built: Built = []
         later: list[Due] = []
         busy: set[UUID] = set()
@@ -170,15 +178,16 @@ class Firing:
                 planned = self._plans.of_stream(due)
                 if planned is None:
                     continue  # deleted or edited: the timeline will say
-                if planned.thread_id in busy:
+                lane = planned.lane
+                if lane is not None and lane.owner_id in busy:
                     later.append(due)
                     continue
                 built.append((due, self._alone(planned, due, self._clock.now())))
             except FAULTS as exc:
                 self.set_aside(due.cron_id, exc)
                 continue
-            if planned.thread_id is not None:
-                busy.add(planned.thread_id)
+            if lane is not None:
+                busy.add(lane.owner_id)
         return built, later
 
     def _alone(self, planned: Planned, due: Due, now: datetime) -> Transaction:
@@ -188,15 +197,16 @@ class Firing:
         plan, thread_id = _plan(planned.plan, due), planned.thread_id
         if planned.lacks:
             return _by(_without_graph(plan, occurrence, planned), due, occurrence, now)
-        if thread_id is None:
-            return _by(request_stateless(plan, occurrence, now), due, occurrence, now)
         log = Aggregates(self._log)
+        line = None if planned.lane is None else log.line(planned.lane, plan.strategy)
+        if thread_id is None or line is None:
+            return _by(fire_stateless(plan, occurrence, line, now), due, occurrence, now)
         thread = log.thread_or_none(thread_id)
         if thread is None:
             changes = skip(plan, occurrence, "refused", "its thread is gone")
             ended = Append(UUID(bytes=due.cron_id), due.version, (CronDeleted(reason="thread_deleted"),))
             return _by(changes + Changes(appends=(ended,)), due, occurrence, now)
-        changes = fire_on_thread(plan, occurrence, log.line(thread_id, plan.strategy), thread.metadata, now)
+        changes = fire_on_thread(plan, occurrence, line, thread.metadata, now)
         return _by(changes, due, occurrence, now)
 
     def _given_up(self, dues: Iterable[Due]) -> Built:
@@ -204,18 +214,18 @@ class Firing:
         for due in dues:
             if (planned := self._plans.of_stream(due)) is not None:
                 occurrence = _occurrence(planned, due)
-                changes = miss(_nobodys(due), occurrence, "others changed the thread all the time")
+                changes = miss(_nobodys(due), occurrence, "others changed its lane all the time")
                 built.append((due, _by(changes, due, occurrence, self._clock.now())))
         return built
 
 
 def _fits(planned: Planned, lanes: dict[UUID, Lane], metadata: dict[UUID, dict[str, Any]]) -> bool:
     """Whether the read models tell all that the firing needs."""
-    if planned.plan is None or planned.thread_id is None:
+    if planned.plan is None or planned.lane is None:
         return planned.plan is not None
     # Whom it stops must be looked at.
-    stops = planned.plan.strategy in TAKES_PLACES and lanes[planned.thread_id].in_flight
-    return planned.thread_id in metadata and not stops
+    stops = planned.plan.strategy in TAKES_PLACES and lanes[planned.lane.owner_id].in_flight
+    return (planned.thread_id is None or planned.thread_id in metadata) and not stops
 
 
 def _transaction(
@@ -229,9 +239,10 @@ def _transaction(
     plan, occurrence, thread_id = _plan(planned.plan, due), _occurrence(planned, due), planned.thread_id
     if planned.lacks:
         return _by(_without_graph(plan, occurrence, planned), due, occurrence, now)
-    if thread_id is None:
-        return _by(request_stateless(plan, occurrence, now), due, occurrence, now)
-    changes = fire_on_thread(plan, occurrence, Line(lane=lanes[thread_id]), metadata[thread_id], now)
+    line = None if planned.lane is None else Line(lane=lanes[planned.lane.owner_id])
+    if thread_id is None or line is None:
+        return _by(fire_stateless(plan, occurrence, line, now), due, occurrence, now)
+    changes = fire_on_thread(plan, occurrence, line, metadata[thread_id], now)
     for append in changes.appends:
         for body in append.bodies:
             if isinstance(body, LaneChanged):  # the next cron of this thread stands behind it

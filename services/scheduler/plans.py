@@ -13,6 +13,7 @@ from contracts.ledger import Payload
 from contracts.spec import CronPayload
 from domain.assistant import Assistant, default_assistant_id
 from domain.decisions import RunPlan, plan_of
+from domain.lane import Lane
 from domain.timeline import Due
 from services.kit.eventlog import EventLog
 from services.kit.lifecycle import FAULTS
@@ -34,6 +35,13 @@ class Planned(msgspec.Struct, frozen=True, gc=False):
     plan: RunPlan | None  # None: its assistant is gone
     thread_id: UUID | None
     lacks: str = ""  # the graph that the project has no longer
+
+    @property
+    def lane(self) -> Lane | None:
+        """The lane, to be looked up, that decides whether it fires; None: each run has a thread and may begin at once."""
+        if self.thread_id is not None:
+            return Lane(thread_id=self.thread_id)
+        return Lane(cron_id=self.plan.cron_id) if self.plan is not None and self.plan.takes_turns else None
 
     @property
     def size(self) -> int:
@@ -87,6 +95,7 @@ class Plans:
             "metadata": msgspec.json.encode(cron.metadata),
             "payload": msgspec.json.encode(cron.payload),
             "revision": cron.revision,
+            "overlap": cron.overlap,
         }
         return self._kept(row)
 
@@ -118,6 +127,7 @@ class Plans:
             revision=row["revision"],
             cron_metadata=msgspec.json.decode(row["metadata"]),
             temporary=thread_id is None and row["on_run_completed"] != "keep",
+            overlap=row["overlap"],
         )
         return Planned(plan, thread_id, self._lacking(assistant.graph_id))
 

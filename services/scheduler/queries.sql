@@ -17,7 +17,7 @@ WHERE cron_id IN ({marks}) AND state = 'active' AND failures >= pause_after_fail
 
 -- name: plans
 -- What the plans of these crons are made from.
-SELECT cron_id, assistant_id, thread_id, user_id, on_run_completed, metadata, payload, revision
+SELECT cron_id, assistant_id, thread_id, user_id, on_run_completed, metadata, payload, revision, overlap
 FROM crons WHERE cron_id IN ({marks});
 
 -- name: thread_metadata

@@ -9,8 +9,7 @@ import msgspec
 
 from contracts.ledger import Meta
 from domain.changes import Changes
-from domain.decisions import claim, may_claim
-from domain.lane import Lane, lane_id_of
+from domain.decisions import Places, claim, may_claim
 from domain.run import ClaimRun, Run, evolve, is_outcome
 from services.kit.clock import Clock
 from services.kit.commands import Conflict
@@ -88,7 +87,7 @@ class Claims:
 
     def _decide(self, found: Found, loss: Loss | None, lost: int) -> Decision:
         """What a claim comes to; `loss` is why our attempt of the number `lost` is void, if it is."""
-        story, lane, now = found.story, found.story.lane, found.now
+        story, places, now = found.story, found.story.places, found.now
         run = story.run
         if run is None or not run.is_active:
             return Decision(run, story.corr, Done())
@@ -96,9 +95,9 @@ class Claims:
         why = loss if loss and run.attempt == lost else self._loss(run, found.left_s)
         if isinstance(why, Later):
             return Decision(run, story.corr, why)
-        if not may_claim(run, lane, now):
-            return Decision(run, story.corr, _later(run, lane, now))
-        changes = claim(run, self._command(why), lane, now)
+        if not may_claim(run, places, now):
+            return Decision(run, story.corr, _later(run, places, now))
+        changes = claim(run, self._command(why), places, now)
         began_ms = int(story.meta(self._clock, "worker").at.timestamp() * 1000)
         after, verdict = _after(run, changes)
         return Decision(after, story.corr, verdict, changes, began_ms)
@@ -129,17 +128,18 @@ class Claims:
 
 def _found(run_id: UUID, log: Aggregates) -> Found:
     story = story_of(log, run_id)
-    # Whoever is at its head only leaves by an event of its own run, and others may join meanwhile.
-    log.forget(lane_id_of(story.lane.thread_id))
+    # Whoever is at the head of one only leaves by an event of its own run, and others may join meanwhile.
+    for lane in story.places:
+        log.forget(lane.stream_id)
     run = story.run
     left_s = live_until(log.log, run.worker) if run is not None and run.status == "running" else None
     return Found(story, log.log.clock(), left_s)
 
 
-def _later(run: Run, lane: Lane, now: datetime) -> Later:
+def _later(run: Run, places: Places, now: datetime) -> Later:
     """When the turn of a run may come that waits for its instant, or for whoever is before it."""
     not_before = run.request.not_before
-    if not_before is None or not (run.request.temporary or lane.head == run.run_id):
+    if not_before is None or any(lane.head != run.run_id for lane in places):
         return Later(TURN_DELAY_S)
     return Later(min(TURN_DELAY_S, max(0.0, (not_before - now).total_seconds())))
 

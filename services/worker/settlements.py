@@ -43,7 +43,7 @@ class Settlements:
                 return Changes()
             assert story.run is not None
             command = SettleRun(attempt=job.attempt, outcome=ending.outcome)
-            return settle(story.run, command, story.lane) + Changes(blobs=ending.blobs)
+            return settle(story.run, command, story.places) + Changes(blobs=ending.blobs)
 
         position = await self._carry_out(job, decide)
         if position is None and not is_ours:

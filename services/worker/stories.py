@@ -7,7 +7,7 @@ import msgspec
 
 from contracts.api import RunKwargs
 from contracts.ledger import Meta, Payload, Recorded
-from domain.lane import Lane
+from domain.decisions import Places
 from domain.run import Run, run_of
 from services.kit.clock import Clock
 from services.kit.eventlog import EventLog
@@ -21,11 +21,11 @@ class InputErased(Exception):
 
 
 class Story(msgspec.Struct, frozen=True):
-    """A run with the events that tell of it, oldest first, and the lane in which it stands."""
+    """A run with the events that tell of it, oldest first, and the lanes in which it stands."""
 
     run: Run | None
     events: list[Recorded]
-    lane: Lane
+    places: Places
 
     @property
     def corr(self) -> str:
@@ -47,9 +47,7 @@ def story_of(log: Aggregates, run_id: UUID) -> Story:
     """The run as the log has it now; its run is None when there is none, or it was skipped."""
     events = log.stream(run_id)
     run = run_of(run_id, events)
-    if run is None or run.request.temporary:  # it has a thread of its own
-        return Story(run, events, Lane(thread_id=run.request.thread_id if run else run_id))
-    return Story(run, events, log.lane(run.request.thread_id))
+    return Story(run, events, () if run is None else log.lanes(run.lanes))
 
 
 def kwargs_of(log: EventLog, payload: Payload) -> RunKwargs:

@@ -55,7 +55,7 @@ class LongLane:
     @property
     def lane(self) -> Lane:
         lane_id = lane_id_of(self.thread_id)
-        return lane_of(self.thread_id, self.log.newest([lane_id]).get(lane_id))
+        return lane_of(Lane(thread_id=self.thread_id), self.log.newest([lane_id]).get(lane_id))
 
     async def round(self) -> None:
         """One run of a cron, from its firing to its end."""

@@ -348,6 +348,7 @@ def test_relay(views: sqlite3.Connection) -> None:
     assert plans == {
         "lanes": "SEARCH runs USING INDEX temporary,thread_id (temporary=?)",
         "temporary": "SEARCH runs USING INDEX temporary,thread_id (temporary=?)",
+        "cron_lanes": "SCAN runs USING INDEX cron_id",
     }
 
 
@@ -415,6 +416,7 @@ COSTS = {
     "runs of a cron that has none": (GATEWAY_SQL["runs_of_cron"], [ASSISTANT.bytes, *NEWEST, 11]),
     "runs that are not over": (GATEWAY_SQL["active_runs"], []),
     "runs in lanes": (RELAY_SQL["lanes"], []),
+    "runs that take turns": (RELAY_SQL["cron_lanes"], []),
     "runs of an assistant that are not over": (GATEWAY_SQL["active_runs_of_assistant"], [ASSISTANT.bytes]),
 }
 

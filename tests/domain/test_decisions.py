@@ -180,7 +180,7 @@ SUCCEEDED = RunSucceeded(thread_id=THREAD, attempt=1)
 
 def test_settle_leaves_the_lane_in_the_same_append() -> None:
     settled = decisions.settle(
-        run(REQUEST, STARTED), SettleRun(attempt=1, outcome=SUCCEEDED), lane(RUN, OTHER)
+        run(REQUEST, STARTED), SettleRun(attempt=1, outcome=SUCCEEDED), [lane(RUN, OTHER)]
     )
     left = LaneChanged(thread_id=THREAD, change="left", run_id=RUN, in_flight=(LaneRun(OTHER),))
     assert settled.appends == (Append(RUN, 2, (SUCCEEDED,)), Append(lane_id_of(THREAD), 2, (left,)))
@@ -209,12 +209,12 @@ CLAIM = ClaimRun(worker="w")
 
 
 def test_claim_is_of_the_head_alone() -> None:
-    claimed = decisions.claim(run(REQUEST), CLAIM, lane(RUN, OTHER), NOW)
+    claimed = decisions.claim(run(REQUEST), CLAIM, [lane(RUN, OTHER)], NOW)
     assert [append.stream_id for append in claimed.appends] == [RUN]
     for others in (lane(OTHER, RUN), lane(), lane(OTHER)):
-        assert not decisions.may_claim(run(REQUEST), others, NOW)
+        assert not decisions.may_claim(run(REQUEST), [others], NOW)
         with pytest.raises(RunNotActive, match="not its turn"):
-            decisions.claim(run(REQUEST), CLAIM, others, NOW)
+            decisions.claim(run(REQUEST), CLAIM, [others], NOW)
 
 
 def test_claim_of_a_delayed_run_is_when_it_is_due_and_rests_on_the_lane() -> None:
@@ -222,8 +222,8 @@ def test_claim_of_a_delayed_run_is_when_it_is_due_and_rests_on_the_lane() -> Non
     delayed = run(msgspec.structs.replace(REQUEST, not_before=due))
     alone = Lane(thread_id=THREAD, version=1, in_flight=(LaneRun(RUN, due),))
     with pytest.raises(RunNotActive):
-        decisions.claim(delayed, CLAIM, alone, NOW)
-    claimed = decisions.claim(delayed, CLAIM, alone, due)
+        decisions.claim(delayed, CLAIM, [alone], NOW)
+    claimed = decisions.claim(delayed, CLAIM, [alone], due)
     assert changed_lane(claimed).in_flight == (LaneRun(RUN),)
     assert [append.expected_version for append in claimed.appends] == [1, 1]
 
@@ -231,7 +231,7 @@ def test_claim_of_a_delayed_run_is_when_it_is_due_and_rests_on_the_lane() -> Non
 def test_claim_of_a_run_that_has_started_needs_no_turn() -> None:
     lost = ClaimRun(worker="w2", lost="lease expired")
     closed = Lane(thread_id=THREAD, version=3, closed=True)
-    [append] = decisions.claim(run(REQUEST, STARTED), lost, closed, NOW).appends
+    [append] = decisions.claim(run(REQUEST, STARTED), lost, [closed], NOW).appends
     assert isinstance(append.bodies[0], RunStarted)
 
 
@@ -240,8 +240,8 @@ def test_delayed_temporary_run_has_no_turn_to_wait_for() -> None:
     delayed = msgspec.structs.replace(OCCURRENCE, not_before=due)
     plan = plan_of(RunSpec(), ASSISTANT, "alice", temporary=True)
     alone = run(requested(decisions.request_stateless(plan, delayed, NOW)))
-    assert not decisions.may_claim(alone, lane(), NOW)
-    assert [a.stream_id for a in decisions.claim(alone, CLAIM, lane(), due).appends] == [RUN]
+    assert not decisions.may_claim(alone, (), NOW)
+    assert [a.stream_id for a in decisions.claim(alone, CLAIM, (), due).appends] == [RUN]
 
 
 def test_more_than_may_wait_are_refused() -> None:
@@ -253,7 +253,7 @@ def test_more_than_may_wait_are_refused() -> None:
 
 
 def test_cancelled_running_run_stays_in_the_line_until_it_has_stopped() -> None:
-    changes = decisions.cancel(run(REQUEST, STARTED), CancelRun(action="rollback"), lane(RUN, OTHER))
+    changes = decisions.cancel(run(REQUEST, STARTED), CancelRun(action="rollback"), [lane(RUN, OTHER)])
     assert [type(body) for body in bodies(changes)[RUN]] == [RunCancelRequested]
     [changed] = bodies(changes)[lane_id_of(THREAD)]
     assert isinstance(changed, LaneChanged)
@@ -262,7 +262,7 @@ def test_cancelled_running_run_stays_in_the_line_until_it_has_stopped() -> None:
 
 def test_cancelled_waiting_run_leaves_the_line() -> None:
     waiting = run(REQUEST)
-    changes = decisions.cancel(waiting, CancelRun(reason="enough"), lane(OTHER, RUN))
+    changes = decisions.cancel(waiting, CancelRun(reason="enough"), [lane(OTHER, RUN)])
     assert bodies(changes)[RUN] == [
         RunCancelRequested(thread_id=THREAD, reason="enough"),
         RunInterrupted(thread_id=THREAD, reason="enough"),
@@ -277,7 +277,8 @@ def test_deleted_thread_takes_runs_and_crons_with_it() -> None:
     running = run(REQUEST, STARTED)
     waiting = run(REQUEST, run_id=OTHER)
     ended = Append(CRON, 1, (CronDeleted(reason="thread_deleted"),))
-    changes = decisions.delete_thread(thread, lane(RUN, OTHER), [running, waiting], (ended,))
+    both = Line(lane=lane(RUN, OTHER), runs={RUN: running, OTHER: waiting})
+    changes = decisions.delete_thread(thread, both, (ended,))
     stored = bodies(changes)
     assert [type(body) for body in stored[RUN]] == [RunCancelRequested]
     assert [type(body) for body in stored[OTHER]] == [RunCancelRequested, RunInterrupted]

@@ -18,7 +18,7 @@ from domain import decisions
 from domain.assistant import Assistant
 from domain.changes import Changes
 from domain.decisions import Line, Occurrence, plan_of
-from domain.lane import Lane, MultitaskStrategy, lane_id_of, lane_of
+from domain.lane import Lane, MultitaskStrategy
 from domain.run import Run, run_of
 from services.kit.bus.nats import NatsBus
 from services.kit.bus.work import Delivery, PullLoop
@@ -28,6 +28,7 @@ from services.kit.lifecycle import Part
 from services.kit.views import Views
 from services.projector.projector import Projector
 from services.relay.relay import Relay
+from services.repository import Aggregates
 from services.worker.claims import Claims
 from services.worker.job import Done, Job
 from services.worker.outcomes import Ending
@@ -129,6 +130,22 @@ class Bench:
         await self.store(decisions.request_stateless(plan, occurrence, now))
         return run_id
 
+    async def ask_in_turn(self, cron_id: UUID, *, is_kept: bool) -> UUID:
+        """A run of a cron whose runs take turns, on a thread of its own; its id."""
+        run_id, now = uuid7(), self.clock.now()
+        plan = plan_of(
+            RunSpec(input=INPUT),
+            ASSISTANT,
+            "alice",
+            cron_id=cron_id,
+            temporary=not is_kept,
+            overlap="buffer_all",
+        )
+        line = Aggregates(self.log).line(Lane(cron_id=cron_id), plan.strategy)
+        occurrence = Occurrence(run_id=run_id, thread_id=uuid7(), kind="trigger")
+        await self.store(decisions.request_stateless(plan, occurrence, now, line))
+        return run_id
+
     async def store(self, changes: Changes) -> int:
         """Append, and let the read models follow."""
         position = await self.log.append(changes.by(Meta(at=self.clock.now(), actor="test")))
@@ -142,8 +159,7 @@ class Bench:
     # --- looking ----------------------------------------------------------------------------------
 
     def lane(self, thread_id: UUID) -> Lane:
-        lane_id = lane_id_of(thread_id)
-        return lane_of(thread_id, self.log.newest([lane_id]).get(lane_id))
+        return Aggregates(self.log).lane(thread_id)
 
     def run(self, run_id: UUID) -> Run:
         run = run_of(run_id, self.log.stream(run_id))

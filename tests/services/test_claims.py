@@ -33,8 +33,8 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
 
 def cancel(bench: Bench, job: Job, **fields: Any) -> Any:
     assert job.run is not None
-    lane = bench.lane(job.run.request.thread_id)
-    return bench.store(decisions.cancel(bench.run(job.run_id), CancelRun(**fields), lane))
+    places = Aggregates(bench.log).lanes(job.run.lanes)
+    return bench.store(decisions.cancel(bench.run(job.run_id), CancelRun(**fields), places))
 
 
 # --- claims ---------------------------------------------------------------------------------------------

@@ -22,7 +22,6 @@ from domain import assistant as assistants
 from domain import decisions
 from domain.assistant import RegisterGraph, default_assistant_id
 from domain.changes import Changes
-from domain.lane import lane_id_of, lane_of
 from domain.run import ClaimRun, Outcome, Run, SettleRun, run_of
 from services.gateway.app import GatewayParts, build_app
 from services.gateway.server import GatewayServer
@@ -35,6 +34,7 @@ from services.kit.eventlog.sqlite import SqliteLog
 from services.kit.settings import Settings
 from services.kit.views import Views
 from services.projector.projector import Projector
+from services.repository import Aggregates
 from services.worker.feed import Feed
 from tests.services.gateways import gateway_parts
 
@@ -63,10 +63,10 @@ class Bench:
     async def claim(self, run_id: UUID, began_ms: int = BEGAN) -> Feed:
         """What a worker does first."""
         run = self.run_now(run_id)
-        lane = self._lane(run)
+        places = Aggregates(self.parts.log).lanes(run.lanes)
         lost = "gone" if run.attempt else ""
         now = self.parts.log.clock()
-        await self._append(decisions.claim(run, ClaimRun(worker="w", lost=lost), lane, now))
+        await self._append(decisions.claim(run, ClaimRun(worker="w", lost=lost), places, now))
         return Feed(self.bus, run_id, run.attempt + 1, began_ms)
 
     async def settle(self, run_id: UUID, feed: Feed | None, values: Any = None, error: str = "") -> None:
@@ -79,7 +79,8 @@ class Bench:
         else:
             outcome = RunSucceeded(**common, output=pack(values)[0])
         command = SettleRun(attempt=run.attempt, outcome=outcome)
-        position = await self._append(decisions.settle(run, command, self._lane(run)))
+        places = Aggregates(self.parts.log).lanes(run.lanes)
+        position = await self._append(decisions.settle(run, command, places))
         if feed is not None:
             await feed.settled(position)
 
@@ -108,10 +109,6 @@ class Bench:
         method = "POST" if "json" in kwargs else "GET"
         async with self.http.stream(method, path, **kwargs) as answer:
             yield Frames(answer)
-
-    def _lane(self, run: Run) -> Any:
-        stream_id = lane_id_of(run.request.thread_id)
-        return lane_of(run.request.thread_id, self.parts.log.newest([stream_id]).get(stream_id))
 
     async def _append(self, changes: Changes) -> int:
         position = await self.parts.log.append(changes.by(Meta(at=SystemClock().now(), actor="worker")))

@@ -17,13 +17,13 @@ from contracts.events import LaneChanged, RunRequested, ThreadCreated, ThreadDel
 from contracts.ledger import Append, StoredAppend, StoredTransaction
 from contracts.subjects import LEDGER, RUNS, STREAMS
 from domain import decisions
-from domain.lane import lane_id_of
-from domain.thread import thread_of
+from domain.lane import Lane, lane_id_of
 from services.kit.bus.embedded import EmbeddedNats
 from services.kit.bus.nats import NatsBus, Streams, ensure_streams
 from services.kit.bus.work import WorkQueue
 from services.kit.ids import uuid7
 from services.kit.lifecycle import Whole, health
+from services.repository import Aggregates
 from services.worker.job import Done, Later
 from tests.services.lane_bench import Bench, msg_of
 
@@ -174,6 +174,33 @@ async def test_one_message_for_each_run_that_may_run(bench: Bench) -> None:
     await bench.settled()
     assert await bench.queued() == 0
     assert not bench.lane(thread_id).in_flight
+
+
+@pytest.mark.parametrize("is_running", [True, False])
+async def test_runs_that_take_turns_are_on_the_queue_one_after_the_other(
+    bench: Bench, is_running: bool
+) -> None:
+    """In their order, whether their threads are kept or not, and whoever waits on these."""
+    if is_running:
+        await bench.relay()
+    cron_id = uuid7()
+    runs = [await bench.ask_in_turn(cron_id, is_kept=n % 2 == 0) for n in range(4)]
+    beside = await bench.ask(bench.run(runs[2]).request.thread_id)
+    if not is_running:
+        await bench.relay()
+    await bench.settled()
+    assert await bench.queued() == 1
+    done: list[UUID] = []
+    pull = await bench.pull()
+    async with asyncio.timeout(20):
+        for due in (1, 1, 2):  # nobody comes to a worker in vain
+            done.append((await bench.work(await pull.next())).run_id)
+            await bench.until_queued(due)
+        while len(done) < 5:
+            done.append((await bench.work(await pull.next())).run_id)
+    assert done[:3] == runs[:3]
+    assert set(done[3:]) == {runs[3], beside}
+    assert not Aggregates(bench.log).lanes([Lane(cron_id=cron_id)])[0].in_flight
 
 
 async def test_waiting_for_a_worker_costs_nothing(bench: Bench) -> None:
@@ -358,10 +385,9 @@ async def test_a_run_that_outlives_its_thread_is_not_forgotten(bench: Bench) -> 
     await bench.append(Append(thread_id, 0, (ThreadCreated(user_id="u"),)))
     job = await bench.claim(await bench.ask(thread_id))
     waiting = await bench.ask(thread_id)
-    lane, thread = bench.lane(thread_id), thread_of(thread_id, bench.log.stream(thread_id))
-    assert thread is not None
-    at_work = [bench.run(entry.run_id) for entry in lane.in_flight]
-    await bench.store(decisions.delete_thread(thread, lane, at_work, ()))
+    log = Aggregates(bench.log)
+    line = log.whole_line(log.lane(thread_id))
+    await bench.store(decisions.delete_thread(log.thread(thread_id), line, ()))
     assert bench.run(waiting).status == "interrupted"
     relay = await bench.relay()
     await bench.settled()

@@ -50,7 +50,7 @@ class World:
     @property
     def lane(self) -> Lane:
         events = self.streams.get(lane_id_of(THREAD), [])
-        return lane_of(THREAD, events[-1] if events else None)
+        return lane_of(Lane(thread_id=THREAD), events[-1] if events else None)
 
     def run(self, run_id: UUID) -> Run:
         run = run_of(run_id, self.streams[run_id])
@@ -85,7 +85,7 @@ class World:
     def claim(self, run_id: UUID) -> None:
         run = self.run(run_id)
         lost = "its worker is gone" if run.attempt else ""
-        self.store(decisions.claim(run, ClaimRun(worker="w", lost=lost, excused=True), self.lane, self.now))
+        self.store(decisions.claim(run, ClaimRun(worker="w", lost=lost, excused=True), [self.lane], self.now))
 
     def end(self, run_id: UUID) -> None:
         """By whatever it was asked to come to."""
@@ -94,12 +94,12 @@ class World:
             outcome: Outcome = RunSucceeded(thread_id=THREAD, attempt=run.attempt)
             if run.cancel == "rollback":
                 outcome = RunRolledBack(thread_id=THREAD)
-            self.store(decisions.settle(run, SettleRun(attempt=run.attempt, outcome=outcome), self.lane))
+            self.store(decisions.settle(run, SettleRun(attempt=run.attempt, outcome=outcome), [self.lane]))
 
     def delete(self) -> None:
         thread = Thread(thread_id=THREAD, version=0, user_id="u")
-        runs = [self.run(entry.run_id) for entry in self.lane.in_flight]
-        changes = decisions.delete_thread(thread, self.lane, runs, ())
+        runs = {entry.run_id: self.run(entry.run_id) for entry in self.lane.in_flight}
+        changes = decisions.delete_thread(thread, Line(lane=self.lane, runs=runs), ())
         self.store(Changes(appends=tuple(a for a in changes.appends if a.stream_id != THREAD)))
 
     def follow(self) -> None:
@@ -139,7 +139,7 @@ class World:
             self.end(run_id)
         else:
             action: Literal["interrupt", "rollback"] = "interrupt" if what == "cancel" else "rollback"
-            self.store(decisions.cancel(self.run(run_id), CancelRun(action=action), self.lane))
+            self.store(decisions.cancel(self.run(run_id), CancelRun(action=action), [self.lane]))
 
 
 def lived(taken: Iterable[Any]) -> World:

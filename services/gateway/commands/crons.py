@@ -17,6 +17,7 @@ from domain.cron import CreateCron, Cron, DeleteCron, UpdateCron
 from domain.decisions import Line, Occurrence, RunPlan, plan_of
 from domain.errors import CronNotFound, NotSupported, TooManyCrons
 from domain.identity import DAY_S, trigger_id_of
+from domain.lane import Lane
 from domain.spec import check_config, check_fields, clean_metadata, cleaned, client_keys, spec_of
 from domain.thread import Thread
 from services.gateway.answers.values import payload_of
@@ -73,7 +74,9 @@ async def create(
     def load(log: Aggregates) -> Basis:
         thread = None if thread_id is None else log.thread(thread_id)
         assistant = served(parts, log.assistant(body.assistant_id))
-        line = log.line(thread_id, spec.strategy) if thread_id is not None and has_first_run else None
+        line = None
+        if thread_id is not None and has_first_run:
+            line = log.line(Lane(thread_id=thread_id), spec.strategy)
         return Basis(assistant, thread, line, _crons_of(parts, caller))
 
     def decide(basis: Basis) -> Changes:
@@ -174,7 +177,7 @@ async def trigger(
         lately = (log.requested(earlier, now - timedelta(days=1)) for earlier in known)
         thread = None if cron.thread_id is None else log.thread(cron.thread_id)
         spec = _triggered(_payload_now(cron, parts), body, force=force)
-        line = None if cron.thread_id is None else log.line(cron.thread_id, spec.strategy)
+        line = None if thread is None else log.line(Lane(thread_id=thread.thread_id), spec.strategy)
         assistant = served(parts, log.assistant(str(cron.assistant_id)))
         return Triggered(
             cron, spec, assistant, thread, line, next((found for found in lately if found), None)
@@ -300,6 +303,7 @@ def _update(body: CronPatch, payload: CronPayload, *, seconds: bool) -> UpdateCr
         jitter_s=0 if body.jitter_seconds is None else body.jitter_seconds,
         max_runs=body.max_runs,
         pause_after_failures=body.pause_after_failures,
+        multitask_strategy=body.multitask_strategy,
         spec=cleaned(spec) if given else None,
         payload=payload,
         seconds=seconds,

@@ -9,8 +9,8 @@ from domain import cron as crons
 from domain import decisions
 from domain.changes import Changes
 from domain.cron import Cron, DeleteCron
+from domain.decisions import Line, Places
 from domain.errors import RunNotFound
-from domain.lane import Lane
 from domain.run import CancelRun, Run
 from domain.thread import Thread
 from services.gateway.commands.execution import act
@@ -19,13 +19,14 @@ from services.gateway.parts import GatewayParts
 from services.gateway.queries.filters import SQL
 from services.repository import Aggregates
 
-Standing = tuple[Run, Lane]
-"""A run, and the lane in which it stands."""
+Standing = tuple[Run, Places]
+"""A run, and the lanes in which it stands."""
 
 
 def standing(log: Aggregates, thread_id: UUID, run_id: UUID) -> Standing:
     """The run of that thread. Raises RunNotFound."""
-    return log.run(thread_id, run_id), log.lane(thread_id)
+    run = log.run(thread_id, run_id)
+    return run, log.lanes(run.lanes)
 
 
 async def stop_run(parts: GatewayParts, caller: Caller, thread_id: UUID, run_id: UUID, reason: str) -> None:
@@ -53,19 +54,18 @@ async def delete_thread(parts: GatewayParts, caller: Caller, thread_id: UUID) ->
     """
     ending = DeleteCron(reason="thread_deleted")
 
-    def load(log: Aggregates) -> tuple[Thread, Lane, Sequence[Run], Sequence[Cron]] | None:
+    def load(log: Aggregates) -> tuple[Thread, Line, Sequence[Cron]] | None:
         thread = log.thread_or_none(thread_id)
         if thread is None:
             return None
-        lane = log.lane(thread_id)
-        return thread, lane, list(log.runs_of(lane).values()), crons_of(parts, log, "thread", thread_id)
+        return thread, log.whole_line(log.lane(thread_id)), crons_of(parts, log, "thread", thread_id)
 
-    def decide(found: tuple[Thread, Lane, Sequence[Run], Sequence[Cron]] | None) -> Changes:
+    def decide(found: tuple[Thread, Line, Sequence[Cron]] | None) -> Changes:
         if found is None:
             return Changes()
-        thread, lane, in_flight, theirs = found
+        thread, line, theirs = found
         ended = ended_crons(theirs, ending, parts.clock.now())
-        return decisions.delete_thread(thread, lane, in_flight, ended.appends)
+        return decisions.delete_thread(thread, line, ended.appends)
 
     await act(parts, caller, thread_id, load, decide)
     await act(

@@ -12,6 +12,7 @@ from domain.assistant import Assistant
 from domain.changes import Changes
 from domain.decisions import Line, Occurrence, RunPlan, plan_of
 from domain.errors import InvalidField, RunNotActive, RunNotFound
+from domain.lane import Lane
 from domain.run import CancelRun, DeleteRun
 from domain.spec import check_run, check_stateless, spec_of
 from domain.thread import CreateThread
@@ -83,10 +84,10 @@ async def cancel(
     command = CancelRun(action=action, reason=reason)
 
     def decide(found: Standing) -> Changes:
-        run, lane = found
+        run, places = found
         if run.request.kind == "state":
             raise RunNotFound("Run not found")
-        return decisions.cancel(run, command, lane)
+        return decisions.cancel(run, command, places)
 
     try:
         await act(
@@ -126,7 +127,7 @@ async def _on_thread(parts: GatewayParts, caller: Caller, body: RunCreate, addre
         assistant = served(parts, log.assistant(body.assistant_id))
         if not makes:
             log.thread(thread_id)
-        return assistant, threads.place_of(log, thread_id), log.line(thread_id, spec.strategy)
+        return assistant, threads.place_of(log, thread_id), log.line(Lane(thread_id=thread_id), spec.strategy)
 
     def decide(found: tuple[Assistant, Occupancy, Line]) -> Changes:
         assistant, place, line = found
