@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from contracts.events import CatchUp
+from contracts.events import CatchUp, Overlap
 
 StreamMode = Literal[
     "values", "updates", "messages", "messages-tuple", "custom", "tasks", "checkpoints", "debug", "events"
@@ -104,8 +104,6 @@ CatchUpWindow = Annotated[int, Meta(ge=0, le=31_536_000)]
 Jitter = Annotated[int, Meta(ge=0, le=3600)]
 MaxRuns = Annotated[int, Meta(ge=1, le=1 << 53)]
 MostFailures = Annotated[int, Meta(ge=1, le=1 << 53)]
-CRON_EXTENSIONS = ("overlap",)
-"""Fields of a schedule that are known and not honoured yet, in a body as in a query."""
 
 
 class CronCreate(RunFields, frozen=True, kw_only=True):
@@ -124,8 +122,7 @@ class CronCreate(RunFields, frozen=True, kw_only=True):
     jitter_seconds: Jitter | None = None
     max_runs: MaxRuns | None = None
     pause_after_failures: MostFailures | None = None
-    # Known, not honoured yet.
-    overlap: Any = None
+    overlap: Overlap | None = None
     # Fields of a single run that no schedule can mean.
     command: Any = None
     checkpoint: Any = None
@@ -135,8 +132,8 @@ class CronCreate(RunFields, frozen=True, kw_only=True):
 
 class CronPatch(msgspec.Struct, frozen=True, kw_only=True):
     """PATCH /runs/crons/{cron_id}. Absent = unchanged; null clears `start_time`, `end_time`, `timezone`, `webhook`,
-    `note`, `max_runs` and `pause_after_failures`, and puts `catch_up`, `catch_up_window_seconds` and
-    `jitter_seconds` back to what they are by default.
+    `note`, `max_runs` and `pause_after_failures`, and puts `catch_up`, `catch_up_window_seconds`, `jitter_seconds`
+    and `overlap` back to what they are by default.
     """
 
     schedule: Annotated[str, Meta(max_length=256)] | UnsetType = UNSET
@@ -164,8 +161,7 @@ class CronPatch(msgspec.Struct, frozen=True, kw_only=True):
     jitter_seconds: Jitter | None | UnsetType = UNSET
     max_runs: MaxRuns | None | UnsetType = UNSET
     pause_after_failures: MostFailures | None | UnsetType = UNSET
-    # Known, not honoured yet.
-    overlap: Any = None
+    overlap: Overlap | None | UnsetType = UNSET
 
 
 CronSort = Literal[

@@ -7,7 +7,7 @@ import msgspec
 
 from contracts.answers.runs import RunStatusShown
 from contracts.api import Json, Strategy
-from contracts.events import CatchUp, OnRunCompleted
+from contracts.events import CatchUp, OnRunCompleted, Overlap
 
 
 class CronAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,6 +51,7 @@ class CronLedger(msgspec.Struct, frozen=True, kw_only=True):
     runs: int  # that count to its `max_runs`: those of the schedule, late ones too
     pause_after_failures: int | None
     failures: int  # runs in a row that failed, since it was resumed
+    overlap: Overlap
 
 
 class CronWithLedger(CronAnswer, frozen=True, kw_only=True):

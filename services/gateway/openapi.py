@@ -64,7 +64,7 @@ CRON = {
 RUN = {"assistant_id": "agent", "input": {"messages": [{"role": "user", "content": "Good morning"}]}}
 EXAMPLES: dict[str, Any] = {
     "create_thread_cron": CRON,
-    "create_cron": {**CRON, "on_run_completed": "keep"},
+    "create_cron": {**CRON, "on_run_completed": "keep", "overlap": "skip"},
     "preview_schedule": {"schedule": "0 9 * * mon-fri", "timezone": "Europe/Berlin", "limit": 5},
     "update_cron": {"enabled": False},
     "search_crons": {"metadata": {"team": "support"}, "sort_by": "next_run_date", "limit": 20},

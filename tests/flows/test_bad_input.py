@@ -72,7 +72,6 @@ CASES: list[tuple[str, str, Any, int, str]] = [
     ("POST", THREAD_CRON, cron(checkpoint_during=1), 422, "checkpoint_during"),
     ("POST", THREAD_CRON, cron(if_not_exists="create"), 422, "if_not_exists"),
     ("POST", THREAD_CRON, cron(input={"text": "x" * 70_000}), 422, "payload"),
-    # known, not honoured yet
     ("POST", THREAD_CRON, cron(webhook="https://169.254.169.254/hook"), 422, "webhook"),
     ("POST", THREAD_CRON, cron(webhook="/hook"), 422, "webhook"),
     ("POST", THREAD_CRON, cron(webhook=5), 422, "webhook"),
@@ -81,7 +80,6 @@ CASES: list[tuple[str, str, Any, int, str]] = [
     ("POST", THREAD_CRON, cron(checkpoint={}), 422, "checkpoint"),
     ("POST", THREAD_CRON, cron(checkpoint_id="x"), 422, "checkpoint_id"),
     ("POST", THREAD_CRON, cron(command={"resume": 1}), 422, "command"),
-    ("POST", THREAD_CRON + "?overlap=skip", cron(), 422, "overlap"),
     # what fires late
     *(
         (method, path, dict[str, Any](body) | {field: value}, 422, field)
@@ -100,6 +98,10 @@ CASES: list[tuple[str, str, Any, int, str]] = [
             ("start_time", "0001-01-01T00:00:00+05:00"),
             *(("jitter_seconds", value) for value in (-1, 3601, 1.5, "5", True)),
             *((name, value) for name in ("max_runs", "pause_after_failures") for value in (0, -1, 1.5, "5", 1 << 54)),
+            ("overlap", "reject"),
+            ("overlap", ""),
+            ("overlap", 1),
+            ("overlap", ["skip"]),
         )
     ),
     *(
@@ -107,11 +109,22 @@ CASES: list[tuple[str, str, Any, int, str]] = [
         for method, path, body in (("POST", THREAD_CRON, CRON), ("POST", "/runs/crons", CRON), ("PATCH", "/runs/crons/{cron}", {}))
         for query in (
             "catch_up=newest", "catch_up_window_seconds=-1", "catch_up_window_seconds=x", "start_time=soon",
-            "jitter_seconds=3601", "max_runs=0", "pause_after_failures=x",
+            "jitter_seconds=3601", "max_runs=0", "pause_after_failures=x", "overlap=never",
         )
     ),
     ("POST", THREAD_CRON, cron(start_time="2099-01-01T00:00:00Z", end_time="2098-01-01T00:00:00Z"), 422, "start_time"),
     ("POST", "/runs/crons?start_time=2098-01-01T00:00:00Z", cron(end_time="2098-01-01T00:00:00Z"), 422, "start_time"),
+    # what runs do beside each other: the table's cron has a thread
+    ("POST", THREAD_CRON, cron(overlap="allow"), 422, "overlap"),
+    ("POST", THREAD_CRON + "?overlap=allow", cron(), 422, "overlap"),
+    ("POST", THREAD_CRON, cron(overlap="skip", multitask_strategy="enqueue"), 422, "overlap"),
+    ("POST", THREAD_CRON + "?overlap=cancel_other", cron(multitask_strategy="rollback"), 422, "overlap"),
+    ("POST", "/runs/crons", cron(overlap="buffer_one", multitask_strategy="reject"), 422, "overlap"),
+    ("POST", "/runs/crons", cron(overlap="allow", multitask_strategy="enqueue"), 422, "overlap"),
+    ("PATCH", "/runs/crons/{cron}", {"overlap": "allow"}, 422, "overlap"),
+    ("PATCH", "/runs/crons/{cron}", {"overlap": "skip", "multitask_strategy": "interrupt"}, 422, "overlap"),
+    ("PATCH", "/runs/crons/{cron}?overlap=skip", {"multitask_strategy": "interrupt"}, 422, "overlap"),
+    ("PATCH", "/runs/crons/{unknown}", {"overlap": "skip"}, 404, "Cron"),
     # schedules and zones
     *(
         ("POST", "/runs/crons", cron(schedule=text), 422, "schedule")

@@ -16,7 +16,7 @@ NEVER = {"assistant_id": "counter", "schedule": "0 9 1 1 *", "timezone": "Europe
 
 @pytest.fixture(scope="module")
 def server(make_shared_server: Callable[..., Any]) -> Any:
-    return make_shared_server(CRONLEDGER_FIRST_RUN="scheduled")
+    return make_shared_server(CRONLEDGER_FIRST_RUN="scheduled", CRONLEDGER_SECONDS="first")
 
 
 @pytest.fixture
@@ -64,22 +64,20 @@ async def test_upcoming_from_an_instant_on(http: httpx.AsyncClient) -> None:
     assert len((await http.get(path, params={"ignore_state": "yes"})).json()) == 10
 
 
-async def test_what_is_told_of_runs_comes_true(make_server: Callable[..., Any]) -> None:
-    server = make_server(CRONLEDGER_SECONDS="first", CRONLEDGER_FIRST_RUN="scheduled")
-    async with httpx.AsyncClient(base_url=server.url, timeout=30) as http:
-        cron = await made(http, schedule="* * * * * *", on_run_completed="keep")
-        told = (await http.get(f"/runs/crons/{cron['cron_id']}/upcoming")).json()
-        async with asyncio.timeout(30):
-            while True:
-                fired = (await http.get(f"/runs/crons/{cron['cron_id']}/occurrences")).json()
-                if len(fired) >= 3:
-                    break
-                await asyncio.sleep(0.2)
-        runs = {occurrence["scheduled_for"]: occurrence["run_id"] for occurrence in fired}
-        both = [c for c in told if c["scheduled_for"] in runs]
-        assert len(both) >= 2
-        assert all(runs[c["scheduled_for"]] == c["run_id"] for c in both)
-        await http.delete(f"/runs/crons/{cron['cron_id']}")
+async def test_what_is_told_of_runs_comes_true(http: httpx.AsyncClient) -> None:
+    cron = await made(http, schedule="* * * * * *", on_run_completed="keep")
+    told = (await http.get(f"/runs/crons/{cron['cron_id']}/upcoming")).json()
+    async with asyncio.timeout(30):
+        while True:
+            fired = (await http.get(f"/runs/crons/{cron['cron_id']}/occurrences")).json()
+            if len(fired) >= 3:
+                break
+            await asyncio.sleep(0.2)
+    runs = {occurrence["scheduled_for"]: occurrence["run_id"] for occurrence in fired}
+    both = [c for c in told if c["scheduled_for"] in runs]
+    assert len(both) >= 2
+    assert all(runs[c["scheduled_for"]] == c["run_id"] for c in both)
+    await http.delete(f"/runs/crons/{cron['cron_id']}")
 
 
 async def test_calendar_of_all_crons(http: httpx.AsyncClient) -> None:
@@ -492,3 +490,138 @@ async def test_a_cron_that_fails_pauses_itself(http: httpx.AsyncClient) -> None:
     assert "2 runs failed" in told["ledger"]["note"]
     resumed = (await http.post(f"{path}/resume", json={"catch_up": "latest"})).json()
     assert (resumed["ledger"]["failures"], resumed["ledger"]["state"]) == (0, "active")
+
+
+# --- what runs of a cron do beside each other ---------------------------------------------------------
+
+
+def beside(cron: Any) -> tuple[str, str | None]:
+    return cron["ledger"]["overlap"], cron["payload"].get("multitask_strategy")
+
+
+async def test_overlap_and_strategy_keep_in_step(http: httpx.AsyncClient, server: Any) -> None:
+    metadata = {"mark": str(uuid4())}
+    thread = (await http.post("/threads", json={})).json()["thread_id"]
+    on_thread, alone = f"/threads/{thread}/runs/crons", "/runs/crons"
+
+    async def get(cron_id: str) -> Any:
+        return (await http.get(f"/runs/crons/{cron_id}")).json()
+
+    for path, body, shown in (
+        (on_thread, {}, ("buffer_all", None)),
+        (on_thread, {"multitask_strategy": "reject"}, ("skip", "reject")),
+        (on_thread, {"overlap": "terminate_other"}, ("terminate_other", "rollback")),
+        (alone, {}, ("allow", None)),
+        (
+            alone,
+            {"multitask_strategy": "reject"},
+            ("allow", "reject"),
+        ),  # of runs on the same thread: there are none
+        (
+            alone,
+            {"overlap": "cancel_other", "multitask_strategy": "interrupt"},
+            ("cancel_other", "interrupt"),
+        ),
+    ):
+        answer = await http.post(path, json=NEVER | body)
+        assert answer.status_code == 200, answer.text
+        assert beside(await get(answer.json()["cron_id"])) == shown
+    cron = (await http.post(on_thread, json=NEVER | {"overlap": "buffer_one", "metadata": metadata})).json()
+    [found] = (await http.post("/runs/crons/search", json={"metadata": metadata})).json()
+    assert beside(found) == ("buffer_one", "enqueue")
+    wanted = {"metadata": metadata, "select": ["ledger"]}
+    [part] = (await http.post("/runs/crons/search", json=wanted)).json()
+    assert part["ledger"]["overlap"] == "buffer_one"
+    path = f"/runs/crons/{cron['cron_id']}"
+    edits: list[tuple[dict[str, Any], Any]] = [
+        ({"multitask_strategy": "enqueue"}, ("buffer_one", "enqueue")),
+        ({"overlap": "skip"}, ("skip", "reject")),
+        ({"multitask_strategy": "rollback"}, ("terminate_other", "rollback")),
+        ({"overlap": None}, ("buffer_all", "enqueue")),
+    ]
+    for edit, becomes in edits:
+        assert beside((await http.patch(path, json=edit)).json()) == becomes
+    async with get_client(url=server.url) as client:
+        its: Any = await client.crons.create("counter", schedule="0 9 1 1 *", params={"overlap": "skip"})
+        assert beside(await get(its["cron_id"])) == ("skip", "reject")
+        changed: Any = await client.crons.update(its["cron_id"], params={"overlap": "allow"})
+        assert beside(changed) == ("allow", None)
+        its = await client.crons.create_for_thread(
+            thread, "counter", schedule="0 9 1 1 *", params={"overlap": "cancel_other"}
+        )
+        assert beside(await get(its["cron_id"])) == ("cancel_other", "interrupt")
+
+
+async def until_running(http: httpx.AsyncClient, run: Any) -> None:
+    path = f"/threads/{run['thread_id']}/runs/{run['run_id']}"
+    async with asyncio.timeout(20):
+        while (await http.get(path)).json()["status"] != "running":  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
+
+LONG, SHORT = {"input": {"wait_s": 60.0}}, {"input": {"wait_s": 0.0}}
+
+
+@pytest.mark.parametrize("completed", ["keep", "delete"])
+async def test_a_cron_whose_runs_do_not_run_beside_each_other(
+    http: httpx.AsyncClient, completed: str
+) -> None:
+    cron = await made(http, overlap="skip", on_run_completed=completed)
+    path = f"/runs/crons/{cron['cron_id']}"
+    first = await triggered(http, cron, LONG)
+    await until_running(http, first)
+    refused = await http.post(f"{path}/trigger", json={})
+    assert (refused.status_code, refused.json()["error"]) == (409, "cron_busy")
+    waits = await triggered(http, cron, SHORT, params={"force": "yes"})
+    assert (await http.patch(path, json={"overlap": "buffer_one"})).status_code == 200
+    full = await http.post(f"{path}/trigger", json={})
+    assert (full.status_code, full.json()["error"]) == (429, "lane_full")
+    withdrawn = await triggered(http, cron, SHORT, params={"force": "yes"})
+    cancel = f"/threads/{withdrawn['thread_id']}/runs/{withdrawn['run_id']}/cancel"
+    assert (await http.post(cancel)).status_code < 300
+    assert (await http.get(f"/runs/{waits['run_id']}")).json()["status"] == "pending"
+    if completed == "keep":  # whoever stands behind one whose thread is deleted goes on
+        assert (await http.delete(f"/threads/{first['thread_id']}")).status_code < 300
+    else:
+        cancel = f"/threads/{first['thread_id']}/runs/{first['run_id']}/cancel"
+        assert (await http.post(cancel)).status_code < 300
+    assert (await ended(http, waits))["status"] == "success"
+    last = await triggered(http, cron, SHORT)
+    assert (await ended(http, last))["status"] == "success"
+
+
+@pytest.mark.parametrize("overlap", ["cancel_other", "terminate_other"])
+async def test_a_run_of_a_cron_takes_the_place_of_the_one_before(
+    http: httpx.AsyncClient, overlap: str
+) -> None:
+    cron = await made(http, overlap=overlap, on_run_completed="keep")
+    first = await triggered(http, cron, LONG)
+    await until_running(http, first)
+    second = await triggered(http, cron, LONG)
+    third = await triggered(http, cron, SHORT)
+    assert (await ended(http, third))["status"] == "success"
+    for run in (first, second):
+        found = await http.get(f"/threads/{run['thread_id']}/runs/{run['run_id']}")
+        told = found.json().get("status") if found.status_code == 200 else found.status_code
+        assert told == ("interrupted" if overlap == "cancel_other" else 404)
+
+
+async def test_an_occurrence_that_may_not_run_is_told(http: httpx.AsyncClient, server: Any) -> None:
+    async with get_client(url=server.url) as client:
+        cron: Any = await client.crons.create(
+            "counter", schedule="* * * * * *", input={"wait_s": 60.0}, params={"overlap": "buffer_one"}
+        )
+        path = f"/runs/crons/{cron['cron_id']}"
+        async with asyncio.timeout(30):
+            while (await http.get(path)).json()["ledger"]["skipped"] < 1:  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+        await http.post(f"{path}/pause", json={})
+        told = list(reversed((await http.get(f"{path}/occurrences")).json()))
+        assert [one["status"] for one in told[:3]] == ["fired", "fired", "skipped"]
+        assert {one["reason"] for one in told[2:]} == {"buffer_full"}
+        mine = {"cron_id": cron["cron_id"]}
+        statuses = [run["status"] for run in (await http.get("/runs", params=mine)).json()]
+        assert statuses == ["pending", "running"]
+        for run in (await http.get("/runs", params=mine)).json():
+            await http.post(f"/threads/{run['thread_id']}/runs/{run['run_id']}/cancel")
+        await client.crons.delete(cron["cron_id"])

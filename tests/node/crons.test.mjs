@@ -74,6 +74,22 @@ test("what the client does not know goes into the query", async () => {
   assert.deepEqual([resumed.enabled, resumed.ledger.state], [true, "active"]);
 });
 
+test("a cron whose runs do not run beside each other", async () => {
+  // What the library does not know goes into the query, where its hook for requests puts it.
+  const saying = connect({ onRequest: (url, init) => (url.searchParams.set("overlap", "skip"), init) });
+  const team = crypto.randomUUID();
+  const made = await saying.crons.create("counter", {
+    schedule: EACH_SECOND, input: { pause_s: 60 }, metadata: { team },
+  });
+  const cron = await until(async () => {
+    const [found] = await client.crons.search({ metadata: { team } });
+    return found.ledger.skipped >= 1 && found;
+  });
+  assert.deepEqual([cron.ledger.overlap, cron.ledger.fired], ["skip", 1]);
+  await client.crons.delete(made.cron_id);
+  await client.runs.cancel(made.thread_id, made.run_id);
+});
+
 test("search and count", async () => {
   const team = crypto.randomUUID();
   const threadId = await newThread(client);

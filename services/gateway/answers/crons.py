@@ -18,12 +18,15 @@ from contracts.answers.crons import (
     OccurrenceAnswer,
 )
 from contracts.answers.runs import RunAnswer
+from contracts.events import Overlap
 from domain.croniter_witness import witness_warnings
 from domain.description import description
+from domain.overlap import had
 from domain.schedule import parse, zone
 from services.gateway.answers.values import (
     BlobOf,
     Row,
+    decoded,
     instant,
     json_of,
     maybe_instant,
@@ -65,6 +68,7 @@ def with_ledger(row: Row, blob_of: BlobOf, wall_s: float, blocked: str = "") -> 
         runs=row["counted"],
         pause_after_failures=row["pause_after_failures"],
         failures=row["failures"],
+        overlap=_overlap(row, blob_of),
     )
     return CronWithLedger(**_said(row, blob_of), ledger=ledger)
 
@@ -154,6 +158,13 @@ def _said(row: Row, blob_of: BlobOf) -> dict[str, Any]:
         "created_at": instant(row["created_at"]),
         "updated_at": instant(row["updated_at"]),
     }
+
+
+def _overlap(row: Row, blob_of: BlobOf) -> Overlap:
+    """What it has, also when only its strategy says so."""
+    payload = {} if row["overlap"] else decoded(value_of(row["payload"], blob_of)) or {}
+    on_thread = row["thread_id"] is not None
+    return had(row["overlap"], payload.get("multitask_strategy"), on_thread=on_thread).overlap
 
 
 @lru_cache(maxsize=2048)

@@ -6,11 +6,12 @@ from uuid import UUID
 
 import msgspec
 
-from contracts.api import CRON_EXTENSIONS, CronCreate, CronPatch, CronTrigger
-from contracts.events import CatchUp
+from contracts.api import CronCreate, CronPatch, CronTrigger
+from contracts.events import CatchUp, Overlap
 from contracts.spec import RUN_FIELDS, CronPayload, RunSpec
 from domain import cron as crons
 from domain import decisions
+from domain import overlap as overlaps
 from domain.assistant import Assistant
 from domain.changes import Changes
 from domain.cron import CreateCron, Cron, DeleteCron, UpdateCron
@@ -51,6 +52,7 @@ class Triggered(msgspec.Struct, frozen=True):
     assistant: Assistant
     thread: Thread | None
     line: Line | None
+    overlap: Overlap
     earlier: UUID | None  # the run that the same key has begun
 
 
@@ -64,7 +66,11 @@ async def create(
     """
     _check(parts, body)
     await webhooks.check(parts, body.webhook)
-    spec, cron_id, run_id = spec_of(body), uuid7(), uuid7()
+    cron_id, run_id = uuid7(), uuid7()
+    strategy = overlaps.agreed(
+        body.overlap, body.multitask_strategy, on_thread=thread_id is not None
+    ).strategy
+    spec = msgspec.structs.replace(spec_of(body), multitask_strategy=strategy)
     if thread_id is not None:
         await states.must_have(parts, thread_id, spec.configurable)
     has_first_run = body.enabled is not False and parts.settings.first_run == "immediate"
@@ -102,6 +108,7 @@ async def create(
             jitter_s=body.jitter_seconds or 0,
             max_runs=body.max_runs,
             pause_after_failures=body.pause_after_failures,
+            overlap=body.overlap,
             seconds=parts.settings.seconds == "first",
         )
         changes = crons.changes(cron_id, None, crons.decide(None, command, now))
@@ -137,7 +144,6 @@ async def change(
     makes_up: CatchUp = "skip",
 ) -> None:
     """Change, pause or resume it. Raises CronNotFound, and what a creation raises of its body."""
-    _refuse_extensions(body)
     if body.webhook is not msgspec.UNSET:
         await webhooks.check(parts, body.webhook)
 
@@ -161,8 +167,8 @@ async def trigger(
 ) -> UUID:
     """The id of a run that the cron has besides its schedule, also while it is paused.
 
-    The same `key` within a day gives the same run. `force` lets it wait where the cron's strategy would refuse it.
-    Raises CronNotFound, AssistantNotFound, ThreadNotFound, ThreadBusy, LaneFull, and what a creation raises.
+    The same `key` within a day gives the same run. `force` lets it wait where the cron's `overlap` would refuse it.
+    Raises CronNotFound, AssistantNotFound, ThreadNotFound, ThreadBusy, CronBusy, LaneFull, and what a creation raises.
     """
     now = parts.clock.now()
     today = int(now.timestamp()) // DAY_S
@@ -177,10 +183,15 @@ async def trigger(
         lately = (log.requested(earlier, now - timedelta(days=1)) for earlier in known)
         thread = None if cron.thread_id is None else log.thread(cron.thread_id)
         spec = _triggered(_payload_now(cron, parts), body, force=force)
-        line = None if thread is None else log.line(Lane(thread_id=thread.thread_id), spec.strategy)
+        overlap = overlaps.had(cron.overlap, spec.multitask_strategy, on_thread=thread is not None).overlap
+        line = None
+        if thread is not None:
+            line = log.line(Lane(thread_id=thread.thread_id), spec.strategy)
+        elif overlap != "allow":
+            line = log.line(Lane(cron_id=cron_id), spec.strategy)
         assistant = served(parts, log.assistant(str(cron.assistant_id)))
         return Triggered(
-            cron, spec, assistant, thread, line, next((found for found in lately if found), None)
+            cron, spec, assistant, thread, line, overlap, next((found for found in lately if found), None)
         )
 
     def decide(found: Triggered) -> Changes:
@@ -197,10 +208,12 @@ async def trigger(
             revision=cron.revision,
             cron_metadata={**cron.metadata, **clean_metadata(body.metadata or {})},
             temporary=cron.thread_id is None and cron.on_run_completed != "keep",
+            overlap=found.overlap,
         )
         thread_id = cron.thread_id or uuid7()
         occurrence = Occurrence(run_id=run_id, thread_id=thread_id, kind="trigger", note=body.note or "")
-        return _requested(parts, plan, occurrence, found.thread, found.line)
+        limit = parts.settings.waiting_per_thread if force else plan.most_waiting
+        return _requested(parts, plan, occurrence, found.thread, found.line, limit)
 
     await act(parts, caller, cron_id, load, decide)
     return run_id
@@ -217,7 +230,6 @@ async def delete(parts: GatewayParts, caller: Caller, cron_id: UUID) -> None:
 
 def _check(parts: GatewayParts, body: CronCreate) -> None:
     """Refuse what can be told from the body alone."""
-    _refuse_extensions(body)
     check_fields(body)
     if body.if_not_exists == "create":
         raise NotSupported("if_not_exists: 'create' is not supported on crons; create the thread first")
@@ -226,12 +238,6 @@ def _check(parts: GatewayParts, body: CronCreate) -> None:
             raise NotSupported(f"{name}: is for a single run, not for a cron")
     now, seconds = parts.clock.now(), parts.settings.seconds == "first"
     crons.check(body.schedule, body.timezone, body.end_time, now, seconds=seconds, start_time=body.start_time)
-
-
-def _refuse_extensions(body: CronCreate | CronPatch) -> None:
-    for name in CRON_EXTENSIONS:
-        if getattr(body, name) is not None:
-            raise NotSupported(f"{name}: not supported yet")
 
 
 def _crons_of(parts: GatewayParts, caller: Caller) -> int:
@@ -251,18 +257,27 @@ def _first_run(parts: GatewayParts, command: CreateCron, basis: Basis, run_id: U
         revision=1,
         cron_metadata=command.spec.metadata,
         temporary=temporary,
+        overlap=command.together.overlap,
     )
     occurrence = Occurrence(run_id=run_id, thread_id=command.thread_id or uuid7(), kind="first")
-    return _requested(parts, plan, occurrence, basis.thread, basis.line)
+    line = basis.line
+    if basis.thread is None and plan.takes_turns:
+        line = Line(lane=Lane(cron_id=command.cron_id))
+    return _requested(parts, plan, occurrence, basis.thread, line, plan.most_waiting)
 
 
 def _requested(
-    parts: GatewayParts, plan: RunPlan, occurrence: Occurrence, thread: Thread | None, line: Line | None
+    parts: GatewayParts,
+    plan: RunPlan,
+    occurrence: Occurrence,
+    thread: Thread | None,
+    line: Line | None,
+    most_waiting: int,
 ) -> Changes:
     """A run that the schedule does not ask for: on the cron's thread, or with one of its own."""
-    now, limit = parts.clock.now(), parts.settings.waiting_per_thread
+    now, limit = parts.clock.now(), min(most_waiting, parts.settings.waiting_per_thread)
     if thread is None or line is None:
-        return decisions.request_stateless(plan, occurrence, now)
+        return decisions.request_stateless(plan, occurrence, now, line, limit)
     return decisions.request_on_thread(plan, occurrence, line, thread.metadata, now, limit)
 
 
@@ -303,6 +318,7 @@ def _update(body: CronPatch, payload: CronPayload, *, seconds: bool) -> UpdateCr
         jitter_s=0 if body.jitter_seconds is None else body.jitter_seconds,
         max_runs=body.max_runs,
         pause_after_failures=body.pause_after_failures,
+        overlap=body.overlap,
         multitask_strategy=body.multitask_strategy,
         spec=cleaned(spec) if given else None,
         payload=payload,

@@ -51,9 +51,9 @@ NULL AS "values" FROM threads WHERE thread_id = ?;
 
 -- name: cron_without_payload
 SELECT cron_id, assistant_id, thread_id, user_id, schedule, timezone, end_at, next_at, enabled,
-on_run_completed, metadata, NULL AS payload, created_at, updated_at, state, revision, fired, skipped, missed,
-tzdata, note, catch_up, catch_up_window_s, start_at, paused_until, jitter_s, max_runs, counted,
-pause_after_failures, failures FROM crons WHERE cron_id = ?;
+on_run_completed, metadata, CASE WHEN overlap IS NULL THEN payload END AS payload, created_at, updated_at, state,
+revision, fired, skipped, missed, tzdata, note, catch_up, catch_up_window_s, start_at, paused_until, jitter_s,
+max_runs, counted, pause_after_failures, failures, overlap FROM crons WHERE cron_id = ?;
 
 -- name: run_without_values
 SELECT run_id, thread_id, assistant_id, user_id, status, metadata, NULL AS kwargs, multitask_strategy, error,

@@ -18,7 +18,6 @@ from contracts.answers.crons import (
 )
 from contracts.answers.runs import RunAnswer
 from contracts.api import (
-    CRON_EXTENSIONS,
     CronCount,
     CronCreate,
     CronPatch,
@@ -28,8 +27,8 @@ from contracts.api import (
     CronSearch,
     CronTrigger,
 )
-from contracts.events import CatchUp
-from domain.errors import EmptyUpdate, NotSupported, RunNotFound
+from contracts.events import CatchUp, Overlap
+from domain.errors import EmptyUpdate, RunNotFound
 from services.gateway.commands import crons as commands
 from services.gateway.envelope import Caller, uuid_of
 from services.gateway.handlers import By, Limit, Parts, deletes, many, patches, posts, reads
@@ -119,8 +118,15 @@ FailuresOf = Annotated[
         description="it pauses itself when so many of its runs in a row have failed; in the body too",
     ),
 ]
+OverlapOf = Annotated[
+    Overlap | None,
+    Parameter(
+        query="overlap",
+        description="what an occurrence does while an earlier run of the cron is not over; in the body too",
+    ),
+]
 C = TypeVar("C", CronCreate, CronPatch)
-Force = Annotated[bool, Parameter(description="whether it waits where its strategy would refuse it")]
+Force = Annotated[bool, Parameter(description="whether it waits where its `overlap` would refuse it")]
 Said = Annotated[dict[str, Any], Dependency(skip_validation=True)]
 """Fields of a cron that came in the query."""
 New = Response[CronWithRun | CronWithLedger]
@@ -136,6 +142,7 @@ def said_in_query(
     jitter_seconds: JitterOf = None,
     max_runs: MaxRunsOf = None,
     pause_after_failures: FailuresOf = None,
+    overlap: OverlapOf = None,
 ) -> dict[str, Any]:
     """Fields of a cron in the query, where clients put what their library does not know.
 
@@ -149,6 +156,7 @@ def said_in_query(
         "jitter_seconds": jitter_seconds,
         "max_runs": max_runs,
         "pause_after_failures": pause_after_failures,
+        "overlap": overlap,
     }
     return {name: value for name, value in found.items() if value is not None}
 
@@ -231,10 +239,9 @@ class CronController(Controller):
         data: CronPatch,
         said: Said,
     ) -> CronWithLedger:
-        """Absent fields stay; metadata are merged; null clears `start_time`, `end_time`, `timezone` and `note`."""
+        """Absent fields stay; metadata are merged; null clears what may be absent, or puts it back to its default."""
         if (await request.body()).strip() == b"{}" and not said:
             raise EmptyUpdate("Request body cannot be empty")
-        _refuse_extensions(request)
         await commands.change(parts, caller, cron_id, _with(data, said))
         return await parts.read(lambda: queries.by_id(parts, cron_id))
 
@@ -262,7 +269,7 @@ class CronController(Controller):
         key: IdempotencyKey = None,
         force: Force = False,
     ) -> Response[RunAnswer]:
-        """Besides its schedule, which does not move, and also while it is paused; as its strategy says."""
+        """Besides its schedule, which does not move, and also while it is paused; as its `overlap` says."""
         run_id = await commands.trigger(parts, caller, cron_id, data, key, force=force)
         shown = await parts.read(lambda: first_shown(parts, run_id))
         if shown is None:
@@ -313,7 +320,6 @@ class CronController(Controller):
 async def _created(
     request: Incoming, parts: GatewayParts, caller: Caller, body: CronCreate, thread_id: UUID | None
 ) -> New:
-    _refuse_extensions(request)
     cron_id, run_id = await commands.create(parts, caller, body, thread_id)
     shown = await parts.read(lambda: queries.just_made(parts, cron_id, run_id))
     headers = {}
@@ -325,10 +331,3 @@ async def _created(
 def _with(body: C, said: Said) -> C:
     """The body with what the query says."""
     return msgspec.structs.replace(body, **said) if said else body
-
-
-def _refuse_extensions(request: Incoming) -> None:
-    """Refuse them in the query too, where clients put what their library does not know."""
-    for name in CRON_EXTENSIONS:
-        if name in request.query_params:
-            raise NotSupported(f"{name}: not supported yet")
