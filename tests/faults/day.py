@@ -108,6 +108,10 @@ class Day:
             "blocking": await self._cron("*/5 * * * *", "blocking"),
             "failing": await self._cron("*/3 * * * *", "failing", "enqueue", on_thread=True),
             "ending": await self._cron("* * * * *", "quick", end_time=MORNING + timedelta(seconds=150)),
+            "in turn": await self._cron("* * * * *", "slow", overlap="buffer_one"),
+            "in place": await self._cron(
+                "* * * * *", "slow", overlap="cancel_other", on_run_completed="keep"
+            ),
             "deleted": await self._cron("* * * * *", "quick"),
         }
         await self._minutes(1)

@@ -17,6 +17,7 @@ from contracts.events import (
     OccurrenceSkipped,
     OccurrencesMissed,
     RunRequested,
+    RunStarted,
     RunSucceeded,
 )
 from contracts.ledger import Body, Meta, Payload, Recorded
@@ -115,3 +116,21 @@ def test_runs_and_lanes() -> None:
     assert "2 outcomes" in unsettled([run(1, fired(0)), run(2, ended), run(3, ended)])[0]
     assert "holds" in unsettled([run(1, line)])[0]
     assert unsettled([run(1, line), run(2, LaneChanged(thread_id=THREAD, change="left"))]) == []
+
+
+def test_runs_beside_each_other() -> None:
+    def one(run_id: int, body: Body) -> Recorded:
+        return Recorded(1, UUID(int=run_id), 1, body.TOPIC, Meta(at=NOON, actor="t"), body)
+
+    def beside(*recorded: Recorded) -> list[str]:
+        return [fault for fault in unsettled(list(recorded)) if "beside" in fault]
+
+    began, ended = RunStarted(thread_id=THREAD, attempt=1, worker="w"), RunSucceeded(thread_id=THREAD)
+    first, second = fired(0), fired(1)
+    assert beside(one(1, first), one(2, second), one(1, began), one(1, ended), one(2, began)) == []
+    assert beside(one(1, first), one(1, began), one(1, began)) == []  # another attempt
+    assert len(beside(one(1, first), one(2, second), one(1, began), one(2, began))) == 1
+    alone, turns = {"temporary": True}, {"temporary": True, "cron_lane": True}
+    for kind, faults in ((alone, 0), (turns, 1)):
+        a, b = (msgspec.structs.replace(body, **kind) for body in (first, second))
+        assert len(beside(one(1, a), one(2, b), one(1, began), one(2, began))) == faults

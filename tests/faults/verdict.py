@@ -22,6 +22,7 @@ from contracts.events import (
     OccurrencesMissed,
     RunRequested,
     RunRolledBack,
+    RunStarted,
     Settled,
 )
 from contracts.ledger import Recorded
@@ -173,12 +174,35 @@ def unsettled(recorded: list[Recorded]) -> list[str]:
     requested = {e.stream_id for e in recorded if isinstance(e.body, RunRequested)}
     lanes = {e.stream_id: e.body for e in recorded if isinstance(e.body, LaneChanged)}
     return [
+        *_beside(recorded),
         *(f"run {run_id} has no outcome" for run_id in requested - ends.keys()),
         *(f"run {run_id} has {many} outcomes" for run_id, many in ends.items() if many > 1),
         *(f"run {run_id} was never asked for" for run_id in ends.keys() - requested),
         *(
-            f"lane of thread {lane.thread_id} holds {lane.in_flight}"
+            f"lane of {lane.thread_id or lane.cron_id} holds {lane.in_flight}"
             for lane in lanes.values()
             if lane.in_flight
         ),
     ]
+
+
+def _beside(recorded: list[Recorded]) -> list[str]:
+    """Runs that began while another one of their thread, or of their cron that lets one run at a time, was not over."""
+    owners: dict[UUID, list[UUID]] = {}
+    at_work: dict[UUID, set[UUID]] = defaultdict(set)
+    faults: list[str] = []
+    for event in recorded:
+        match event.body:
+            case RunRequested() as body:
+                own = [] if body.temporary else [body.thread_id]
+                crons = [body.cron_id] if body.cron_lane and body.cron_id else []
+                owners[event.stream_id] = own + crons
+            case RunStarted():
+                for owner in owners.get(event.stream_id, ()):
+                    others = at_work[owner] - {event.stream_id}
+                    faults += [f"run {event.stream_id} ran beside {other} of {owner}" for other in others]
+                    at_work[owner].add(event.stream_id)
+            case Settled() | RunRolledBack():
+                for owner in owners.get(event.stream_id, ()):
+                    at_work[owner].discard(event.stream_id)
+    return faults
