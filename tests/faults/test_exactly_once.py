@@ -181,7 +181,15 @@ async def create_crons(url: str, many: int) -> None:
 
 async def _create(client: Any, n: int) -> None:
     if n % 2:
-        await client.crons.create("counter", schedule="* * * * * *", input={"wait_s": 0})
+        # One half of them runs beside each other, the other waits, or takes the place of who is before it.
+        overlap = {1: "buffer_one", 5: "cancel_other"}.get(n % 8, "allow")
+        await client.crons.create(
+            "counter",
+            schedule="* * * * * *",
+            input={"wait_s": 0},
+            on_run_completed="keep" if overlap == "cancel_other" else "delete",
+            params={"overlap": overlap},
+        )
         return
     thread = await client.threads.create()
     # One half waits its turn, the other is skipped while the thread is busy.
