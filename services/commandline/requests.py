@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args
 from uuid import UUID
 
 import msgspec
@@ -17,12 +17,12 @@ from contracts.answers.crons import (
     OccurrenceAnswer,
 )
 from contracts.answers.runs import RunAnswer
+from contracts.events import CatchUp, Overlap
 from services.commandline.folder import CommandFailed, instant, out, table
 from services.commandline.server import Server, add_options
 from services.kit.ids import parse_uuid
 
 PAGE = 500
-CATCH_UP = ("latest", "skip", "all")
 PLAIN = (
     "schedule",
     "timezone",
@@ -30,6 +30,7 @@ PLAIN = (
     "metadata",
     "note",
     "webhook",
+    "overlap",
     "catch_up",
     "jitter_seconds",
     "max_runs",
@@ -57,11 +58,14 @@ def add(verbs: Any) -> None:
     creating.add_argument("--metadata", type=json_object, metavar="JSON")
     creating.add_argument("--end-time", type=instant, help="nothing fires after it (ISO 8601)")
     creating.add_argument("--start-time", type=instant, help="nothing fires before it (ISO 8601)")
-    creating.add_argument("--catch-up", choices=CATCH_UP, help="what fires late after downtime")
+    creating.add_argument("--catch-up", choices=get_args(CatchUp), help="what fires late after downtime")
     creating.add_argument("--jitter-seconds", type=int, help="each fires up to so much after it is due")
     creating.add_argument("--max-runs", type=int, help="so many runs, and then no more")
     creating.add_argument("--pause-after-failures", type=int, help="it pauses itself after so many in a row")
     creating.add_argument("--note", help="why it is as it is")
+    creating.add_argument(
+        "--overlap", choices=get_args(Overlap), help="what it does while an earlier run is not over"
+    )
     creating.add_argument("--webhook", metavar="URL", help="told of the end of each run")
     creating.add_argument("--disabled", action="store_true", help="paused from the beginning")
     creating.set_defaults(command=create)
@@ -71,7 +75,7 @@ def add(verbs: Any) -> None:
     deleting = _of_one(verbs, "delete", "end a cron; what it has begun goes on", delete)
     pausing.add_argument("--until", type=instant, help="it is resumed then by itself (ISO 8601)")
     resuming.add_argument(
-        "--catch-up", choices=CATCH_UP, help="what fires late of the pause; skip by default"
+        "--catch-up", choices=get_args(CatchUp), help="what fires late of the pause; skip by default"
     )
     for verb in (pausing, resuming, triggering):
         verb.add_argument("--note", help="why, for the ledger")
@@ -79,9 +83,7 @@ def add(verbs: Any) -> None:
     triggering.add_argument(
         "--key-idempotency", metavar="KEY", help="the same key within a day gives the same run"
     )
-    triggering.add_argument(
-        "--force", action="store_true", help="it waits where its strategy would refuse it"
-    )
+    triggering.add_argument("--force", action="store_true", help="it waits where its overlap would refuse it")
     for verb in (creating, pausing, resuming, triggering, deleting):
         add_options(verb)
 
@@ -248,6 +250,8 @@ def _state(cron: CronWithLedger) -> str:
 
 
 def _limits(ledger: CronLedger) -> Iterator[str]:
+    if ledger.overlap != "allow":
+        yield f"while an earlier run is not over: {ledger.overlap}"
     if ledger.start_time is not None:
         yield f"from {ledger.start_time} on"
     if ledger.jitter_seconds:

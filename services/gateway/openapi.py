@@ -40,7 +40,7 @@ TAGS = {
 ERRORS = {
     400: "Fields exclude each other, or what is needed is absent.",
     404: "There is no such object.",
-    409: "Somebody else was quicker, the id is taken, or the thread is busy.",
+    409: "Somebody else was quicker, the id is taken, or the thread or the cron is busy.",
     413: "The body or the answer is too large.",
     422: "A field has a value that it may not have.",
     429: "There are too many already.",

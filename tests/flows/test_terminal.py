@@ -198,7 +198,8 @@ def test_crons_of_a_running_server(make_server: Any, tmp_path: Path) -> None:
     made = say("create", "--assistant", "counter", "--schedule", "0 9 * * mon-fri", "--note", "for the board",
                "--timezone", "Europe/Berlin", "--input", '{"wait_s": 0}', "--metadata", '{"team": "a"}',
                "--end-time", "2090-01-01", "--disabled", "--max-runs", "5", "--jitter-seconds", "60",
-           "--pause-after-failures", "2", "--catch-up", "all", "--start-time", "2020-01-01")  # fmt: skip
+               "--pause-after-failures", "2", "--catch-up", "all", "--start-time", "2020-01-01",
+               "--overlap", "buffer_all")  # fmt: skip
     cron_id = made.partition(":")[0]
     assert made.splitlines() == [f"{cron_id}: At 09:00, Monday through Friday, Europe/Berlin", "paused"]
     resumed = say("resume", cron_id, "--note", "it may", "--catch-up", "latest")
@@ -212,11 +213,12 @@ def test_crons_of_a_running_server(make_server: Any, tmp_path: Path) -> None:
     paused = say("pause", cron_id, "--note", "too expensive", "--until", "2030-01-01")
     assert paused == f"{cron_id}: paused until 2030-01-01T00:00:00+00:00: too expensive\n"
     told = say("show", cron_id).splitlines()
-    assert told[:8] == [
+    assert told[:9] == [
         "At 09:00, Monday through Friday, Europe/Berlin (0 9 * * mon-fri)",
         f"cron {cron_id}, each run on a thread of its own",
         "paused until 2030-01-01T00:00:00+00:00: too expensive",
         "fired 2, skipped 0, missed 0",
+        "while an earlier run is not over: buffer_all",
         "from 2020-01-01T00:00:00+00:00 on",
         "each fires up to 60 s after it is due",
         "0 of 5 runs",
@@ -226,6 +228,7 @@ def test_crons_of_a_running_server(make_server: Any, tmp_path: Path) -> None:
     assert any("2030-01-01T09:00:00+01:00" in line for line in told)  # the first after the pause
     whole = json.loads(say("show", cron_id, "--json"))
     assert whole["metadata"] == {"team": "a"}
+    assert whole["ledger"]["overlap"] == "buffer_all"
     assert whole["end_time"] == "2090-01-01T00:00:00+00:00"
     assert len(say("upcoming", cron_id, "--limit", "3").splitlines()) == 4
     say("resume", cron_id)
@@ -263,6 +266,7 @@ def told_of(folder: Path, verb: str, *arguments: str) -> str:
         (["create", "--assistant", "a", "--schedule", "* * * * *", "--metadata", "{"], "is no JSON object"),
         (["create", "--assistant", "a", "--schedule", "* * * * *", "--end-time", "soon"], "is no instant"),
         (["create", "--schedule", "* * * * *"], "--assistant"),
+        (["create", "--assistant", "a", "--schedule", "* * * * *", "--overlap", "x"], "--overlap"),
         (["create", "--assistant", "a", "--schedule", "* * * * *", "--thread", "x"], "x: not a UUID"),
         (["pause", "x"], "x: not a UUID"),
         (["list", "--url", "http://127.0.0.1:9"], "http://127.0.0.1:9: can't be asked"),
