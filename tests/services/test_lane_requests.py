@@ -19,7 +19,7 @@ from domain.assistant import RegisterGraph, default_assistant_id
 from domain.changes import Changes
 from domain.cron import CreateCron
 from domain.errors import LaneFull
-from domain.lane import MultitaskStrategy
+from domain.lane import Lane, MultitaskStrategy
 from domain.thread import CreateThread
 from services.gateway.commands import runs
 from services.gateway.commands.endings import delete_thread
@@ -29,6 +29,8 @@ from services.gateway.problems import STATUSES
 from services.gateway.queries.runs import RunAddress
 from services.kit.ids import uuid7
 from services.kit.settings import Settings
+from services.repository import Aggregates
+from services.worker.job import Later
 from tests.services.gateways import gateway_parts
 from tests.services.lane_bench import Bench
 
@@ -115,6 +117,29 @@ async def test_a_request_reads_no_more_when_many_wait(gateway: Gateway) -> None:
         await gateway.request(thread_id)
         costs.append(streams)
     assert len(set(costs)) == 1, costs
+
+
+async def test_a_run_that_takes_turns_leaves_both_lanes(gateway: Gateway) -> None:
+    """Another run takes its place on its thread, or the thread is deleted: its cron's next run goes on."""
+    cron_id = uuid7()
+    first, second, third, fourth = [await gateway.ask_in_turn(cron_id, is_kept=True) for _ in range(4)]
+    threads_of = {run_id: gateway.run(run_id).request.thread_id for run_id in (first, second, third)}
+
+    def line() -> dict[UUID, str]:
+        [lane] = Aggregates(gateway.log).lanes([Lane(cron_id=cron_id)])
+        return {entry.run_id: entry.stopping for entry in lane.in_flight}
+
+    job = await gateway.claim(first)
+    other = await gateway.request(threads_of[second], "interrupt")
+    assert line() == {first: "", third: "", fourth: ""}
+    assert gateway.lane(threads_of[second]).head == other
+    await delete_thread(gateway.parts(), CALLER, threads_of[third])
+    assert line() == {first: "", fourth: ""}
+    await delete_thread(gateway.parts(), CALLER, threads_of[first])
+    assert line() == {first: "interrupt", fourth: ""}
+    assert isinstance((await gateway.claim(fourth)).verdict, Later)
+    assert await gateway.settle(job)
+    assert (await gateway.claim(fourth)).verdict is None
 
 
 async def test_a_cron_that_the_read_models_do_not_show_yet_goes_with_its_thread(gateway: Gateway) -> None:

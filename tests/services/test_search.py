@@ -12,7 +12,14 @@ import pytest_asyncio
 from httpx import ASGITransport
 
 from contracts.codec import EventCodec, pack
-from contracts.events import RunRequested, RunSucceeded, ThreadCreated, ThreadDeleted, ThreadUpdated
+from contracts.events import (
+    CronCreated,
+    RunRequested,
+    RunSucceeded,
+    ThreadCreated,
+    ThreadDeleted,
+    ThreadUpdated,
+)
 from contracts.ledger import Append, Meta, Transaction
 from services.gateway.app import build_app
 from services.kit.eventlog.sqlite import SqliteLog
@@ -251,3 +258,27 @@ async def test_large_bodies_are_refused(server: Server) -> None:
     refused = await server.http.post("/threads", content=b'{"metadata": "' + b"x" * (1 << 20) + b'"}')
     assert refused.status_code == 413
     assert "too large" in refused.json()["detail"]
+
+
+async def test_the_overlap_of_a_cron_of_which_only_the_strategy_is_recorded(server: Server) -> None:
+    """However large its payload, and when that is not asked for."""
+    mark = {"mark": str(uuid4())}
+    for on_thread in (True, False):
+        for padding in (0, 40_000):
+            payload, blobs = pack({"multitask_strategy": "reject", "input": {"x": "x" * padding}})
+            created = CronCreated(
+                assistant_id=ASSISTANT,
+                graph_id=GRAPH,
+                user_id="u",
+                schedule="0 9 1 1 *",
+                canonical="0 9 1 1 *",
+                thread_id=thread_id(1) if on_thread else None,
+                metadata=mark | {"on_thread": on_thread},
+                payload=payload,
+                tzdata="t",
+            )
+            await server.tell(Append(uuid4(), 0, (created,)), blobs=blobs)
+    for select in (["metadata", "ledger"], None):
+        found, _ = await server.find("/runs/crons/search", metadata=mark, select=select)
+        told = [(cron["metadata"]["on_thread"], cron["ledger"]["overlap"]) for cron in found]
+        assert sorted(told) == [(False, "allow")] * 2 + [(True, "skip")] * 2
