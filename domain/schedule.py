@@ -10,7 +10,7 @@ from typing import Literal
 
 from domain.cron_grammar import Schedule, parse, parse_canonical
 from domain.errors import InvalidSchedule, InvalidTimezone
-from domain.zones import LATEST, Zone, tzdata_version, zone
+from domain.zones import LATEST, Zone, is_known, tzdata_version, zone
 
 LONGEST_OVERLAP = 2 * 86_400
 """Seconds; the largest step back of any wall clock is a day (the date line)."""
@@ -26,6 +26,7 @@ __all__ = [
     "count_between",
     "dst_kind",
     "first_showing",
+    "is_known",
     "local_time",
     "newest_before",
     "next_after",

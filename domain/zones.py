@@ -121,6 +121,11 @@ def _names() -> frozenset[str]:
     return frozenset(listed.split())
 
 
+def is_known(name: str | None) -> bool:
+    """Whether there are rules of that zone: what was one when a cron was made may be none in other rules."""
+    return name is None or name in _names()
+
+
 @lru_cache(maxsize=1024)
 def zone(name: str | None) -> Zone:
     """The zone of that exact IANA name; None = UTC. Raises InvalidTimezone."""

@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import httpx
+import msgspec
 import pytest
 import pytest_asyncio
 from httpx import ASGITransport
@@ -20,9 +21,10 @@ from contracts.events import (
     ThreadDeleted,
     ThreadUpdated,
 )
-from contracts.ledger import Append, Meta, Transaction
+from contracts.ledger import Append, Meta, Payload, Transaction
 from services.gateway.app import build_app
 from services.kit.eventlog.sqlite import SqliteLog
+from services.kit.ids import uuid7
 from services.kit.settings import Settings
 from services.kit.views import Views
 from services.projector.projector import Projector
@@ -282,3 +284,40 @@ async def test_the_overlap_of_a_cron_of_which_only_the_strategy_is_recorded(serv
         found, _ = await server.find("/runs/crons/search", metadata=mark, select=select)
         told = [(cron["metadata"]["on_thread"], cron["ledger"]["overlap"]) for cron in found]
         assert sorted(told) == [(False, "allow")] * 2 + [(True, "skip")] * 2
+
+
+# --- a zone that is gone ------------------------------------------------------------------------------
+
+
+async def test_a_cron_whose_zone_is_gone_is_told_of_among_the_others(server: Server) -> None:
+    """When a cron was made its zone was known; no answer fails for it."""
+    cron_id = uuid7()
+    created = CronCreated(
+        assistant_id=ASSISTANT,
+        graph_id=GRAPH,
+        user_id="u",
+        schedule="0 9 * * *",
+        canonical="0 9 * * *",
+        timezone="Atlantis/Capital",
+        metadata={"lost": True},
+        payload=Payload(inline=msgspec.Raw(b"{}")),
+        next_at=datetime(2026, 6, 2, tzinfo=UTC),
+        tzdata="2001a",
+    )
+    await server.tell(Append(cron_id, 0, (created,)))
+    [found], _ = await server.find("/runs/crons/search", metadata={"lost": True})
+    assert found["ledger"]["state"] == "blocked"
+    assert found["ledger"]["reason"].endswith("has no zone 'Atlantis/Capital'")
+    path = f"/runs/crons/{cron_id}"
+    whole = (await server.http.get(path)).json()
+    assert (whole["ledger"]["upcoming"], whole["ledger"]["state"]) == ([], "blocked")
+    assert (await server.http.get(f"{path}/upcoming")).json() == []
+    span = {"from": "2026-06-01T00:00:00Z", "until": "2026-07-01T00:00:00Z"}
+    for which in ({}, {"cron_id": str(cron_id)}):
+        told = await server.http.get("/runs/crons/occurrences", params=span | which)
+        assert told.status_code == 200
+    refused = await server.http.patch(path, json={"schedule": "0 10 * * *"})
+    assert (refused.status_code, "timezone" in refused.json()["detail"]) == (422, True)
+    mended = (await server.http.patch(path, json={"timezone": "Europe/Berlin"})).json()
+    assert mended["ledger"]["state"] == "active"
+    assert (await server.http.delete(path)).is_success

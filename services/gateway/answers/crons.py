@@ -22,7 +22,7 @@ from contracts.events import Overlap
 from domain.croniter_witness import witness_warnings
 from domain.description import description
 from domain.overlap import had
-from domain.schedule import parse, zone
+from domain.schedule import is_known, parse, zone
 from services.gateway.answers.values import (
     BlobOf,
     Row,
@@ -170,4 +170,6 @@ def _overlap(row: Row, blob_of: BlobOf) -> Overlap:
 @lru_cache(maxsize=2048)
 def _warned(text: str, timezone: str | None, after: int) -> tuple[str, ...]:
     schedule = parse(text, seconds=True)
+    if not is_known(timezone):
+        return schedule.warnings
     return (*schedule.warnings, *witness_warnings(schedule, zone(timezone), after))

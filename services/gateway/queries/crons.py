@@ -24,7 +24,16 @@ from domain import cron as crons
 from domain.description import description
 from domain.errors import CronNotFound, InvalidField
 from domain.identity import run_id_of
-from domain.schedule import count_between, dst_kind, local_time, next_after, parse, zone
+from domain.schedule import (
+    count_between,
+    dst_kind,
+    is_known,
+    local_time,
+    next_after,
+    parse,
+    tzdata_version,
+    zone,
+)
 from domain.timeline import fires_at
 from projections import crons as cron_rows
 from projections.rows import micros
@@ -101,13 +110,13 @@ async def matching(parts: GatewayParts, wanted: CronSearch) -> tuple[Iterator[An
     is_whole = not wanted.select or "payload" in wanted.select
     query = search.row_query(CRONS) if is_whole else SQL["cron_without_payload"]
     rows = search.rows_of(parts.views, query, keys)
-    wall_s, why = parts.clock.wall_s(), dict[bytes, str]()  # by assistant: many crons have the same
+    wall_s, why = parts.clock.wall_s(), dict[tuple[Any, ...], str]()  # many crons have the same
 
     def shown(row: Row) -> CronWithLedger:
-        assistant_id = row["assistant_id"]
-        if assistant_id not in why:
-            why[assistant_id] = _blocked(parts, row)
-        return answers.with_ledger(row, parts.log.blob, wall_s, why[assistant_id])
+        its = row["assistant_id"], row["timezone"]
+        if its not in why:
+            why[its] = _blocked(parts, row)
+        return answers.with_ledger(row, parts.log.blob, wall_s, why[its])
 
     if wanted.select and "ledger" not in wanted.select:
         return search.chosen((answers.cron(row, parts.log.blob) for row in rows), wanted.select), headers
@@ -174,6 +183,8 @@ def _horizon(parts: GatewayParts) -> int:
 
 def _coming(row: Row, after: int, end: int) -> Iterator[Coming]:
     """The occurrences of the schedule of that row in (after, end), as many as it may have."""
+    if not is_known(row["timezone"]):
+        return iter(())
     left = None if row["max_runs"] is None else max(0, row["max_runs"] - row["counted"])
     if left is None or left > MOST_COUNTED:
         return _planned(row, after, end)
@@ -326,7 +337,9 @@ def _place_of(cursor: str) -> tuple[int, int]:
 
 
 def _blocked(parts: GatewayParts, row: Row) -> str:
-    """Why nothing of the cron fires: the project has no longer the graph of its assistant."""
+    """Why nothing of the cron fires: its zone is known no longer, or the project has not the graph of its assistant."""
+    if not is_known(row["timezone"]):
+        return f"tzdata {tzdata_version()} has no zone '{row['timezone']}'"
     assistant_id = UUID(bytes=row["assistant_id"])
     assistant = search.by_id(parts.views, "assistants", "assistant_id", assistant_id)
     if assistant is None or assistant["graph_id"] in parts.graphs:
