@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from contracts.events import CatchUp, Overlap
+from contracts.events import BackfillInclude, CatchUp, Overlap
 
 StreamMode = Literal[
     "values", "updates", "messages", "messages-tuple", "custom", "tasks", "checkpoints", "debug", "events"
@@ -210,6 +210,18 @@ class CronTrigger(msgspec.Struct, frozen=True, kw_only=True):
     config: Json | None = None
     context: Json | None = None
     metadata: Json | None = None
+    note: Note | None = None
+
+
+class CronBackfill(msgspec.Struct, frozen=True, kw_only=True):
+    """POST /runs/crons/{cron_id}/backfill: runs of the occurrences in [`start`, `end`), which lie in the past."""
+
+    start: datetime
+    end: datetime
+    include: BackfillInclude | None = None
+    overlap: Overlap | None = None
+    limit: Limit | None = None
+    dry_run: bool | None = None
     note: Note | None = None
 
 

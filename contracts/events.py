@@ -36,10 +36,12 @@ def event(topic: str) -> Callable[[BodyClass], BodyClass]:
 # --- shared parts -------------------------------------------------------------------------------------
 
 OnRunCompleted = Literal["delete", "keep"]
-FiringKind = Literal["", "first", "schedule", "catch_up", "trigger", "state"]
-"""Why a run exists: asked for, by its cron (`trigger`: somebody asked for it besides), or (`state`) only to write a
-thread's state, which no client sees.
+FiringKind = Literal["", "first", "schedule", "catch_up", "trigger", "backfill", "state"]
+"""Why a run exists: asked for, by its cron (`trigger`, `backfill`: somebody asked for it besides), or (`state`) only to
+write a thread's state, which no client sees.
 """
+BackfillInclude = Literal["unfired", "all"]
+"""Of which occurrences a backfill has runs: of those that have had none, or of each, once more."""
 MissedReason = Literal["coalesced", "window", "skip", "paused", "error"]
 CatchUp = Literal["latest", "skip", "all"]
 """Which of the occurrences that nobody decided in time fire late: the newest, none, each of them."""
@@ -148,6 +150,12 @@ class DeliveryEvent(Body, frozen=True, kw_only=True):
     run_id: UUID
     thread_id: UUID
     cron_id: UUID | None = None
+
+
+class BackfillEvent(Body, frozen=True, kw_only=True):
+    """An event on a backfill's own stream (stream id = backfill id)."""
+
+    cron_id: UUID
 
 
 class AssistantEvent(Body, frozen=True, kw_only=True):
@@ -291,13 +299,44 @@ class OccurrencesMissed(CronEvent, frozen=True, kw_only=True):
     tzdata: str = ""
 
 
+# --- backfill -----------------------------------------------------------------------------------------
+
+
+@event("backfill.requested.v1")
+class BackfillRequested(BackfillEvent, frozen=True, kw_only=True):
+    """Occurrences that lie in the past are to have runs; these follow one by one, each with the `backfill_id`."""
+
+    user_id: str  # whose cron it is
+    start: datetime
+    end: datetime  # exclusive
+    include: BackfillInclude
+    overlap: Overlap | None = None  # None: as the cron has it
+    planned: tuple[int, ...]  # the instants, seconds since 1970, oldest first
+    already_fired: int = 0  # of those in the stretch
+    revision: int  # version of the cron that said which they are
+    tzdata: str
+    note: str = ""
+
+
+@event("backfill.finished.v1")
+class BackfillFinished(BackfillEvent, frozen=True, kw_only=True):
+    """Each of its occurrences has had its turn."""
+
+
+@event("backfill.cancelled.v1")
+class BackfillCancelled(BackfillEvent, frozen=True, kw_only=True):
+    """No more of its runs begin; those that have begun go on."""
+
+    reason: Literal["request", "cron_deleted"] = "request"
+
+
 # --- run ----------------------------------------------------------------------------------------------
 
 
 @event("run.requested.v1")
 class RunRequested(RunEvent, frozen=True, kw_only=True):
     """Version 1 of a run. For an occurrence of a cron the id is derived from both, so that this version
-    is the unique key which makes a second firing impossible.
+    is the unique key which makes a second firing impossible. A backfill may come behind what told why it did not fire.
     """
 
     assistant_id: UUID
@@ -317,6 +356,7 @@ class RunRequested(RunEvent, frozen=True, kw_only=True):
     note: str = ""  # of whoever triggered it
     webhook: str = ""  # who is told of its end
     fires_at: datetime | None = None  # its schedule's jitter after it was due; None: it has none
+    backfill_id: UUID | None = None
     cron_lane: bool = (
         False  # it stands in its cron's lane too, so that it does not run beside others of its cron
     )
@@ -333,6 +373,7 @@ class OccurrenceSkipped(RunEvent, frozen=True, kw_only=True):
     local: str = ""
     revision: int = 0
     tzdata: str = ""
+    backfill_id: UUID | None = None
 
 
 @event("run.occurrence_missed.v1")
@@ -346,6 +387,7 @@ class OccurrenceMissed(RunEvent, frozen=True, kw_only=True):
     local: str = ""
     revision: int = 0
     tzdata: str = ""
+    backfill_id: UUID | None = None
 
 
 @event("run.started.v1")

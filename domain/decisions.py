@@ -97,6 +97,8 @@ class Occurrence(msgspec.Struct, frozen=True, kw_only=True):
     not_before: datetime | None = None
     note: str = ""
     fires_at: datetime | None = None
+    former: int = 0  # version of the run's stream: it may have told already why the occurrence did not fire
+    backfill_id: UUID | None = None
 
 
 def plan_of(
@@ -248,8 +250,11 @@ def skip(plan: RunPlan, occurrence: Occurrence, reason: Any, detail: str) -> Cha
         local=occurrence.local,
         revision=plan.revision,
         tzdata=occurrence.tzdata,
+        backfill_id=occurrence.backfill_id,
     )
-    return Changes(appends=(Append(occurrence.run_id, 0, (skipped,)),), expects=_expects(plan))
+    return Changes(
+        appends=(Append(occurrence.run_id, occurrence.former, (skipped,)),), expects=_expects(plan)
+    )
 
 
 def miss(plan: RunPlan, occurrence: Occurrence, detail: str) -> Changes:
@@ -332,7 +337,7 @@ def _asked_for(
     limit: int | None,
 ) -> Changes:
     """The run, its place in each of these lines, and the stop of those in whose place it comes. Raises Refused."""
-    appends: tuple[Append, ...] = (Append(occurrence.run_id, 0, (requested,)),)
+    appends: tuple[Append, ...] = (Append(occurrence.run_id, occurrence.former, (requested,)),)
     for line in lines:
         others = [other.lane.stream_id for other in lines if other is not line]
         join = lanes.JoinLane(
@@ -412,6 +417,7 @@ def _requested(
         note=occurrence.note,
         webhook=plan.spec.webhook or "",
         fires_at=occurrence.fires_at,
+        backfill_id=occurrence.backfill_id,
         cron_lane=cron_lane,
     )
 

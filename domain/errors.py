@@ -69,6 +69,12 @@ class ThreadNotFound(NotFound):
     code = "thread_not_found"
 
 
+class BackfillNotFound(NotFound):
+    """There is no such backfill of that cron."""
+
+    code = "backfill_not_found"
+
+
 class DeliveryNotFound(NotFound):
     """There is no such delivery."""
 

@@ -19,6 +19,17 @@ def thread_id_of(cron_id: UUID, scheduled_for: int) -> UUID:
     return _derived(f"{cron_id}/{_text(scheduled_for)}/thread", scheduled_for)
 
 
+def backfill_id_of(cron_id: UUID, backfill_id: UUID, scheduled_for: int) -> UUID:
+    """The run that a backfill has of an occurrence whether or not it has had one."""
+    return _derived(f"{cron_id}/backfill/{backfill_id}/{_text(scheduled_for)}", scheduled_for)
+
+
+def thread_id_beside(run_id: UUID) -> UUID:
+    """The thread of such a run, if it has one of its own. It keeps the run's time prefix."""
+    digest = hashlib.blake2b(run_id.bytes + b"/thread", digest_size=10).digest()
+    return UUID(bytes=run_id.bytes[:6] + digest)
+
+
 def trigger_id_of(cron_id: UUID, key: str, day: int) -> UUID:
     """The run of a cron that was asked for by that key on that day (of the epoch, UTC)."""
     return _derived(f"{cron_id}/trigger/{day}/{key}", day * DAY_S)

@@ -112,7 +112,7 @@ def run_of(run_id: UUID, events: Iterable[Recorded]) -> Run | None:
     """The run that the events of its stream tell of; None when there is none, or it was skipped."""
     run: Run | None = None
     for recorded in events:
-        run = evolve(run, run_id, recorded.body)
+        run = evolve(run, run_id, recorded.body, recorded.version)
     return run
 
 
@@ -135,14 +135,13 @@ def decide(run: Run | None, command: RunCommand) -> list[RunEvent]:
             assert_never(command)
 
 
-def evolve(run: Run | None, run_id: UUID, event: Body) -> Run | None:
-    """The run after the event."""
+def evolve(run: Run | None, run_id: UUID, event: Body, version: int) -> Run | None:
+    """The run after the event that makes its stream that long."""
     if isinstance(event, RunRequested):
-        return Run(run_id=run_id, version=1, request=event)
+        return Run(run_id=run_id, version=version, request=event)
     if run is None or isinstance(event, OccurrenceSkipped | OccurrenceMissed):
         return None
-    changes = _changes(run, event)
-    return msgspec.structs.replace(run, version=run.version + 1, **changes)
+    return msgspec.structs.replace(run, version=version, **_changes(run, event))
 
 
 def appends(run: Run, events: Iterable[Body]) -> tuple[Append, ...]:

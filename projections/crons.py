@@ -187,7 +187,8 @@ def _decided(
         row["counted"] += body.kind in COUNTED
     else:
         row["skipped" if isinstance(body, OccurrenceSkipped) else "missed"] += 1
-    if body.scheduled_for is not None:
+    # A backfill comes beside the schedule: it may be of what the schedule has not decided yet.
+    if body.scheduled_for is not None and body.backfill_id is None:
         due = seconds(body.scheduled_for)
         row["last_scheduled_for"] = max(due, row["last_scheduled_for"] or due)
         if due >= row["cursor"]:

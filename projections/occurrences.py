@@ -65,7 +65,8 @@ def _not_fired(rows: Rows, recorded: Recorded, body: OccurrenceSkipped | Occurre
     assert body.cron_id is not None
     status = "skipped" if isinstance(body, OccurrenceSkipped) else "missed"
     row = _row(recorded, body.cron_id.bytes, seconds(body.scheduled_for), status)
-    row |= {"reason": body.reason, "kind": "schedule", "thread_id": body.thread_id.bytes}
+    kind = "schedule" if body.backfill_id is None else "backfill"
+    row |= {"reason": body.reason, "kind": kind, "thread_id": body.thread_id.bytes}
     row |= {"local": body.local, "revision": body.revision, "tzdata": body.tzdata}
     rows.put("occurrences", row)
 

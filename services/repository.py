@@ -7,6 +7,7 @@ from uuid import UUID
 
 from contracts.ledger import Body, Expect, Meta, Recorded, Transaction
 from domain.assistant import Assistant, assistant_of, default_assistant_id
+from domain.backfill import Backfill, backfill_of
 from domain.changes import Changes
 from domain.cron import Cron, cron_of
 from domain.decisions import Line
@@ -109,6 +110,10 @@ class Aggregates:
     def delivery(self, delivery_id: UUID) -> WebhookDelivery | None:
         """The delivery of a webhook; None when there is none."""
         return delivery_of(delivery_id, self.stream(delivery_id))
+
+    def backfill(self, backfill_id: UUID) -> Backfill | None:
+        """The backfill of a cron; None when there is none."""
+        return backfill_of(backfill_id, self.stream(backfill_id))
 
     def stream(self, stream_id: UUID) -> list[Recorded]:
         """The events of a stream, oldest first."""

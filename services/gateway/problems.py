@@ -29,6 +29,7 @@ STATUSES: dict[type[Exception], int] = {
     errors.CronNotFound: 404,
     errors.ThreadNotFound: 404,
     errors.RunNotFound: 404,
+    errors.BackfillNotFound: 404,
     errors.DeliveryNotFound: 404,
     errors.AssistantNotFound: 404,
     errors.AssistantVersionNotFound: 404,

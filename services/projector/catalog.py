@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from projections import assistants, audit, crons, deliveries, occurrences, runs, threads
+from projections import assistants, audit, backfills, crons, deliveries, occurrences, runs, threads
 from projections.rows import Projection
 
-ALL: Sequence[Projection] = (crons, occurrences, runs, threads, assistants, deliveries, audit)
+ALL: Sequence[Projection] = (crons, occurrences, runs, threads, assistants, deliveries, backfills, audit)

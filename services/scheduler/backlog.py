@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from itertools import islice
 from uuid import UUID
 
@@ -74,6 +75,9 @@ class Backlog:
         self._log, self._views, self._clock, self._settings = log, views, clock, settings
         self._firing, self._timer = firing, timer
         self.moved: set[bytes] = set()  # the rules of their zone have changed since they were planned
+        self._backfilled: set[UUID] = (
+            set()
+        )  # runs that were begun before the schedule could tell why it had none
         self.failing: dict[bytes, tuple[int, str]] = {}
         """Crons of which a run has failed: up to where the read model must know, and the event that said so."""
 
@@ -195,7 +199,7 @@ class Backlog:
             cron_id,
             tuple(missed(miss, self._timer.revision(cron_id), next_at) for miss in misses),
             misses[-1].last if misses else 0,
-            tuple(_guards(cron_id, timeline, misses)),
+            tuple(e for e in _guards(cron_id, timeline, misses) if e.stream_id not in self._backfilled),
             fire,
             coming,
         )
@@ -252,7 +256,10 @@ class Backlog:
                 told.add(look.cron_id)
                 self._told(look, meta_at, outcome)
             elif outcome.stream_id != UUID(bytes=look.cron_id):
-                # Somebody else fired one of them.
+                # Somebody else fired one of them; of a backfill no cursor will tell.
+                events = await read(self._log, partial(self._log.stream, outcome.stream_id))
+                if events and getattr(events[0].body, "backfill_id", None) is not None:
+                    self._backfilled.add(outcome.stream_id)
                 self._timer.apart(look.cron_id).sure = await read(self._log, self._log.head)
         return told
 

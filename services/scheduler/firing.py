@@ -137,7 +137,8 @@ class Firing:
     def _was_fired(self, run_id: UUID) -> bool:
         """Whether another scheduler has begun a run of the occurrence, or has only told why not."""
         told = self._log.stream(run_id)
-        return bool(told) and isinstance(told[0].body, RunRequested)
+        first = told[0].body if told else None
+        return isinstance(first, RunRequested) and first.backfill_id is None
 
     async def _built(self, dues: Sequence[Due]) -> tuple[Built, list[Due]]:
         """Transactions on what the read models show, and those that must be looked at one by one."""
@@ -193,10 +194,10 @@ class Firing:
     def _alone(self, planned: Planned, due: Due, now: datetime) -> Transaction:
         occurrence = _occurrence(planned, due)
         if planned.plan is None:
-            return _by(skip(_nobodys(due), occurrence, "refused", GONE), due, occurrence, now)
+            return _by(skip(nobodys(due), occurrence, "refused", GONE), due, occurrence, now)
         plan, thread_id = _plan(planned.plan, due), planned.thread_id
         if planned.lacks:
-            return _by(_without_graph(plan, occurrence, planned), due, occurrence, now)
+            return _by(without_graph(plan, occurrence, planned), due, occurrence, now)
         log = Aggregates(self._log)
         line = None if planned.lane is None else log.line(planned.lane, plan.strategy)
         if thread_id is None or line is None:
@@ -214,7 +215,7 @@ class Firing:
         for due in dues:
             if (planned := self._plans.of_stream(due)) is not None:
                 occurrence = _occurrence(planned, due)
-                changes = miss(_nobodys(due), occurrence, "others changed its lane all the time")
+                changes = miss(nobodys(due), occurrence, "others changed its lane all the time")
                 built.append((due, _by(changes, due, occurrence, self._clock.now())))
         return built
 
@@ -238,7 +239,7 @@ def _transaction(
     assert planned.plan is not None
     plan, occurrence, thread_id = _plan(planned.plan, due), _occurrence(planned, due), planned.thread_id
     if planned.lacks:
-        return _by(_without_graph(plan, occurrence, planned), due, occurrence, now)
+        return _by(without_graph(plan, occurrence, planned), due, occurrence, now)
     line = None if planned.lane is None else Line(lane=lanes[planned.lane.owner_id])
     if thread_id is None or line is None:
         return _by(fire_stateless(plan, occurrence, line, now), due, occurrence, now)
@@ -250,7 +251,7 @@ def _transaction(
     return _by(changes, due, occurrence, now)
 
 
-def _without_graph(plan: RunPlan, occurrence: Occurrence, planned: Planned) -> Changes:
+def without_graph(plan: RunPlan, occurrence: Occurrence, planned: Planned) -> Changes:
     """Not fired: the run could only fail. It goes on by itself when the graph is back."""
     return skip(plan, occurrence, "graph_missing", f"the project has no graph '{planned.lacks}'")
 
@@ -262,7 +263,7 @@ def _plan(plan: RunPlan, due: Due) -> RunPlan:
     return msgspec.structs.replace(plan, cron_version=due.version)
 
 
-def _nobodys(due: Due) -> RunPlan:
+def nobodys(due: Due) -> RunPlan:
     """A plan for what is not run: only whose it is counts."""
     cron_id = UUID(bytes=due.cron_id)
     nobody = Assistant(assistant_id=cron_id, version=0, graph_id="", name="")

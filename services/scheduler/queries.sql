@@ -15,6 +15,10 @@ SELECT cron_id, cursor, counted FROM crons WHERE cron_id IN ({marks});
 SELECT cron_id, version, failures FROM crons
 WHERE cron_id IN ({marks}) AND state = 'active' AND failures >= pause_after_failures;
 
+-- name: backfills
+-- Those that go on.
+SELECT backfill_id FROM backfills WHERE state = 'running' AND backfill_id > ? ORDER BY backfill_id LIMIT ?;
+
 -- name: plans
 -- What the plans of these crons are made from.
 SELECT cron_id, assistant_id, thread_id, user_id, on_run_completed, metadata, payload, revision, overlap

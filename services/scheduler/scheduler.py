@@ -35,6 +35,7 @@ from services.kit.logs import Log
 from services.kit.reads import read
 from services.kit.settings import Settings
 from services.kit.views import Views
+from services.scheduler.backfills import Backfills
 from services.scheduler.backlog import Backlog
 from services.scheduler.firing import BLOCK, YIELD_EVERY, Counts, Firing
 from services.scheduler.plans import SQL, Plans
@@ -67,7 +68,6 @@ class Scheduler:
     """
 
     name = "scheduler"
-    parts: Sequence[Part] = ()
 
     def __init__(self, log: EventLog, views: Views, clock: Clock, settings: Settings) -> None:
         self._log, self._views, self._clock = log, views, clock
@@ -75,6 +75,8 @@ class Scheduler:
         self._plans = Plans(log, views)
         self._firing = Firing(log, self._plans, self._timer, clock)
         self._backlog = Backlog(log, views, clock, settings, self._firing, self._timer)
+        self._backfills = Backfills(log, views, clock, self._timer)
+        self.parts: Sequence[Part] = self._backfills.parts
         self._position: int | None = None
         self._highest = 0.0
         self._skew_s = 0.0  # of the host's clock, to the store's
@@ -117,6 +119,7 @@ class Scheduler:
             await self._loop.start()
             async with asyncio.timeout(LOAD_S):
                 await self._loaded.wait()
+            await self._backfills.start()
         except BaseException:
             await self.stop()
             raise
@@ -126,6 +129,7 @@ class Scheduler:
         if self._unsubscribe is not None:
             self._unsubscribe()
             self._unsubscribe = None
+            await self._backfills.stop()
             await self._loop.stop()
 
     # --- the loop ---------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ def report(
 
     Who the caller was never leaves. Raises LookupError when the events are not those of a run that has ended.
     """
-    requested = events[0]
+    requested = next(event for event in events if isinstance(event.body, RunRequested))
     body = requested.body
     assert isinstance(body, RunRequested)
     ended = next(event for event in events if type(event.body) in STATUSES)

@@ -148,8 +148,8 @@ def _after(run: Run, changes: Changes) -> tuple[Run | None, Verdict | None]:
     """The run as the changes leave it; when they end it, there is nothing to run."""
     bodies = [body for append in changes.appends if append.stream_id == run.run_id for body in append.bodies]
     after: Run | None = run
-    for body in bodies:
-        after = evolve(after, run.run_id, body)
+    for version, body in enumerate(bodies, run.version + 1):
+        after = evolve(after, run.run_id, body, version)
     ended = any(is_outcome(body) for body in bodies)
     if ended:
         log_lines.warning("run.given_up", run_id=run.run_id, attempt=run.attempt)

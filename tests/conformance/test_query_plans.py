@@ -327,6 +327,7 @@ def test_scheduler(views: sqlite3.Connection) -> None:
     plans = {name: steps(views, query.format(marks="?,?")) for name, query in SCHEDULER_SQL.items()}
     by_key = "SEARCH crons USING INDEX cron_id"
     assert plans == {
+        "backfills": "SEARCH backfills USING COVERING INDEX state,backfill_id (state=? AND backfill_id>?)",
         "crons": f"{by_key} (cron_id>?)",
         "cursors": f"{by_key} (cron_id=?)",
         "failing": f"{by_key} (cron_id=?)",

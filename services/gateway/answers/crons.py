@@ -34,7 +34,7 @@ from services.gateway.answers.values import (
     value_of,
 )
 
-UNSCHEDULED = ("first", "trigger")
+UNSCHEDULED = ("first", "trigger", "backfill")
 """Kinds of firings that are for no instant."""
 WITNESS_S = 3600
 """The witness is asked once an hour for the same schedule: it costs more than everything else here."""

@@ -65,6 +65,7 @@ DELIVERIES = Kind(
     frozenset({"run_id", "cron_id", "state"}),
     _pairs("cron_id", "requested_at") | _pairs("state", "requested_at"),
 )
+BACKFILLS = Kind("backfills", "backfill_id", "", frozenset({"cron_id"}), _pairs("cron_id", "requested_at"))
 EVENTS_OF = ("stream_id", "thread_id", "cron_id", "run_id", "topic", "actor")
 AUDIT = Kind(
     "audit",

@@ -75,10 +75,11 @@ def first_shown(parts: GatewayParts, run_id: UUID) -> RunAnswer | None:
     """
     row = by_id(parts.views, "runs", "run_id", run_id)
     if row is None or row["hidden"]:
-        first = next(iter(parts.log.stream(run_id)), None)
-        if first is None or not isinstance(first.body, RunRequested):
+        told = ((event, event.body) for event in parts.log.stream(run_id))
+        asked = next(((event, body) for event, body in told if isinstance(body, RunRequested)), None)
+        if asked is None:
             return None
-        row = row_as_requested(first, first.body)
+        row = row_as_requested(*asked)
     return answers.run(row, parts.log.blob)
 
 
