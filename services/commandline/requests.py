@@ -1,12 +1,14 @@
-"""`cronledger crons` against a running server: create, pause, resume, trigger, delete, list, show, upcoming."""
+"""`cronledger crons` against a running server: create, pause, resume, trigger, backfill, delete, list, show, upcoming."""
 
 import argparse
 from collections.abc import Iterator
+from time import sleep
 from typing import Any, get_args
 from uuid import UUID
 
 import msgspec
 
+from contracts.answers.backfills import BackfillAnswer, BackfillBegun
 from contracts.answers.crons import (
     Coming,
     CreationLedger,
@@ -17,12 +19,14 @@ from contracts.answers.crons import (
     OccurrenceAnswer,
 )
 from contracts.answers.runs import RunAnswer
-from contracts.events import CatchUp, Overlap
+from contracts.events import BackfillInclude, CatchUp, Overlap
 from services.commandline.folder import CommandFailed, instant, out, table
 from services.commandline.server import Server, add_options
 from services.kit.ids import parse_uuid
 
 PAGE = 500
+LOOK_S = 0.5
+"""Between two looks at how far a backfill has come."""
 PLAIN = (
     "schedule",
     "timezone",
@@ -84,7 +88,18 @@ def add(verbs: Any) -> None:
         "--key-idempotency", metavar="KEY", help="the same key within a day gives the same run"
     )
     triggering.add_argument("--force", action="store_true", help="it waits where its overlap would refuse it")
-    for verb in (creating, pausing, resuming, triggering, deleting):
+    filling = _of_one(verbs, "backfill", "run what a cron has missed", backfill)
+    filling.add_argument("--start", type=instant, required=True, help="from this instant on (ISO 8601)")
+    filling.add_argument("--end", type=instant, required=True, help="before this instant")
+    filling.add_argument("--include", choices=get_args(BackfillInclude), help="unfired by default")
+    filling.add_argument("--overlap", choices=get_args(Overlap), help="in place of the cron's own")
+    filling.add_argument("--limit", type=int, metavar="N", help="the first so many")
+    filling.add_argument("--note", help="why, for the ledger")
+    filling.add_argument("--dry-run", action="store_true", help="only say what would be run")
+    filling.add_argument("--no-wait", action="store_true", help="do not wait until it is over")
+    cancelling = _of_one(verbs, "cancel-backfill", "let no more of a backfill begin", cancel_backfill)
+    cancelling.add_argument("backfill_id")
+    for verb in (creating, pausing, resuming, triggering, filling, cancelling, deleting):
         add_options(verb)
 
 
@@ -149,6 +164,36 @@ def trigger(args: argparse.Namespace) -> None:
         return
     run = server.decoded(content, RunAnswer)
     out(f"run {run.run_id} on thread {run.thread_id}: {run.status}")
+
+
+def backfill(args: argparse.Namespace) -> None:
+    """Run what a cron has missed, and tell how far it has come until it is over."""
+    server, path = Server(args), f"/runs/crons/{id_of(args.cron_id)}"
+    body: dict[str, Any] = {"start": args.start.isoformat(), "end": args.end.isoformat()}
+    names = ("include", "overlap", "limit", "note")
+    body |= {name: value for name in names if (value := getattr(args, name)) is not None}
+    content = server.ask("POST", f"{path}/backfill", body=body | {"dry_run": args.dry_run})
+    begun = server.decoded(content, BackfillBegun)
+    if not args.json:
+        span = f", {begun.first} to {begun.last}" if begun.planned else ""
+        out(f"{begun.planned} to run{span}; {begun.already_fired} have had a run")
+    if begun.backfill_id is None or args.no_wait:
+        if args.json:
+            server.print_json(content)
+        elif begun.backfill_id is not None:
+            out(f"backfill {begun.backfill_id}")
+        return
+    _waited(server, f"{path}/backfills/{begun.backfill_id}", quietly=args.json)
+
+
+def cancel_backfill(args: argparse.Namespace) -> None:
+    """Cancel a backfill, and say how far it has come."""
+    server, backfill_id = Server(args), id_of(args.backfill_id)
+    content = server.ask("POST", f"/runs/crons/{id_of(args.cron_id)}/backfills/{backfill_id}/cancel")
+    if args.json:
+        server.print_json(content)
+        return
+    out(_progress(server.decoded(content, BackfillAnswer)))
 
 
 def delete(args: argparse.Namespace) -> None:
@@ -247,6 +292,26 @@ def _state(cron: CronWithLedger) -> str:
         coming = f" until {ledger.paused_until}"
     why = "; ".join(text for text in (ledger.reason, ledger.note) if text)
     return f"{ledger.state}{coming}{f': {why}' if why else ''}"
+
+
+def _waited(server: Server, path: str, *, quietly: bool) -> None:
+    """Tell of the progress of a backfill, each time it has come further, until it is over."""
+    told = ""
+    while True:
+        content = server.ask("GET", path)
+        found = server.decoded(content, BackfillAnswer)
+        if not quietly and (line := _progress(found)) != told:
+            out(told := line)
+        if found.state != "running":
+            break
+        sleep(LOOK_S)
+    if quietly:
+        server.print_json(content)
+
+
+def _progress(found: BackfillAnswer) -> str:
+    done = found.fired + found.skipped
+    return f"backfill {found.backfill_id}: {done} of {found.planned}, {found.skipped} skipped, {found.state}"
 
 
 def _limits(ledger: CronLedger) -> Iterator[str]:

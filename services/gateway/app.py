@@ -12,6 +12,7 @@ from services.gateway.parts import GatewayParts
 from services.gateway.problems import problem
 from services.gateway.routes import (
     assistants,
+    backfills,
     crons,
     deliveries,
     ledger,
@@ -33,6 +34,7 @@ def build_app(parts: GatewayParts) -> ASGIApp:
             crons.ThreadCronController,
             runs.RunController,
             runs.ThreadRunController,
+            backfills.BackfillController,
             deliveries.DeliveryController,
             threads.ThreadController,
             states.StateController,

@@ -48,6 +48,7 @@ ERRORS = {
 }
 PARAMETERS = {
     "assistant_id": "Id of an assistant, or the name of a graph for its default assistant",
+    "backfill_id": "Id of a backfill",
     "checkpoint_id": "Id of a checkpoint",
     "cron_id": "Id of a cron",
     "delivery_id": "Id of a delivery",

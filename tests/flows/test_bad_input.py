@@ -185,6 +185,27 @@ CASES: list[tuple[str, str, Any, int, str]] = [
     ("POST", "/runs/crons/{cron}/resume", {"catch_up": "each"}, 422, "catch_up"),
     ("POST", "/runs/crons/{cron}/resume", {"catch_up": 1}, 422, "catch_up"),
     ("POST", "/runs/crons/{unknown}/resume", {}, 404, "Cron"),
+    # backfills
+    *(
+        ("POST", "/runs/crons/{cron}/backfill", {"start": "2020-01-01T00:00:00Z", "end": "2020-01-02T00:00:00Z"} | body, 422, field)
+        for body, field in (
+            ({"start": "soon"}, "start"), ({"start": 5}, "start"), ({"start": None}, "start"), ({"end": "x"}, "end"),
+            ({"end": "2020-01-01T00:00:00Z"}, "end"), ({"end": "2098-01-01T00:00:00Z"}, "end"),
+            ({"start": "0001-01-01T00:00:00+05:00"}, "start"), ({"end": "9999-12-31T23:59:59-05:00"}, "end"),
+            ({"include": "some"}, "include"), ({"include": 1}, "include"), ({"overlap": "never"}, "overlap"),
+            ({"limit": 0}, "limit"), ({"limit": 1001}, "limit"), ({"limit": 1.5}, "limit"),
+            ({"dry_run": "no"}, "dry_run"), ({"note": "x" * 501}, "note"), ({"note": 5}, "note"),
+        )
+    ),
+    ("POST", "/runs/crons/{cron}/backfill", {"start": "2020-01-01T00:00:00Z"}, 422, "end"),
+    ("POST", "/runs/crons/{cron}/backfill", {}, 422, "start"),
+    ("POST", "/runs/crons/{unknown}/backfill", {"start": "2020-01-01", "end": "2020-01-02"}, 422, "start"),
+    ("POST", "/runs/crons/{unknown}/backfill", {"start": "2020-01-01T00:00:00Z", "end": "2020-01-02T00:00:00Z"}, 404, "Cron"),
+    ("GET", "/runs/crons/{unknown}/backfills", None, 404, "Cron"),
+    ("GET", "/runs/crons/{cron}/backfills?limit=0", None, 422, "limit"),
+    ("GET", "/runs/crons/{cron}/backfills/{unknown}", None, 404, "Backfill"),
+    ("GET", "/runs/crons/{cron}/backfills/nonsense", None, 422, "backfill"),
+    ("POST", "/runs/crons/{cron}/backfills/{unknown}/cancel", None, 404, "Backfill"),
     ("PATCH", "/runs/crons/{cron}", {"config": {"tags": 1}}, 422, "config"),
     ("PATCH", "/runs/crons/{cron}", {"input": {"text": "x" * 70_000}}, 422, "payload"),
     # threads and runs

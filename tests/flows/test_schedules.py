@@ -625,3 +625,48 @@ async def test_an_occurrence_that_may_not_run_is_told(http: httpx.AsyncClient, s
         for run in (await http.get("/runs", params=mine)).json():
             await http.post(f"/threads/{run['thread_id']}/runs/{run['run_id']}/cancel")
         await client.crons.delete(cron["cron_id"])
+
+
+# --- backfills ----------------------------------------------------------------------------------------
+
+
+async def test_a_backfill_runs_what_has_had_no_run(http: httpx.AsyncClient, server: Any) -> None:
+    cron = await made(http, schedule="0 9 * * *", timezone=None)
+    path = f"/runs/crons/{cron['cron_id']}"
+    body: dict[str, Any] = {
+        "start": "2026-01-01T00:00:00Z",
+        "end": "2026-01-04T09:00:00Z",
+        "note": "new year",
+    }
+    tried = await http.post(f"{path}/backfill", json=body | {"dry_run": True})
+    assert (tried.status_code, tried.json()["backfill_id"], tried.json()["planned"]) == (200, None, 3)
+    async with get_client(url=server.url) as client:
+        begun: Any = await client.http.post(f"{path}/backfill", json=body)
+    assert begun["first"] == "2026-01-01T09:00:00+00:00"
+    place = f"{path}/backfills/{begun['backfill_id']}"
+    async with asyncio.timeout(30):
+        while (told := (await http.get(place)).json())["state"] == "running":  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    assert (told["state"], told["fired"], told["left"], told["note"]) == ("finished", 3, 0, "new year")
+    assert (await http.get(f"{path}/backfills")).json() == [told]
+    again = await http.post(f"{path}/backfill", json=body)
+    assert (again.status_code, again.json()["already_fired"], again.json()["planned"]) == (200, 3, 0)
+    occurrences = (await http.get(f"{path}/occurrences")).json()
+    assert [(one["scheduled_for"][:10], one["kind"], one["lateness_ms"]) for one in occurrences] == [
+        (f"2026-01-0{n}", "backfill", None) for n in (3, 2, 1)
+    ]
+    shown = (await http.get(path)).json()
+    assert (shown["next_run_date"], shown["ledger"]["fired"]) == (cron["next_run_date"], 3)
+    long = await http.post(
+        f"{path}/backfill", json=body | {"start": "2020-01-01T00:00:00Z", "include": "all"}
+    )
+    assert (long.status_code, "limit" in long.json()["detail"]) == (422, True)
+    begun = await http.post(f"{path}/backfill", json=body | {"start": "2024-01-01T00:00:00Z", "limit": 500})
+    place = begun.headers["Content-Location"]
+    cancelled = (await http.post(f"{place}/cancel")).json()
+    assert (cancelled["state"], cancelled["reason"], cancelled["fired"] < 500) == (
+        "cancelled",
+        "request",
+        True,
+    )
+    assert (await http.post(f"{place}/cancel")).json()["state"] == "cancelled"

@@ -245,6 +245,18 @@ def test_crons_of_a_running_server(make_server: Any, tmp_path: Path) -> None:
     assert any("cron.paused.v1" in line and '{"note":"too expensive"' in line for line in told)
     assert any("run.requested.v1" in line and '{"note":"by hand","kind":"trigger"' in line for line in told)
     assert len({line.index(cron_id) for line in told if "  cron." in line}) == 1  # a column
+    span = ("--start", "2026-01-05", "--end", "2026-01-07")
+    assert say("backfill", cron_id, *span, "--dry-run").startswith("2 to run, 2026-01-05T08:00:00+00:00 to ")
+    assert (
+        "2 of 2, 0 skipped, finished"
+        in say("backfill", cron_id, *span, "--note", "holidays").splitlines()[-1]
+    )
+    assert say("backfill", cron_id, *span) == "0 to run; 2 have had a run\n"
+    filling = json.loads(
+        say("backfill", cron_id, "--start", "2025-01-01", "--end", "2026-01-01", "--no-wait", "--json")
+    )
+    over = say("cancel-backfill", cron_id, filling["backfill_id"])
+    assert over.endswith("cancelled\n")
     assert say("delete", cron_id) == f"{cron_id}: deleted\n"
     at = ("--url", server.url)
     assert "Cron not found" in told_of(tmp_path, "delete", cron_id, *at)
