@@ -26,6 +26,8 @@ WHY = (
     "timezone",
     "scheduled_for",
     "count",
+    "until",
+    "tzdata",
 )
 IDS = ("thread", "cron", "run", "stream")
 

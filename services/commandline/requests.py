@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Iterator
+from datetime import datetime
 from time import sleep
 from typing import Any, get_args
 from uuid import UUID
@@ -335,11 +336,19 @@ def _line(cron: CronWithLedger) -> tuple[Any, ...]:
 
 
 def _became(one: OccurrenceAnswer) -> tuple[Any, ...]:
-    status = one.status if one.count == 1 else f"{one.count} {one.status} until {one.until}"
+    status = one.status if one.count == 1 else f"{one.count} {one.status} until {_last(one)}"
     kind = None if one.kind == "schedule" else one.kind
     why = ", ".join(text for text in (kind, one.reason) if text)
     late = "" if one.lateness_ms is None else f"{one.lateness_ms:.0f} ms"
     return (one.local or one.scheduled_for, status, why, late, one.run_id or "")
+
+
+def _last(one: OccurrenceAnswer) -> str:
+    """The end of a stretch, on the clock on which its begin is shown."""
+    if one.until is None or one.local is None:
+        return str(one.until)
+    place = datetime.fromisoformat(one.local).tzinfo
+    return datetime.fromisoformat(one.until).astimezone(place).isoformat()
 
 
 def _coming(coming: list[Coming]) -> None:
