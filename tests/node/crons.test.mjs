@@ -70,6 +70,14 @@ test("what the client does not know goes into the query", async () => {
   const paused = await post(`${path}/pause`, { until: "2030-01-01T00:00:00Z", note: "off" });
   assert.deepEqual([paused.enabled, paused.ledger.paused_until], [false, "2030-01-01T00:00:00+00:00"]);
   assert.equal(paused.next_run_date, "2030-01-01T00:00:00+00:00");
+  const span = { start: "2020-01-01T00:00:00Z", end: "2022-01-01T00:00:00Z" };
+  const begun = await post(`${path}/backfill`, { ...span, note: "by hand" });
+  assert.equal(begun.planned, 2);
+  const filled = await until(async () => {
+    const found = await client.crons.fetch(`${path}/backfills/${begun.backfill_id}`);
+    return found.state === "finished" && found;
+  });
+  assert.deepEqual([filled.fired, filled.left, filled.note], [2, 0, "by hand"]);
   const resumed = await post(`${path}/resume`, { catch_up: "latest" });
   assert.deepEqual([resumed.enabled, resumed.ledger.state], [true, "active"]);
 });
