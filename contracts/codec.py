@@ -82,6 +82,10 @@ class EventCodec:
         return StoredAppend(append.stream_id, append.expected_version, events)
 
 
+BlobOf = Callable[[str], bytes | None]
+"""Digest -> the large value of that digest."""
+
+
 def _chain(topic: str, upcasts: dict[str, tuple[str, Upcast]]) -> tuple[Upcast, ...]:
     chain: list[Upcast] = []
     while topic in upcasts:
@@ -106,3 +110,10 @@ def pack(value: Any) -> tuple[Payload, tuple[Blob, ...]]:
         return Payload(inline=msgspec.Raw(data)), ()
     digest = hashlib.sha256(data).hexdigest()
     return Payload(sha256=digest, size=len(data)), (Blob(digest, data),)
+
+
+def unpack(payload: Payload, blob_of: BlobOf) -> bytes | None:
+    """The JSON of a payload, inline or not; None when it has none, or was erased."""
+    if payload.sha256:
+        return blob_of(payload.sha256)
+    return None if payload.inline is msgspec.UNSET else bytes(payload.inline)

@@ -429,6 +429,11 @@ class Settled(RunEvent, frozen=True, kw_only=True):
     checkpoint_metadata: dict[str, Any] = {}
     checkpoint_at: str | None = None
 
+    @property
+    def failure(self) -> dict[str, str] | None:
+        """Why the run failed: the class of the `error` and its `message`; None of one that did not."""
+        return None
+
 
 @event("run.succeeded.v1")
 class RunSucceeded(Settled, frozen=True, kw_only=True):
@@ -441,6 +446,10 @@ class RunFailed(Settled, frozen=True, kw_only=True):
 
     error: str  # class name
     message: str
+
+    @property
+    def failure(self) -> dict[str, str]:
+        return {"error": self.error, "message": self.message}
 
 
 @event("run.interrupted.v1")
@@ -455,6 +464,10 @@ class RunTimedOut(Settled, frozen=True, kw_only=True):
     """It ran longer than a run may."""
 
     limit_s: float
+
+    @property
+    def failure(self) -> dict[str, str]:
+        return {"error": "TimeoutError", "message": f"the run took longer than {self.limit_s:g} s"}
 
 
 @event("run.rolled_back.v1")

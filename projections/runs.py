@@ -17,7 +17,7 @@ from contracts.ledger import Recorded
 from projections.rows import Row, Rows, Table, blob, maybe_micros, maybe_text, micros, seconds, text
 
 NAME = "runs"
-VERSION = 5
+VERSION = 6
 TABLES = (
     Table(
         "runs",
@@ -180,7 +180,7 @@ def _settled(row: Row, body: Settled, at: int) -> None:
         "interrupts": text(body.interrupts),
         "checkpoint": maybe_text(body.checkpoint),
     }
-    if isinstance(body, RunFailed):
-        row |= {"error": body.error, "message": body.message}
+    if body.failure is not None:
+        row |= body.failure
     elif isinstance(body, RunInterrupted):
         row["cancel_reason"] = body.reason or row["cancel_reason"]

@@ -7,12 +7,10 @@ import msgspec
 from contracts.events import (
     LaneChanged,
     RunEvent,
-    RunFailed,
     RunInterrupted,
     RunRequested,
     RunRolledBack,
     RunSucceeded,
-    RunTimedOut,
     Settled,
     ThreadCreated,
     ThreadDeleted,
@@ -235,13 +233,7 @@ def _state(row: Row, body: Settled, at: int) -> None:
 
 
 def _status(row: Row, body: Settled) -> Row:
-    if isinstance(body, RunFailed):
-        settled, error = "error", text({"error": body.error, "message": body.message})
-    elif isinstance(body, RunTimedOut):
-        settled = "error"
-        error = text({"error": "TimeoutError", "message": f"the run took longer than {body.limit_s:g} s"})
-    else:
-        settled, error = _resting(row), None
+    settled, error = ("error", text(body.failure)) if body.failure else (_resting(row), None)
     status = "busy" if row["in_flight"] else settled
     return {"settled_status": settled, "status": status, "error": error}
 

@@ -9,6 +9,7 @@ from uuid import UUID
 
 import msgspec
 
+from contracts.codec import unpack
 from contracts.ledger import Payload
 from contracts.spec import CronPayload
 from domain.assistant import Assistant, default_assistant_id
@@ -142,6 +143,5 @@ class Plans:
         return self._assistants[assistant_id]
 
     def _spec(self, stored: str | bytes) -> CronPayload:
-        payload = _payload.decode(stored)
-        data = self._log.blob(payload.sha256) if payload.sha256 else payload.inline
+        data = unpack(_payload.decode(stored), self._log.blob)
         return msgspec.json.decode(data or b"{}", type=CronPayload)

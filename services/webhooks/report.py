@@ -1,11 +1,12 @@
 """What a receiver is told of a run, from the events of its stream."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
 import msgspec
 
+from contracts.codec import BlobOf, unpack
 from contracts.events import (
     RunFailed,
     RunInterrupted,
@@ -27,7 +28,6 @@ STATUSES: dict[type[Any], str] = {
     RunTimedOut: "timeout",
     RunRolledBack: "rollback",
 }
-BlobOf = Callable[[str], bytes | None]
 
 
 def report(
@@ -59,14 +59,14 @@ def report(
         "webhook_sent_at": _text(sent_at),
         "values": _values(outcome, blob_of),
     }
-    if (error := _error(outcome)) is not None:
-        told["error"] = error
+    if isinstance(outcome, Settled) and outcome.failure is not None:
+        told["error"] = outcome.failure
     chosen = (*PLAIN_FIELDS, "langsmith_session_name") if fields is None else fields
     return msgspec.json.encode({name: value for name, value in told.items() if name in chosen})
 
 
 def _kwargs(payload: Payload, blob_of: BlobOf) -> Any:
-    data = _json(payload, blob_of)
+    data = unpack(payload, blob_of)
     kwargs = {} if data is None else msgspec.json.decode(data)
     configurable = (kwargs.get("config") or {}).get("configurable")
     if configurable is not None:
@@ -81,28 +81,13 @@ def _kwargs(payload: Payload, blob_of: BlobOf) -> Any:
 def _values(outcome: Any, blob_of: BlobOf) -> Any:
     if not isinstance(outcome, Settled):
         return None
-    data = _json(outcome.output if outcome.result is None else outcome.result, blob_of)
+    output = outcome.output if outcome.result is None else outcome.result
+    data = None if output is None else unpack(output, blob_of)
     values = None if data is None else msgspec.json.decode(data)
     interrupts = [one for entries in outcome.interrupts.values() for one in entries]
     if not interrupts:
         return values
     return {**(values if isinstance(values, dict) else {}), "__interrupt__": interrupts}
-
-
-def _error(outcome: Any) -> dict[str, str] | None:
-    if isinstance(outcome, RunFailed):
-        return {"error": outcome.error, "message": outcome.message}
-    if isinstance(outcome, RunTimedOut):
-        return {"error": "TimeoutError", "message": f"the run took longer than {outcome.limit_s:g} s"}
-    return None
-
-
-def _json(payload: Payload | None, blob_of: BlobOf) -> bytes | None:
-    if payload is None:
-        return None
-    if payload.sha256:
-        return blob_of(payload.sha256)
-    return None if payload.inline is msgspec.UNSET else bytes(payload.inline)
 
 
 def _text(instant: datetime) -> str:

@@ -6,6 +6,7 @@ from uuid import UUID
 import msgspec
 
 from contracts.api import RunKwargs
+from contracts.codec import unpack
 from contracts.ledger import Meta, Payload, Recorded
 from domain.decisions import Places
 from domain.run import Run, run_of
@@ -57,9 +58,7 @@ def kwargs_of(log: EventLog, payload: Payload) -> RunKwargs:
 
 def value_of(log: EventLog, payload: Payload) -> bytes:
     """The JSON of a payload, inline or not. Raises InputErased."""
-    if payload.inline is not msgspec.UNSET:
-        return bytes(payload.inline)
-    data = log.blob(payload.sha256)
+    data = unpack(payload, log.blob)
     if data is None:
         raise InputErased(f"the value {payload.sha256} is no longer in the log")
     return data

@@ -18,13 +18,13 @@ from contracts.answers.crons import (
     OccurrenceAnswer,
 )
 from contracts.answers.runs import RunAnswer
+from contracts.codec import BlobOf
 from contracts.events import Overlap
 from domain.croniter_witness import witness_warnings
 from domain.description import description
 from domain.overlap import had
 from domain.schedule import is_known, parse, zone
 from services.gateway.answers.values import (
-    BlobOf,
     Row,
     decoded,
     instant,

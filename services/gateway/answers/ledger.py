@@ -5,8 +5,8 @@ from typing import Any
 import msgspec
 
 from contracts.answers.ledger import EntryAnswer
+from contracts.codec import BlobOf
 from contracts.ledger import Body, Recorded
-from services.gateway.answers.values import BlobOf
 
 
 def entry(recorded: Recorded, blob_of: BlobOf | None) -> EntryAnswer:

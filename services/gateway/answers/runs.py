@@ -7,10 +7,9 @@ import msgspec
 
 from contracts.answers.runs import RunAnswer
 from contracts.api import RunKwargs
-from services.gateway.answers.values import BlobOf, Row, decoded, instant, json_of, value_of
+from contracts.codec import BlobOf
+from services.gateway.answers.values import Row, decoded, instant, json_of, value_of
 
-TIMEOUT = "TimeoutError"
-TOOK_TOO_LONG = "the run took longer than it may"
 EMPTY = msgspec.Raw(b"{}")
 _shown = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
@@ -42,9 +41,9 @@ def run(row: Row, blob_of: BlobOf) -> RunAnswer:
 
 def failure_of(row: Row) -> Row | None:
     """Why a run failed, as class and text; None of one that did not."""
-    if row["status"] == "error":
-        return {"error": row["error"], "message": row["message"]}
-    return {"error": TIMEOUT, "message": TOOK_TOO_LONG} if row["status"] == "timeout" else None
+    return (
+        {"error": row["error"], "message": row["message"]} if row["status"] in ("error", "timeout") else None
+    )
 
 
 def kwargs_of(row: Row, blob_of: BlobOf) -> RunKwargs:

@@ -5,7 +5,8 @@ from typing import Any
 import msgspec
 
 from contracts.answers.states import StateAnswer, StateWritten
-from services.gateway.answers.values import BlobOf, Row, json_of, value_of
+from contracts.codec import BlobOf
+from services.gateway.answers.values import Row, json_of, value_of
 
 _decode = msgspec.json.decode
 

@@ -3,7 +3,8 @@
 from uuid import UUID
 
 from contracts.answers.threads import ThreadAnswer
-from services.gateway.answers.values import BlobOf, Row, instant, json_of, maybe_instant, maybe_json, value_of
+from contracts.codec import BlobOf
+from services.gateway.answers.values import Row, instant, json_of, maybe_instant, maybe_json, value_of
 
 
 def thread(row: Row, blob_of: BlobOf) -> ThreadAnswer:

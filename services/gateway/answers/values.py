@@ -1,16 +1,15 @@
 """Columns of the read models as clients see them."""
 
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import msgspec
 
+from contracts.codec import BlobOf, unpack
 from contracts.ledger import Payload
 
 Row = dict[str, Any]
-BlobOf = Callable[[str], bytes | None]
 _payload = msgspec.json.Decoder(Payload)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -47,10 +46,8 @@ def value_of(stored: str | None, blob_of: BlobOf) -> Any:
 
 def payload_of(payload: Payload, blob_of: BlobOf) -> Any:
     """The same of a payload."""
-    if payload.sha256:
-        data = blob_of(payload.sha256)
-        return None if data is None else msgspec.Raw(data)
-    return None if payload.inline is msgspec.UNSET else payload.inline
+    data = unpack(payload, blob_of)
+    return None if data is None else msgspec.Raw(data)
 
 
 def decoded(value: Any) -> Any:
