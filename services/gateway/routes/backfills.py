@@ -23,8 +23,7 @@ class BackfillController(Controller):
         self, parts: Parts, caller: By, cron_id: UUID, data: CronBackfill
     ) -> Response[BackfillBegun]:
         """Its occurrences in [`start`, `end`), at most 1,000, begin ten a second, beside its schedule; by default those
-        only that have had no run, so that asking twice begins nothing twice. 202; 200 of a dry run, or when there is
-        nothing to run.
+        only that have had no run, so that asking twice begins nothing twice.
         """
         backfill_id, plan = await commands.begin(parts, caller, cron_id, data)
         edges = [datetime.fromtimestamp(plan.planned[n], UTC).isoformat() for n in (0, -1) if plan.planned]
@@ -36,10 +35,9 @@ class BackfillController(Controller):
             first=first,
             last=last,
         )
-        if backfill_id is None:
-            return Response(begun)
+        # Not 202, of which the npm client gives no body to whoever calls it.
         place = {"Content-Location": f"/runs/crons/{cron_id}/backfills/{backfill_id}"}
-        return Response(begun, status_code=202, headers=place)
+        return Response(begun, headers=place if backfill_id else None)
 
     @reads("/backfills", summary="Backfills of a cron")
     async def list_backfills(
