@@ -254,36 +254,9 @@ async def test_once_more(client: Any, http: httpx.AsyncClient, receiver: Receive
     assert everything[0]["state"] == "abandoned"
 
 
-async def test_a_slow_receiver_holds_up_nobody_else(http: httpx.AsyncClient, receiver: Receiver) -> None:
-    other = await Receiver().start()
-    try:
-        slow = [
-            {"assistant_id": "counter", "input": {}, "webhook": f"http://localhost:{receiver.port}/wait/5"}
-            for _ in range(1000)
-        ]
-        assert (await http.post("/runs/batch", json=slow)).status_code == 200
-        await receiver.until(lambda: len(receiver.got) >= 8, 60)
-        body = {"assistant_id": "counter", "input": {}, "webhook": other.url("/ok")}
-        thread_id = (await http.post("/threads", json={})).json()["thread_id"]
-        for _ in range(5):
-            await http.post(f"/threads/{thread_id}/runs/wait", json=body)
-        told = [got.told for got in await other.until(lambda: len(other.got) == 5 and other.got, 30)]
-        ended, sent = (
-            [datetime.fromisoformat(one[name]) for one in told]
-            for name in ("run_ended_at", "webhook_sent_at")
-        )
-        late_ms = sorted((b - a).total_seconds() * 1000 for a, b in zip(ended, sent, strict=True))
-        print("ms from the end to the attempt:", [f"{ms:.0f}" for ms in late_ms])
-        assert late_ms[2] < 2000
-        assert len(receiver.got) < 200  # by far not all of them
-    finally:
-        await other.stop()
-
-
 async def test_a_receiver_that_is_away_for_longer_than_the_server_lives(
-    make_server: Callable[..., Any], receiver: Receiver
+    server: Any, receiver: Receiver
 ) -> None:
-    server = make_server("hooks", **SETTINGS)
     await receiver.stop()  # its port is free now, and nobody listens
     async with httpx.AsyncClient(base_url=server.url, timeout=30) as http:
         body = {"assistant_id": "counter", "input": {"count": 1}, "webhook": receiver.url("/ok/late")}
@@ -307,8 +280,7 @@ async def test_a_receiver_that_is_away_for_longer_than_the_server_lives(
     assert {one.id for one in (got, *more)} == {done["delivery_id"]}
 
 
-def test_on_the_command_line(make_server: Callable[..., Any]) -> None:
-    server = make_server("hooks", **SETTINGS)
+def test_on_the_command_line(server: Any) -> None:
     body = {"assistant_id": "counter", "input": {}, "webhook": "http://127.0.0.1:9/nobody?token=t"}
     run = httpx.post(f"{server.url}/runs", json=body).json()
     until = time.monotonic() + 30
@@ -343,8 +315,7 @@ def test_on_the_command_line(make_server: Callable[..., Any]) -> None:
         assert "Traceback" not in refused.stderr
 
 
-async def test_of_two_senders_one_posts(make_server: Callable[..., Any], receiver: Receiver) -> None:
-    server = make_server("hooks", **SETTINGS)
+async def test_of_two_senders_one_posts(server: Any, receiver: Receiver) -> None:
     body = {"assistant_id": "counter", "input": {"count": 1}, "webhook": receiver.url("/ok/beside")}
     config = server.folder / "project" / "langgraph.json"
     command = [sys.executable, "-m", "services.webhooks", str(server.data), "--config", str(config)]
@@ -364,3 +335,29 @@ async def test_of_two_senders_one_posts(make_server: Callable[..., Any], receive
         beside.send_signal(signal.SIGTERM)
         async with asyncio.timeout(30):
             assert await beside.wait() == 0
+
+
+async def test_a_slow_receiver_holds_up_nobody_else(http: httpx.AsyncClient, receiver: Receiver) -> None:
+    other = await Receiver().start()
+    try:
+        slow = [
+            {"assistant_id": "counter", "input": {}, "webhook": f"http://localhost:{receiver.port}/wait/5"}
+            for _ in range(1000)
+        ]
+        assert (await http.post("/runs/batch", json=slow)).status_code == 200
+        await receiver.until(lambda: len(receiver.got) >= 8, 60)
+        body = {"assistant_id": "counter", "input": {}, "webhook": other.url("/ok")}
+        thread_id = (await http.post("/threads", json={})).json()["thread_id"]
+        for _ in range(5):
+            await http.post(f"/threads/{thread_id}/runs/wait", json=body)
+        told = [got.told for got in await other.until(lambda: len(other.got) == 5 and other.got, 30)]
+        ended, sent = (
+            [datetime.fromisoformat(one[name]) for one in told]
+            for name in ("run_ended_at", "webhook_sent_at")
+        )
+        late_ms = sorted((b - a).total_seconds() * 1000 for a, b in zip(ended, sent, strict=True))
+        print("ms from the end to the attempt:", [f"{ms:.0f}" for ms in late_ms])
+        assert late_ms[2] < 2000
+        assert len(receiver.got) < 200  # by far not all of them
+    finally:
+        await other.stop()
