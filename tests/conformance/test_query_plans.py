@@ -390,7 +390,7 @@ def test_audit_of_something(views: sqlite3.Connection, given: tuple[str, str]) -
 @pytest.fixture(scope="module")
 def older(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("older")
-    asyncio.run(populate(folder, threads=6000, some_crons=2400, active=5))
+    asyncio.run(populate(folder, threads=3000, some_crons=1200, active=5))
     return folder
 
 

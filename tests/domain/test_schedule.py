@@ -2,6 +2,7 @@
 
 import calendar
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -71,6 +72,35 @@ SCHEDULES = st.tuples(
 ).map(" ".join)
 
 
+@cache
+def values(text: str, low: int, high: int) -> frozenset[int]:
+    """What a field's text names. Kept: an oracle asks for each minute of days."""
+    return frozenset(value for term in text.split(",") for value in values_of(term, low, high))
+
+
+def values_of(term: str, low: int, high: int) -> set[int]:
+    names = {"jan": 1, "mar": 3, "oct": 10, "mon": 1, "fri": 5}
+    term, _, step = term.partition("/")
+    stride = int(step or 1)
+    if term in ("*", "?"):
+        return set(range(low, high + 1, stride))
+    first, _, last = term.partition("-")
+    start = names.get(first) if first in names else int(first)
+    assert start is not None
+    if not last:
+        if not step:
+            return {start % 7 if high == 6 else start}
+        return set(range(start % 7 if high == 6 else start, high + 1, stride))
+    stop = names.get(last) if last in names else int(last)
+    assert stop is not None
+    listed = (
+        range(start, stop + 1, stride)
+        if start <= stop
+        else [*range(start, max(high, start) + 1), *range(low, stop + 1)]
+    )
+    return {value % 7 if high == 6 else value for value in listed}
+
+
 class Oracle:
     """The promise taken literally: the field texts are matched against each minute of the wall clock."""
 
@@ -112,29 +142,7 @@ class Oracle:
         return False
 
     def has(self, text: str, value: int, low: int, high: int) -> bool:
-        return any(value in self.values(term, low, high) for term in text.split(","))
-
-    def values(self, term: str, low: int, high: int) -> set[int]:
-        names = {"jan": 1, "mar": 3, "oct": 10, "mon": 1, "fri": 5}
-        term, _, step = term.partition("/")
-        stride = int(step or 1)
-        if term in ("*", "?"):
-            return set(range(low, high + 1, stride))
-        first, _, last = term.partition("-")
-        start = names.get(first) if first in names else int(first)
-        assert start is not None
-        if not last:
-            if not step:
-                return {start % 7 if high == 6 else start}
-            return set(range(start % 7 if high == 6 else start, high + 1, stride))
-        stop = names.get(last) if last in names else int(last)
-        assert stop is not None
-        listed = (
-            range(start, stop + 1, stride)
-            if start <= stop
-            else [*range(start, max(high, start) + 1), *range(low, stop + 1)]
-        )
-        return {value % 7 if high == 6 else value for value in listed}
+        return value in values(text, low, high)
 
     def after(self, zone_name: str, start: int, minutes: int) -> list[int]:
         """Occurrences in (start, start + minutes], by looking at every minute from a day before."""

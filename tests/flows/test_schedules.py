@@ -107,7 +107,9 @@ async def test_calendar_has_what_was_and_what_will_be(http: httpx.AsyncClient) -
     async with asyncio.timeout(30):
         while True:
             entries = (await http.get("/runs/crons/occurrences", params=span)).json()
-            entries = [e for e in entries if e["cron_id"] == cron["cron_id"]]  # others may have fired just now
+            entries = [
+                e for e in entries if e["cron_id"] == cron["cron_id"]
+            ]  # others may have fired just now
             if [e["status"] for e in entries].count("fired") >= 3:
                 break
             await asyncio.sleep(0.2)
