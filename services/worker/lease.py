@@ -71,6 +71,7 @@ class WorkerLease:
         self._ttl_s = ttl_s
         self._until_s = float("-inf")
         self._renewed = asyncio.Event()
+        self._asked = set[asyncio.Task[None]]()
 
     @property
     def held(self) -> bool:
@@ -82,8 +83,38 @@ class WorkerLease:
         asked_s = self._clock.monotonic_s()
         row = await self._log.renew_lease(lease_name(self._worker), self._worker, self._ttl_s)
         if row is not None:
-            self._until_s = asked_s + self._ttl_s * MARGIN
+            self._until_s = max(self._until_s, asked_s + self._ttl_s * MARGIN)
             self._renewed.set()
+
+    async def ask(self, patience_s: float) -> None:
+        """Ask for a renewal, and wait so long for it; one that comes later counts, too, while its lease goes on.
+
+        A log that is slow is not one that is gone: a renewal that was cancelled for being late would be stored all
+        the same, and the next one would stand behind it. Raises LogUnavailable, TimeoutError when it is not held.
+        """
+        asking = asyncio.create_task(self._renew_in_time())
+        self._asked.add(asking)
+        asking.add_done_callback(self._answered)
+        await asyncio.wait({asking}, timeout=patience_s)
+        if asking.done():
+            asking.result()
+        elif not self.held:
+            raise TimeoutError(f"the lease is not renewed within {patience_s:.1f} s")
+
+    async def cease(self) -> None:
+        """Wait for no renewal any more; safe when none was asked for."""
+        for asking in self._asked:
+            asking.cancel()
+        await asyncio.gather(*self._asked, return_exceptions=True)
+
+    async def _renew_in_time(self) -> None:
+        async with asyncio.timeout(self._ttl_s * MARGIN):
+            await self.renew()
+
+    def _answered(self, asking: "asyncio.Task[None]") -> None:
+        self._asked.discard(asking)
+        if not asking.cancelled():
+            asking.exception()  # whoever waited has it; else the next one fails as well, or it does not matter
 
     async def wait_held(self) -> None:
         """Wait until it is held: a claim without it would be void at once."""

@@ -82,11 +82,14 @@ class Worker:
             settings.lease_s,  # whoever gets the runs of a dead worker finds that its lease has ended
         )
         self._chores = Chores(bus, children.ask, log)
-        self._heart = Supervised("worker.heartbeat", self._heartbeat, settings.lease_s / 3)
+        self._beat_s = settings.lease_s / 3
+        self._heart = Supervised("worker.heartbeat", self._heartbeat, self._beat_s)
+        # By itself: a lease is not to end because there is much to look at.
+        self._looks = Supervised("worker.looks", self._look, self._beat_s)
         self._taking = Supervised("worker.runs", self._take_run)
         self._cancels: Subscription | None = None
         self.name, self.started = "worker", False
-        beside: list[Part] = [self._feeds, self._answering, self._chores, self._heart]
+        beside: list[Part] = [self._feeds, self._answering, self._chores, self._heart, self._looks]
         self.parts: Sequence[Part] = [*beside, self._runs, self._taking]
 
     @property
@@ -119,8 +122,9 @@ class Worker:
         for job in self._jobs.values():
             job.ask_stop(Stop("given_up"))
         await self._given_back()
-        for part in (self._chores, self._answering, self._feeds, self._heart):
+        for part in (self._chores, self._answering, self._feeds, self._looks, self._heart):
             await part.stop()
+        await self._lease.cease()
         if self._lease.held:
             with contextlib.suppress(TimeoutError, LogUnavailable):  # then it ends by itself
                 async with asyncio.timeout(RELEASE_S):
@@ -270,20 +274,23 @@ class Worker:
     # --- staying alive ----------------------------------------------------------------------------
 
     async def _heartbeat(self) -> None:
+        began_s = self._clock.monotonic_s()
         try:
-            async with asyncio.timeout(self._settings.lease_s / 3):
-                await self._lease.renew()
+            await self._lease.ask(self._beat_s)
         finally:
             # Whatever the log does: past the lease the runs are anybody's, and go on here for nothing.
             if not self._lease.held:
                 for job in self._jobs.values():
                     job.ask_stop(Stop("void"))
+        await asyncio.sleep(max(0.0, began_s + self._beat_s - self._clock.monotonic_s()))
+
+    async def _look(self) -> None:
         for job in list(self._jobs.values()):
             with contextlib.suppress(ConnectionError):
                 await job.delivery.in_progress()
         for job in list(self._jobs.values()):
             await self._look_for_cancel(job)
-        await asyncio.sleep(self._settings.lease_s / 3)
+        await asyncio.sleep(self._beat_s)
 
     async def _look_for_cancel(self, job: Job) -> None:
         if job.run_id not in self._executing:

@@ -53,9 +53,10 @@ GRAPHS = """
 
 
 class Log(SqliteLog):
-    """A log that renews no lease while it is told so, and can't store that a run has succeeded."""
+    """A log that renews no lease while it is told so, or slowly, and can't store that a run has succeeded."""
 
     broken = False
+    slow_s = 0.0
 
     async def append(self, tx: Transaction) -> int:
         if any(isinstance(body, RunSucceeded) for append in tx.appends for body in append.bodies):
@@ -65,6 +66,7 @@ class Log(SqliteLog):
     async def renew_lease(self, name: str, holder: str, ttl_s: float) -> LeaseRow | None:
         if self.broken:
             raise LogUnavailable("broken")
+        await asyncio.sleep(self.slow_s)
         return await super().renew_lease(name, holder, ttl_s)
 
 
@@ -146,6 +148,21 @@ async def test_past_its_lease_a_worker_stops_its_runs(bench: Bench, log: Log, bu
     log.broken = False
     await worker.stop()
     assert [type(e.body) for e in log.stream(run_id)] == [RunRequested, RunStarted]
+
+
+async def test_a_log_that_is_slow_costs_no_lease(bench: Bench, log: Log, bus: NatsBus) -> None:
+    """Each renewal takes longer than it is until the next one, and is stored in time."""
+    worker = await worker_of(bench, log, bus, lease_s=3)
+    delivery = Delivery(await requested(log))
+    handling = asyncio.create_task(worker.handle(delivery))
+    await begun(bench)
+    log.slow_s = 1.2
+    await asyncio.sleep(3.5)
+    assert (handling.done(), worker.failing) == (False, "")
+    log.slow_s = 0.0
+    await worker.stop()
+    await handling
+    assert log.leases("worker.") == []
 
 
 async def test_a_run_whose_attempts_break_ends(bench: Bench, log: Log, bus: NatsBus) -> None:
