@@ -20,7 +20,10 @@ class State(TypedDict, total=False):
 
 
 async def wait(state: State) -> State:
-    await asyncio.sleep(state.get("seconds", 0))
+    """Wait so long, or until a file is there."""
+    until = time.monotonic() + state.get("seconds", 0)
+    while time.monotonic() < until and not (HERE / "enough").exists():  # noqa: ASYNC110
+        await asyncio.sleep(0.05)
     return {"log": ["waited"]}
 
 
