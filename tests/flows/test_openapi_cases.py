@@ -20,7 +20,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-EXAMPLES = 12
+EXAMPLES, EXAMPLES_AT_LENGTH = 6, 60
 PATIENCE_S = 20
 CHECKS = [
     schemathesis.checks.not_a_server_error,
@@ -29,7 +29,6 @@ CHECKS = [
     response_schema_conformance,
 ]
 BOUNDED = settings(
-    max_examples=EXAMPLES,
     derandomize=True,
     database=None,
     deadline=None,
@@ -66,14 +65,15 @@ def made_real(case: Any, ids: dict[str, str], number: int) -> None:
 
 
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
+@pytest.mark.parametrize("examples", [EXAMPLES, pytest.param(EXAMPLES_AT_LENGTH, marks=pytest.mark.long)])
 @pytest.mark.filterwarnings("ignore")  # of the generators
-def test_answers_are_as_the_document_says(http: httpx.Client, mode: GenerationMode) -> None:
+def test_answers_are_as_the_document_says(http: httpx.Client, examples: int, mode: GenerationMode) -> None:
     statuses, wrong = Counter[int](), dict[str, str]()
 
     def cases_of(operation: Any) -> None:
-        ids, number = objects(http), 0
+        ids, number = objects(http) if mode is GenerationMode.POSITIVE else {}, 0
 
-        @BOUNDED
+        @settings(BOUNDED, max_examples=examples)
         @given(case=operation.as_strategy(generation_mode=mode))
         def answered(case: Any) -> None:
             nonlocal number
