@@ -98,7 +98,7 @@ LONGEST = ("tests/faults", "tests/flows", "tests/services")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long files first: of two workers none is left with one at the end."""
+    """Long files first: no worker is left with one at the end."""
     items.sort(
         key=lambda item: next((n for n, f in enumerate(LONGEST) if item.nodeid.startswith(f)), len(LONGEST))
     )
