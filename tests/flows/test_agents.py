@@ -2,12 +2,12 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from langgraph_sdk import get_client, get_sync_client
+from langgraph_sdk import get_sync_client
 
 HELLO = {"messages": [{"role": "user", "content": "how is the weather?"}]}
 ALL_MODES: Any = [
@@ -16,19 +16,13 @@ ALL_MODES: Any = [
 
 
 @pytest.fixture(scope="module")
-def agents(make_shared_server: Callable[..., Any]) -> Any:
+def server(make_shared_server: Callable[..., Any]) -> Any:
     return make_shared_server("agents", CRONLEDGER_CANCEL_GRACE_S="0.5")
 
 
 @pytest.fixture
-async def client(agents: Any) -> AsyncIterator[Any]:
-    async with get_client(url=agents.url) as connected:
-        yield connected
-
-
-@pytest.fixture
-def sync_client(agents: Any) -> Iterator[Any]:
-    with get_sync_client(url=agents.url) as connected:
+def sync_client(server: Any) -> Iterator[Any]:
+    with get_sync_client(url=server.url) as connected:
         yield connected
 
 

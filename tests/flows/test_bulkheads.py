@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,6 @@ Runs = list[tuple[str, str]]
 @pytest.fixture(scope="module")
 def server(make_shared_server: Callable[..., Any]) -> Any:
     return make_shared_server("bulkheads", CRONLEDGER_LEASE_S=str(LEASE_S), CRONLEDGER_QUESTION_TIMEOUT_S="6")
-
-
-@pytest.fixture
-async def client(server: Any) -> AsyncIterator[Any]:
-    async with get_client(url=server.url, timeout=90) as connected:
-        yield connected
 
 
 async def new_thread(client: Any) -> str:

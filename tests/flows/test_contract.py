@@ -1,7 +1,7 @@
 """Where real projects and clients met the server: ids used again, checkpoints that are not there, odd bodies."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
 
@@ -16,18 +16,6 @@ NEVER = "0 0 1 1 *"
 @pytest.fixture(scope="module")
 def server(make_shared_server: Callable[..., Any]) -> Any:
     return make_shared_server()
-
-
-@pytest.fixture
-async def client(server: Any) -> AsyncIterator[Any]:
-    async with get_client(url=server.url) as connected:
-        yield connected
-
-
-@pytest.fixture
-async def http(server: Any) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=server.url, timeout=30) as connected:
-        yield connected
 
 
 async def topics(http: httpx.AsyncClient, **query: str) -> list[str]:

@@ -1,11 +1,10 @@
 """Agents made by the libraries that people use run unchanged, through the stock client."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from langgraph_sdk import get_client
 
 ALL_MODES: Any = [
     "values", "updates", "messages-tuple", "custom", "tasks", "checkpoints", "debug", "events",
@@ -27,14 +26,8 @@ HI = {"messages": [{"role": "user", "content": "hi"}]}
 
 
 @pytest.fixture(scope="module")
-def frameworks(make_shared_server: Callable[..., Any]) -> Any:
+def server(make_shared_server: Callable[..., Any]) -> Any:
     return make_shared_server("frameworks")
-
-
-@pytest.fixture
-async def client(frameworks: Any) -> AsyncIterator[Any]:
-    async with get_client(url=frameworks.url) as connected:
-        yield connected
 
 
 async def new_thread(client: Any) -> str:

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any
@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import httpx
 import pytest
-from langgraph_sdk import get_client, get_sync_client
+from langgraph_sdk import get_sync_client
 from langgraph_sdk.errors import ConflictError, NotFoundError
 
 SLOW = {"wait_s": 30}
@@ -20,18 +20,6 @@ STRATEGIES = ("enqueue", "interrupt", "rollback", "reject")
 @pytest.fixture(scope="module")
 def server(make_shared_server: Callable[..., Any]) -> Any:
     return make_shared_server()
-
-
-@pytest.fixture
-async def client(server: Any) -> AsyncIterator[Any]:
-    async with get_client(url=server.url) as connected:
-        yield connected
-
-
-@pytest.fixture
-async def http(server: Any) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=server.url, timeout=30) as connected:
-        yield connected
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """What a schedule means, was and will be, over HTTP and through the stock SDK."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
@@ -17,12 +17,6 @@ NEVER = {"assistant_id": "counter", "schedule": "0 9 1 1 *", "timezone": "Europe
 @pytest.fixture(scope="module")
 def server(make_shared_server: Callable[..., Any]) -> Any:
     return make_shared_server(CRONLEDGER_FIRST_RUN="scheduled", CRONLEDGER_SECONDS="first")
-
-
-@pytest.fixture
-async def http(server: Any) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=server.url, timeout=30) as client:
-        yield client
 
 
 async def made(http: httpx.AsyncClient, **fields: Any) -> dict[str, Any]:

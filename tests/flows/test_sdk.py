@@ -63,12 +63,6 @@ def server(make_shared_server: Callable[..., Any]) -> Any:
     return make_shared_server(CRONLEDGER_CRONS_PER_USER="0")
 
 
-@pytest.fixture
-async def client(server: Any) -> AsyncIterator[Any]:
-    async with get_client(url=server.url) as connected:
-        yield connected
-
-
 @pytest.fixture(scope="module")
 def swept(make_shared_server: Callable[..., Any]) -> Any:
     return make_shared_server()

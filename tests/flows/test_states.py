@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from textwrap import dedent
 from typing import Any
 from uuid import uuid4
@@ -41,12 +41,6 @@ def server(make_shared_server: Callable[..., Any]) -> Any:
     code = made.folder / "project" / "graphs.py"
     code.write_text(code.read_text() + dedent(NESTED))
     return made.start()
-
-
-@pytest.fixture
-async def client(server: Any) -> AsyncIterator[Any]:
-    async with get_client(url=server.url) as connected:
-        yield connected
 
 
 def graphs(server: Any, *without: str, **more: str) -> None:

@@ -15,7 +15,6 @@ from urllib.parse import quote
 
 import httpx
 import pytest
-from langgraph_sdk import get_client
 from langgraph_sdk.errors import UnprocessableEntityError
 from standardwebhooks import Webhook
 
@@ -33,18 +32,6 @@ SETTINGS = {
 @pytest.fixture(scope="module")
 def server(make_shared_server: Callable[..., Any]) -> Any:
     return make_shared_server("hooks", **SETTINGS)
-
-
-@pytest.fixture
-async def client(server: Any) -> AsyncIterator[Any]:
-    async with get_client(url=server.url) as connected:
-        yield connected
-
-
-@pytest.fixture
-async def http(server: Any) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=server.url, timeout=30) as connected:
-        yield connected
 
 
 @pytest.fixture
