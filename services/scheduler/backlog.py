@@ -92,6 +92,9 @@ class Backlog:
                 await asyncio.sleep(0)
         told = await self._tell([look for look in looks if look.bodies])
         fires = [look for look in looks if look.fire and (not look.bodies or look.cron_id in told)]
+        for look in fires:
+            assert look.fire is not None
+            self._timer.apart(look.cron_id).tried = look.fire.due
         await self._firing.fire([self._due(look) for look in fires])
 
     def is_settled(self, cron_id: bytes, now: int) -> bool:
@@ -199,7 +202,11 @@ class Backlog:
             cron_id,
             tuple(missed(miss, self._timer.revision(cron_id), next_at) for miss in misses),
             misses[-1].last if misses else 0,
-            tuple(e for e in _guards(cron_id, timeline, misses) if e.stream_id not in self._backfilled),
+            tuple(
+                guard
+                for guard in _guards(cron_id, timeline, misses, apart.tried)
+                if guard.stream_id not in self._backfilled
+            ),
             fire,
             coming,
         )
@@ -300,16 +307,21 @@ def _rule_at(timeline: Timeline, due: int) -> Rule:
     return next(stretch.rule for stretch in timeline.stretches if stretch.after < due <= stretch.until)
 
 
-def _guards(cron_id: bytes, timeline: Timeline, misses: Sequence[Miss]) -> Iterator[Expect]:
-    """That nobody has fired the last ones of a stretch. Nobody fires what is paused, unless it waited for its time."""
+def _guards(cron_id: bytes, timeline: Timeline, misses: Sequence[Miss], tried: int) -> Iterator[Expect]:
+    """That nobody has fired the last ones of a stretch, nor we the one that we have tried. Nobody fires what is paused,
+    unless it waited for its time.
+    """
     for miss in misses:
         rule = _rule_at(timeline, miss.last)
+        if miss.first <= tried <= miss.last:
+            yield Expect(run_id_of(UUID(bytes=cron_id), tried), 0)
         if miss.reason == "paused" and not rule.jitter_s:
             continue
         schedule, place = parse_canonical(rule.canonical), zone(rule.timezone)
         after = max(miss.first - 1, miss.last - GUARD_S)
         for due in occurrences(schedule, place, after, miss.last):
-            yield Expect(run_id_of(UUID(bytes=cron_id), due), 0)
+            if due != tried:
+                yield Expect(run_id_of(UUID(bytes=cron_id), due), 0)
 
 
 def _instant(epoch: int | None) -> datetime | None:

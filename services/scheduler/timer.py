@@ -24,7 +24,7 @@ NEVER = float("inf")
 class Group:
     """Every cron of one rule (but for its start and end), and their common next instant."""
 
-    __slots__ = ("key", "members", "next", "place", "schedule", "waits")
+    __slots__ = ("key", "members", "next", "place", "schedule", "tried", "waits")
 
     def __init__(self, key: Rule, schedule: Schedule, place: Zone, now: int) -> None:
         self.key = key
@@ -32,6 +32,7 @@ class Group:
         self.place = place
         self.members = array("I")
         self.waits = now  # nothing is due in (waits, next)
+        self.tried = 0  # an instant that members may have fired, though the answer was lost
         self.next = next_after(schedule, place, now)
 
     def waits_for(self, cursor: int) -> bool:
@@ -52,6 +53,7 @@ class Apart(msgspec.Struct, gc=False):
     sure: int = 0  # the read model must have come to this position before the cursor is trusted
     ripe: tuple[int, float] = (0, 0.0)  # a catch-up, and when it may fire
     runs: int | None = None  # that its schedule has fired; None: the read model knows
+    tried: int = 0  # an instant that it may have fired, though the answer was lost
 
 
 class Timer:
@@ -201,6 +203,7 @@ class Timer:
         """The group's instant, for each of these members that has not decided it."""
         at = group.next
         assert at is not None
+        group.tried = at
         coming = next_after(group.schedule, group.place, at)
         local = local_time(group.place, at).isoformat()
         cursor, end, ids = self._cursor, self._end, self._ids
@@ -294,10 +297,11 @@ class Timer:
 
     def _stand_apart(self, slot: int) -> Apart:
         cron_id = self._ids[slot]
-        if self._group_of[slot] is not None:
-            rule = self._rule(slot)
+        if (group := self._group_of[slot]) is not None:
+            rule, tried = self._rule(slot), group.tried
             self._leave(slot)
-            self._apart[cron_id] = Apart(Timeline((Stretch(self._cursor[slot], FOREVER, rule),)), NEVER)
+            timeline = Timeline((Stretch(self._cursor[slot], FOREVER, rule),))
+            self._apart[cron_id] = Apart(timeline, NEVER, tried=tried)
         return self._apart[cron_id]
 
     def _rule(self, slot: int) -> Rule:

@@ -7,6 +7,7 @@ from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
+from random import Random
 from typing import Any, cast
 from uuid import UUID
 
@@ -530,3 +531,41 @@ async def test_an_interval_follows_real_time_whatever_the_rules_are(bench: Bench
     assert shown_at(daily, skipped) == int(datetime(2026, 3, 8, 7, tzinfo=UTC).timestamp())
     twice = int(datetime(2026, 11, 1, 1, 30, tzinfo=UTC).timestamp())
     assert shown_at(daily, twice) == int(datetime(2026, 11, 1, 5, 30, tzinfo=UTC).timestamp())
+
+
+# --- a run that is stored though nobody says so -----------------------------------------------------------
+
+
+def instants(bench: Bench) -> list[str]:
+    """Each minute that an event tells of, as often as one does."""
+    found = [e.scheduled_for for e in bench.events(RunRequested)]
+    for missed in bench.events(OccurrencesMissed):
+        found += [missed.first + timedelta(minutes=n) for n in range(missed.count)]
+    return sorted(at.strftime("%H:%M") for at in found)
+
+
+async def test_a_catch_up_that_is_stored_unseen_is_not_missed_as_well(bench: Bench) -> None:
+    await bench.cron("* * * * *")
+    bench.clock.move(minutes=3)
+    bench.edge_log.lose_answers(1.0, Random(0))
+    await bench.schedule()
+    await bench.until(bench.fired)
+    bench.clock.move(minutes=9)
+    bench.edge_log.well()
+    await bench.until(lambda: "12:12:00" in bench.fired())
+    assert instants(bench) == [f"12:{n:02}" for n in range(1, 13)]
+
+
+async def test_what_a_group_fired_unseen_is_not_missed_when_it_is_edited(bench: Bench) -> None:
+    cron_id = await bench.cron("* * * * *")
+    await bench.schedule()
+    bench.edge_log.lose_answers(1.0, Random(0))
+    bench.clock.move(minutes=1)
+    await bench.until(bench.fired)
+    bench.edge_log.fail("head", times=1000)
+    bench.clock.move(minutes=9)
+    await bench.command(cron_id, UpdateCron(metadata={"edited": True}))
+    await bench.command(cron_id, UpdateCron(end_time=START + timedelta(hours=1)))
+    bench.edge_log.well()
+    await bench.until(lambda: "12:10:00" in bench.fired())
+    assert instants(bench) == [f"12:{n:02}" for n in range(1, 11)]
