@@ -20,7 +20,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-EXAMPLES, EXAMPLES_AT_LENGTH = 6, 60
+EXAMPLES, EXAMPLES_AT_LENGTH = 6, 30
 PATIENCE_S = 20
 CHECKS = [
     schemathesis.checks.not_a_server_error,
