@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from itertools import islice
+from math import ceil
 from typing import Literal
 from uuid import UUID
 
@@ -147,8 +148,7 @@ def _over(backfill: Backfill, body: Body) -> Changes:
 def _between(cron: Cron, start: datetime, end: datetime) -> Iterator[int]:
     """Occurrences in [start, end)."""
     schedule, place = parse_canonical(cron.canonical), zone(cron.timezone)
-    first = -(-int(start.timestamp() * 1_000_000) // 1_000_000)
-    last = min(-(-int(end.timestamp() * 1_000_000) // 1_000_000) - 1, end_of(cron.rule))
+    first, last = ceil(start.timestamp()), min(ceil(end.timestamp()) - 1, end_of(cron.rule))
     at = next_after(schedule, place, max(first - 1, start_of(cron.rule)))
     while at is not None and at <= last:
         yield at

@@ -200,12 +200,12 @@ def _decided(
 
 def _ended(rows: Rows, recorded: Recorded, cron_id: bytes) -> None:
     """Count the failures in a row. A run that was cancelled says nothing."""
-    row = _fresh(rows, cron_id, recorded)
-    if row is None:
+    row = rows.get("crons", cron_id)
+    if row is None or row["position"] >= recorded.position:
         return
     failures = 0 if isinstance(recorded.body, RunSucceeded) else row["failures"] + 1
-    if failures != row["failures"]:
-        rows.put("crons", row | {"failures": failures})
+    if failures != row["failures"]:  # most runs succeed after one that did: their ends cost no write
+        rows.put("crons", row | {"failures": failures, "position": recorded.position})
 
 
 def _edited(rows: Rows, recorded: Recorded) -> None:
