@@ -173,7 +173,7 @@ THREAD = UUID("01900000-0000-7000-8000-000000000001")
             "values: .*no node",
         ),
         (RunFailed(thread_id=THREAD, error="WorkerLost", message="lost 3 times"), 503, "lost 3 times"),
-        (RunTimedOut(thread_id=THREAD, limit_s=1), 503, "timeout"),
+        (RunTimedOut(thread_id=THREAD, limit_s=1), 503, "longer than 1 s"),
         (RunInterrupted(thread_id=THREAD, reason="run x took its place"), 409, "run x took its place"),
         (RunRolledBack(thread_id=THREAD), 409, "a run took its place"),
         (RunSucceeded(thread_id=THREAD), 422, "keeps no checkpoint"),
