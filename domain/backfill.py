@@ -21,6 +21,8 @@ from domain.timeline import end_of, start_of
 
 MOST = 1000
 """Occurrences of one backfill."""
+MOST_LOOKED_AT = 10_000
+"""With a limit so many are looked at: the first may all have had a run."""
 
 
 class Backfill(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,12 +85,13 @@ def candidates(cron: Cron, command: RequestBackfill, now: datetime) -> tuple[int
         raise InvalidField("end: must be after start")
     if end > now:
         raise InvalidField("end: must not lie in the future")
-    found = tuple(islice(_between(cron, start, end), command.limit or MOST + 1))
-    if len(found) > MOST:
+    most = MOST if command.limit is None else MOST_LOOKED_AT
+    found = tuple(islice(_between(cron, start, end), most + 1))
+    if len(found) > MOST and command.limit is None:
         raise InvalidField(
             f"end: over {MOST} occurrences lie in the stretch; ask for a shorter one, or for the first by `limit`"
         )
-    return found
+    return found[:most]
 
 
 def planned(
@@ -99,10 +102,10 @@ def planned(
         agreed(command.overlap, None, on_thread=cron.thread_id is not None)
     due = tuple(due)
     if command.include == "all":
-        return BackfillPlan(due, 0)
+        return BackfillPlan(due[: command.limit], 0)
     fired = frozenset(has_run)
     left = tuple(at for at in due if run_id_of(cron.cron_id, at) not in fired)
-    return BackfillPlan(left, len(due) - len(left))
+    return BackfillPlan(left[: command.limit], len(due) - len(left))
 
 
 def request(cron: Cron, command: RequestBackfill, plan: BackfillPlan, tzdata: str) -> Changes:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from uuid import UUID
@@ -64,9 +64,12 @@ class Backfills:
     looking at the runs that there are.
     """
 
-    def __init__(self, log: EventLog, views: Views, clock: Clock, timer: Timer) -> None:
+    def __init__(
+        self, log: EventLog, views: Views, clock: Clock, timer: Timer, held: Callable[[], str]
+    ) -> None:
+        """`held` says why nothing may be decided for now, '' when it may."""
         self._log, self._views, self._clock, self._timer = log, views, clock, timer
-        self._stores = (log, views)
+        self._stores, self._held = (log, views), held
         self._open: dict[UUID, Open] = {}
         self._position: int | None = None
         self._is_loaded = False
@@ -89,7 +92,11 @@ class Backfills:
             await self._load()
         await self._follow()
         now = self._clock.wall_s()
-        for opened in [o for o in self._open.values() if o.next_s <= now]:
+        if self._held():
+            await self._clock.wait(self._never, POLL_S)
+            return
+        # One that has its turn later than ever was said: the clock was set back.
+        for opened in [o for o in self._open.values() if not now < o.next_s <= now + ASIDE_S]:
             await self._go_on(opened)
         soonest = min((o.next_s for o in self._open.values()), default=now + POLL_S)
         await self._clock.wait(self._never, min(POLL_S, max(0.0, soonest - self._clock.wall_s())))

@@ -75,7 +75,7 @@ class Scheduler:
         self._plans = Plans(log, views)
         self._firing = Firing(log, self._plans, self._timer, clock)
         self._backlog = Backlog(log, views, clock, settings, self._firing, self._timer)
-        self._backfills = Backfills(log, views, clock, self._timer)
+        self._backfills = Backfills(log, views, clock, self._timer, lambda: self._held)
         self.parts: Sequence[Part] = self._backfills.parts
         self._position: int | None = None
         self._highest = 0.0

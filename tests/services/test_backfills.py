@@ -272,6 +272,23 @@ async def test_no_more_of_it_begins(bench: Bench, asker: Asker, by: str) -> None
     assert (shown.state, shown.reason, shown.fired, shown.left) == ("cancelled", by, 2, 0)
 
 
+async def test_clocks_that_are_wrong(bench: Bench, asker: Asker) -> None:
+    """One that is set back holds nothing up; beside another clock than the store's nothing is released."""
+    cron_id = await missing(bench)
+    await asker.begin(cron_id, 65)
+    await released(bench, cron_id, 3)
+    right = bench.clock.at
+    bench.log.clock = lambda: right - timedelta(hours=1)  # type: ignore[method-assign]
+    await bench.quiet()
+    bench.clock.move(seconds=1)
+    await bench.quiet()
+    assert len(bench.fired(cron_id)) == 3
+    bench.log.clock = bench.clock.now  # type: ignore[method-assign]
+    bench.clock.at = right - timedelta(minutes=40)
+    await over(bench)
+    assert len(bench.fired(cron_id)) == 6
+
+
 async def test_one_that_cannot_go_on_holds_up_no_other(bench: Bench, asker: Asker) -> None:
     broken = await missing(bench)
     sound = await bench.cron("*/10 * * * *")
