@@ -76,6 +76,7 @@ async def missing(bench: Bench, **fields: Any) -> UUID:
     bench.clock.move(minutes=65)
     await bench.schedule()
     await bench.until(lambda: bench.fired(cron_id))
+    await bench.projector.reached(bench.log.head())
     return cron_id
 
 
