@@ -1,4 +1,4 @@
-"""A real nats-server per test, and a connection to it."""
+"""What tests of several services begin with: a real nats-server and a connection to it, a log with schedulers."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -8,6 +8,7 @@ import pytest
 from contracts.subjects import STREAMS
 from services.kit.bus.embedded import EmbeddedNats
 from services.kit.bus.nats import NatsBus, ensure_streams
+from tests.services.schedulers import Bench
 
 
 @pytest.fixture
@@ -26,3 +27,12 @@ async def bus(nats: EmbeddedNats) -> AsyncIterator[NatsBus]:
     await ensure_streams(connected, STREAMS)
     yield connected
     await connected.stop()
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
+    """A log with its read models, on which schedulers begin; files about something else have a bench of their own."""
+    made = Bench(tmp_path)
+    await made.open()
+    yield made
+    await made.close()

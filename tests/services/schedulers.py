@@ -9,13 +9,16 @@ from random import Random
 from typing import Any, cast
 from uuid import UUID
 
+import msgspec
+
 from contracts.codec import EventCodec
 from contracts.events import (
     AssistantCreated,
+    CronCreated,
     RunRequested,
     ThreadCreated,
 )
-from contracts.ledger import Append, Body, Meta, Transaction
+from contracts.ledger import Append, Body, Meta, Payload, Transaction
 from contracts.spec import RunSpec
 from domain import cron as crons
 from domain.cron import CreateCron, CronCommand, cron_of
@@ -190,6 +193,23 @@ class Bench:
             **fields,
         )
         await self.command(cron_id, command)
+        return cron_id
+
+    async def former_cron(self, schedule: str, timezone: str, tzdata: str = "2001a", **fields: Any) -> UUID:
+        """A cron that was made by former rules of its zone."""
+        cron_id = uuid7()
+        created = CronCreated(
+            assistant_id=ASSISTANT,
+            graph_id="agent",
+            user_id="u",
+            schedule=schedule,
+            canonical=schedule,
+            timezone=timezone,
+            payload=Payload(inline=msgspec.Raw(b"{}")),
+            tzdata=tzdata,
+            **fields,
+        )
+        await self.store(Append(cron_id, 0, (created,)))
         return cron_id
 
     async def command(self, cron_id: UUID, command: CronCommand) -> None:

@@ -1,8 +1,6 @@
 """Backfills on a real log: what has had no run has one, once, whatever fails."""
 
-from collections.abc import AsyncIterator
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -55,14 +53,6 @@ class Asker:
 
     async def cancel(self, cron_id: UUID, backfill_id: UUID) -> None:
         await backfills.cancel(self.parts, self, cron_id, backfill_id)  # type: ignore[arg-type]
-
-
-@pytest.fixture
-async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
-    made = Bench(tmp_path)
-    await made.open()
-    yield made
-    await made.close()
 
 
 @pytest.fixture

@@ -1,7 +1,5 @@
 """Plans of firings: kept as long as they are few bytes."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any, cast
 from uuid import UUID
 
@@ -10,14 +8,6 @@ import pytest
 from domain.timeline import Due
 from services.scheduler.plans import SPARE, Plans
 from tests.services.schedulers import Bench
-
-
-@pytest.fixture
-async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
-    made = Bench(tmp_path)
-    await made.open()
-    yield made
-    await made.close()
 
 
 def due(cron_id: UUID) -> Due:

@@ -1,9 +1,7 @@
 """The scheduler on a real log, with a clock that the test moves."""
 
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from functools import partial
-from pathlib import Path
 from uuid import UUID
 
 import pytest
@@ -24,14 +22,6 @@ from contracts.ledger import Append
 from domain.cron import DeleteCron, UpdateCron
 from domain.lane import lane_id_of
 from tests.services.schedulers import START, Bench
-
-
-@pytest.fixture
-async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
-    made = Bench(tmp_path)
-    await made.open()
-    yield made
-    await made.close()
 
 
 async def test_due_occurrences_fire_once(bench: Bench) -> None:

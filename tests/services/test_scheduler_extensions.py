@@ -1,9 +1,7 @@
 """What a cron may have beyond its schedule: pauses that end, jitter, a number of runs, a stop after failures."""
 
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from functools import partial
-from pathlib import Path
 from random import Random
 from typing import Any
 from uuid import UUID
@@ -28,14 +26,6 @@ from domain.errors import InvalidField
 from domain.identity import run_id_of
 from domain.timeline import fires_at
 from tests.services.schedulers import START, Bench
-
-
-@pytest.fixture
-async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
-    made = Bench(tmp_path)
-    await made.open()
-    yield made
-    await made.close()
 
 
 def missed(bench: Bench) -> list[tuple[str, int, str]]:

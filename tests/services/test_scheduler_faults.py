@@ -2,11 +2,9 @@
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from pathlib import Path
 from random import Random
 from typing import Any, cast
 from uuid import UUID
@@ -17,7 +15,6 @@ import pytest
 from contracts.events import (
     AssistantCreated,
     AssistantUpdated,
-    CronCreated,
     CronExpired,
     CronRescheduled,
     OccurrenceMissed,
@@ -38,14 +35,6 @@ from services.kit.settings import Settings
 from services.projector.projector import Projector
 from services.scheduler.scheduler import Scheduler
 from tests.services.schedulers import ASSISTANT, START, Bench, Edge, MovedClock
-
-
-@pytest.fixture
-async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
-    made = Bench(tmp_path)
-    await made.open()
-    yield made
-    await made.close()
 
 
 @pytest.mark.parametrize(
@@ -355,18 +344,7 @@ async def _at_once(*_: Any) -> bool:
 
 
 async def test_a_cron_whose_zone_is_gone_is_blocked_until_it_has_another(bench: Bench) -> None:
-    cron_id = uuid7()
-    created = CronCreated(
-        assistant_id=ASSISTANT,
-        graph_id="agent",
-        user_id="u",
-        schedule="* * * * *",
-        canonical="* * * * *",
-        timezone="Atlantis/Capital",
-        payload=Payload(inline=msgspec.Raw(b"{}")),
-        tzdata="2001a",
-    )
-    await bench.store(Append(cron_id, 0, (created,)))
+    cron_id = await bench.former_cron("* * * * *", "Atlantis/Capital")
     sound = await bench.cron("* * * * *")
     await bench.schedule()
     bench.clock.move(minutes=1)
@@ -432,19 +410,7 @@ async def test_a_cron_that_cannot_be_planned_keeps_no_other_from_its_turn(bench:
 
 async def test_new_rules_of_a_zone_are_told_in_one_commit(bench: Bench) -> None:
     for n in range(20):
-        cron_id = uuid7()
-        created = CronCreated(
-            assistant_id=ASSISTANT,
-            graph_id="agent",
-            user_id="u",
-            schedule="0 9 * * *",
-            canonical="0 9 * * *",
-            timezone="America/Vancouver",
-            enabled=n > 0,
-            payload=Payload(inline=msgspec.Raw(b"{}")),
-            tzdata="2001a",
-        )
-        await bench.store(Append(cron_id, 0, (created,)))
+        await bench.former_cron("0 9 * * *", "America/Vancouver", enabled=n > 0)
     bench.edge_log.fail("append_many")
     await bench.schedule()
     await bench.until(lambda: bench.events(CronRescheduled))
@@ -459,17 +425,8 @@ async def test_new_rules_of_a_zone_are_told_in_one_commit(bench: Bench) -> None:
 
 async def vancouver(bench: Bench, fired: datetime, local: str) -> UUID:
     """A cron of 09:00 in Vancouver, which has fired by former rules of that zone."""
-    cron_id, meta = uuid7(), Meta(at=fired - timedelta(days=1), actor="test")
-    created = CronCreated(
-        assistant_id=ASSISTANT,
-        graph_id="agent",
-        user_id="u",
-        schedule="0 9 * * *",
-        canonical="0 9 * * *",
-        timezone="America/Vancouver",
-        payload=Payload(inline=msgspec.Raw(b"{}")),
-        tzdata="2001a",
-    )
+    bench.clock.at = fired - timedelta(days=1)
+    cron_id = await bench.former_cron("0 9 * * *", "America/Vancouver")
     requested = RunRequested(
         thread_id=uuid7(),
         cron_id=cron_id,
@@ -482,11 +439,7 @@ async def vancouver(bench: Bench, fired: datetime, local: str) -> UUID:
         local=local,
         tzdata="2001a",
     )
-    for append in (
-        Append(cron_id, 0, (created,)),
-        Append(run_id_of(cron_id, int(fired.timestamp())), 0, (requested,)),
-    ):
-        await bench.projector.reached(await bench.log.append(Transaction(meta=meta, appends=(append,))))
+    await bench.store(Append(run_id_of(cron_id, int(fired.timestamp())), 0, (requested,)))
     return cron_id
 
 

@@ -1,8 +1,6 @@
 """What the scheduler does when an earlier run of a cron is not over, on a real log; the test is the worker."""
 
-from collections.abc import AsyncIterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -38,14 +36,6 @@ POLICIES: dict[Overlap, list[str]] = {
     "terminate_other": ["stopping", "undone", "undone", "pending"],
 }
 """What becomes of four occurrences of which the first begins to run and does not come to an end."""
-
-
-@pytest.fixture
-async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
-    made = Bench(tmp_path)
-    await made.open()
-    yield made
-    await made.close()
 
 
 class Turns:

@@ -1,9 +1,7 @@
 """The rules of exactly once that no other test of the scheduler shows: identity, cursors, clocks, versions."""
 
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from functools import partial
-from pathlib import Path
 
 import msgspec
 import pytest
@@ -16,14 +14,6 @@ from domain.cron_grammar import parse
 from domain.errors import InvalidSchedule
 from domain.identity import run_id_of
 from tests.services.schedulers import START, Bench
-
-
-@pytest.fixture
-async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
-    made = Bench(tmp_path)
-    await made.open()
-    yield made
-    await made.close()
 
 
 async def test_an_edit_that_lands_on_the_same_instant_does_not_fire_again(bench: Bench) -> None:

@@ -1,9 +1,7 @@
 """A scripted half hour of crons in which a call of an edge fails again and again; a seed replays it."""
 
 from collections import Counter
-from collections.abc import AsyncIterator
 from datetime import timedelta
-from pathlib import Path
 from random import Random
 from uuid import UUID
 
@@ -27,12 +25,9 @@ EDGES = ("append_many", "newest", "head", "read_topics", "stream", "all", "posit
 
 
 @pytest.fixture
-async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
-    made = Bench(tmp_path)
-    made.settings = Settings(catch_up_spread_s=20)
-    await made.open()
-    yield made
-    await made.close()
+def bench(bench: Bench) -> Bench:
+    bench.settings = Settings(catch_up_spread_s=20)
+    return bench
 
 
 def due_of(bench: Bench, cron_id: UUID) -> list[int]:

@@ -4,34 +4,21 @@ import asyncio
 import os
 import re
 import sys
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from uuid import UUID
 
 import httpx
-import msgspec
-import pytest
 
-from contracts.events import CronCreated, CronRescheduled, OccurrencesMissed
-from contracts.ledger import Append, Payload
+from contracts.events import CronRescheduled, OccurrencesMissed
 from domain.identity import run_id_of
 from services.gateway.app import build_app
 from services.gateway.server import GatewayServer
-from services.kit.ids import uuid7
 from tests.services.gateways import gateway_parts
-from tests.services.schedulers import ASSISTANT, START, Bench
+from tests.services.schedulers import START, Bench
 
 REPOSITORY = Path(__file__).parents[2]
-
-
-@pytest.fixture
-async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
-    made = Bench(tmp_path)
-    await made.open()
-    yield made
-    await made.close()
 
 
 def occurrence(cron_id: UUID, hour: int) -> UUID:
@@ -51,18 +38,8 @@ async def said(*arguments: str, **variables: str) -> list[str]:
 
 
 async def test_an_outage_a_pause_a_backfill_a_trigger_and_new_rules_of_a_zone(bench: Bench) -> None:
-    cron_id = uuid7()
-    created = CronCreated(
-        assistant_id=ASSISTANT,
-        graph_id="agent",
-        user_id="u",
-        schedule="0 * * * *",
-        canonical="0 * * * *",
-        timezone="America/Vancouver",
-        payload=Payload(inline=msgspec.Raw(b"{}")),
-        tzdata="2025b",  # by which Vancouver was an hour behind what it is now
-    )
-    await bench.store(Append(cron_id, 0, (created,)))
+    # By those rules Vancouver was an hour behind what it is now.
+    cron_id = await bench.former_cron("0 * * * *", "America/Vancouver", "2025b")
     await bench.schedule()
     await bench.until(lambda: bench.events(CronRescheduled))
     bench.clock.move(hours=1)
