@@ -66,64 +66,48 @@ IdempotencyKey = Annotated[
         description="the same key within a day gives the same run",
     ),
 ]
-NoteOf = Annotated[
-    str | None, Parameter(query="note", max_length=500, description="why it is as it is; in the body too")
-]
+
+
+def _extension(name: str, words: str, **bounds: int) -> Any:
+    """A field of a cron that may come in the query."""
+    return Parameter(query=name, description=f"{words}; in the body too", **bounds)  # type: ignore[arg-type]
+
+
+NoteOf = Annotated[str | None, _extension("note", "why it is as it is", max_length=500)]
 CatchUpOf = Annotated[
     CatchUp | None,
-    Parameter(
-        query="catch_up",
-        description="what fires late after downtime: the newest missed occurrence, none, or each; in the body too",
-    ),
+    _extension("catch_up", "what fires late after downtime: the newest missed occurrence, none, or each"),
 ]
 WindowOf = Annotated[
     int | None,
-    Parameter(
-        query="catch_up_window_seconds",
-        ge=0,
-        le=31_536_000,
-        description="occurrences that are older never fire late; in the body too",
-    ),
+    _extension("catch_up_window_seconds", "occurrences that are older never fire late", ge=0, le=31_536_000),
 ]
-StartOf = Annotated[
-    str | None,
-    Parameter(
-        query="start_time", description="nothing is due before this instant (ISO 8601); in the body too"
-    ),
-]
+StartOf = Annotated[str | None, _extension("start_time", "nothing is due before this instant (ISO 8601)")]
 JitterOf = Annotated[
     int | None,
-    Parameter(
-        query="jitter_seconds",
+    _extension(
+        "jitter_seconds",
+        "each occurrence fires up to so much after it is due, always by the same",
         ge=0,
         le=3600,
-        description="each occurrence fires up to so much after it is due, always by the same; in the body too",
     ),
 ]
 MaxRunsOf = Annotated[
     int | None,
-    Parameter(
-        query="max_runs",
-        ge=1,
-        le=1 << 53,
-        description="its schedule fires so many runs, and then it is exhausted; in the body too",
-    ),
+    _extension("max_runs", "its schedule fires so many runs, and then it is exhausted", ge=1, le=1 << 53),
 ]
 FailuresOf = Annotated[
     int | None,
-    Parameter(
-        query="pause_after_failures",
+    _extension(
+        "pause_after_failures",
+        "it pauses itself when so many of its runs in a row have failed",
         ge=1,
         le=1 << 53,
-        description="it pauses itself when so many of its runs in a row have failed; in the body too",
     ),
 ]
 OverlapOf = Annotated[
     Overlap | None,
-    Parameter(
-        query="overlap",
-        description="what an occurrence does while an earlier run of the cron is not over; in the body too",
-    ),
+    _extension("overlap", "what an occurrence does while an earlier run of the cron is not over"),
 ]
 C = TypeVar("C", CronCreate, CronPatch)
 Force = Annotated[bool, Parameter(description="whether it waits where its `overlap` would refuse it")]
