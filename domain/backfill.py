@@ -19,6 +19,7 @@ from domain.overlap import agreed
 from domain.schedule import next_after, parse_canonical, zone
 from domain.timeline import end_of, start_of
 
+BackfillState = Literal["running", "finished", "cancelled"]
 MOST = 1000
 """Occurrences of one backfill."""
 MOST_LOOKED_AT = 10_000
@@ -31,7 +32,7 @@ class Backfill(msgspec.Struct, frozen=True, kw_only=True):
     backfill_id: UUID
     version: int
     request: BackfillRequested
-    state: Literal["running", "finished", "cancelled"] = "running"
+    state: BackfillState = "running"
 
     def run_id(self, due: int) -> UUID:
         """The run of that instant: its ordinary one, or one of this backfill."""
@@ -68,9 +69,7 @@ def backfill_of(backfill_id: UUID, events: Iterable[Recorded]) -> Backfill | Non
         if isinstance(body, BackfillRequested):
             found = Backfill(backfill_id=backfill_id, version=recorded.version, request=body)
         elif found is not None and isinstance(body, BackfillFinished | BackfillCancelled):
-            state: Literal["finished", "cancelled"] = "cancelled"
-            if isinstance(body, BackfillFinished):
-                state = "finished"
+            state: BackfillState = "finished" if isinstance(body, BackfillFinished) else "cancelled"
             found = msgspec.structs.replace(found, version=recorded.version, state=state)
     return found
 

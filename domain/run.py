@@ -116,6 +116,11 @@ def run_of(run_id: UUID, events: Iterable[Recorded]) -> Run | None:
     return run
 
 
+def is_run(newest: Body) -> bool:
+    """Whether the stream of an occurrence is that of a run, by its newest event: it may only tell why there is none."""
+    return not isinstance(newest, OccurrenceSkipped | OccurrenceMissed)
+
+
 def decide(run: Run | None, command: RunCommand) -> list[RunEvent]:
     """The events that the command leads to; none when it changes nothing. Raises Refused."""
     if run is None or run.gone:

@@ -20,7 +20,7 @@ from contracts.ledger import Meta, Recorded
 from domain import backfill as backfills
 from domain.backfill import Backfill
 from domain.changes import Changes
-from domain.decisions import Occurrence, RunPlan, fire_on_thread, fire_stateless, skip
+from domain.decisions import Occurrence, RunPlan, skip
 from domain.identity import thread_id_beside, thread_id_of
 from domain.overlap import agreed
 from domain.schedule import local_time, tzdata_version, zone
@@ -32,8 +32,8 @@ from services.kit.logs import Log
 from services.kit.reads import read
 from services.kit.views import Views
 from services.repository import Aggregates
-from services.scheduler.firing import GONE, nobodys, without_graph
-from services.scheduler.plans import SQL, Planned, Plans
+from services.scheduler.firing import GONE, begun, nobodys, threadless
+from services.scheduler.plans import SQL, Plans
 from services.scheduler.timer import Timer
 
 PACE_S = 0.1
@@ -209,7 +209,13 @@ class Backfills:
         if planned.plan is None:
             return skip(nobodys(due), occurrence, "refused", GONE)
         plan = self._plan(found, planned.plan, cron.version, on_thread=planned.thread_id is not None)
-        return self._begun(log, msgspec.structs.replace(planned, plan=plan), plan, occurrence)
+        planned = msgspec.structs.replace(planned, plan=plan)
+        changes = begun(log, planned, plan, occurrence, self._clock.now())
+        if changes is None:
+            return threadless(plan, occurrence)
+        told = changes.appends[0].bodies[0]
+        is_full = isinstance(told, OccurrenceSkipped) and told.reason == "buffer_full"
+        return None if is_full else changes  # while too many wait it waits
 
     def _is_decided(self, cron_id: UUID, at: int, *, told: bool) -> bool:
         """Whether the schedule has nothing to say of the occurrence any more, or is paused and does not say it."""
@@ -217,23 +223,6 @@ class Backfills:
         if told or not self._timer.holds(key):
             return told
         return at <= self._timer.cursor(key) or not self._timer.rule(key).active
-
-    def _begun(
-        self, log: Aggregates, planned: Planned, plan: RunPlan, occurrence: Occurrence
-    ) -> Changes | None:
-        """The run, or why it is skipped; None while too many wait."""
-        if planned.lacks:
-            return without_graph(plan, occurrence, planned)
-        line = None if planned.lane is None else log.line(planned.lane, plan.strategy)
-        if planned.thread_id is None or line is None:
-            changes = fire_stateless(plan, occurrence, line, self._clock.now())
-        elif (thread := log.thread_or_none(planned.thread_id)) is None:
-            return skip(plan, occurrence, "refused", "its thread is gone")
-        else:
-            changes = fire_on_thread(plan, occurrence, line, thread.metadata, self._clock.now())
-        told = changes.appends[0].bodies[0]
-        is_full = isinstance(told, OccurrenceSkipped) and told.reason == "buffer_full"
-        return None if is_full else changes
 
     def _plan(self, found: Backfill, plan: RunPlan, version: int, *, on_thread: bool) -> RunPlan:
         """The cron's plan, with what the backfill has in place of its overlap."""

@@ -75,9 +75,8 @@ class Backlog:
         self._log, self._views, self._clock, self._settings = log, views, clock, settings
         self._firing, self._timer = firing, timer
         self.moved: set[bytes] = set()  # the rules of their zone have changed since they were planned
-        self._backfilled: set[UUID] = (
-            set()
-        )  # runs that were begun before the schedule could tell why it had none
+        self._backfilled: set[UUID] = set()
+        """Runs that were begun before the schedule could tell why it had none."""
         self.failing: dict[bytes, tuple[int, str]] = {}
         """Crons of which a run has failed: up to where the read model must know, and the event that said so."""
 

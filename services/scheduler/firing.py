@@ -195,19 +195,11 @@ class Firing:
         occurrence = _occurrence(planned, due)
         if planned.plan is None:
             return _by(skip(nobodys(due), occurrence, "refused", GONE), due, occurrence, now)
-        plan, thread_id = _plan(planned.plan, due), planned.thread_id
-        if planned.lacks:
-            return _by(without_graph(plan, occurrence, planned), due, occurrence, now)
-        log = Aggregates(self._log)
-        line = None if planned.lane is None else log.line(planned.lane, plan.strategy)
-        if thread_id is None or line is None:
-            return _by(fire_stateless(plan, occurrence, line, now), due, occurrence, now)
-        thread = log.thread_or_none(thread_id)
-        if thread is None:
-            changes = skip(plan, occurrence, "refused", "its thread is gone")
+        plan = _plan(planned.plan, due)
+        changes = begun(Aggregates(self._log), planned, plan, occurrence, now)
+        if changes is None:
             ended = Append(UUID(bytes=due.cron_id), due.version, (CronDeleted(reason="thread_deleted"),))
-            return _by(changes + Changes(appends=(ended,)), due, occurrence, now)
-        changes = fire_on_thread(plan, occurrence, line, thread.metadata, now)
+            changes = threadless(plan, occurrence) + Changes(appends=(ended,))
         return _by(changes, due, occurrence, now)
 
     def _given_up(self, dues: Iterable[Due]) -> Built:
@@ -218,6 +210,24 @@ class Firing:
                 changes = miss(nobodys(due), occurrence, "others changed its lane all the time")
                 built.append((due, _by(changes, due, occurrence, self._clock.now())))
         return built
+
+
+def begun(
+    log: Aggregates, planned: Planned, plan: RunPlan, occurrence: Occurrence, now: datetime
+) -> Changes | None:
+    """What becomes of an occurrence, by what the log has this moment; None when its thread is gone."""
+    if planned.lacks:
+        return _without_graph(plan, occurrence, planned)
+    line = None if planned.lane is None else log.line(planned.lane, plan.strategy)
+    if planned.thread_id is None or line is None:
+        return fire_stateless(plan, occurrence, line, now)
+    thread = log.thread_or_none(planned.thread_id)
+    return None if thread is None else fire_on_thread(plan, occurrence, line, thread.metadata, now)
+
+
+def threadless(plan: RunPlan, occurrence: Occurrence) -> Changes:
+    """The occurrence is skipped, because its thread is gone."""
+    return skip(plan, occurrence, "refused", "its thread is gone")
 
 
 def _fits(planned: Planned, lanes: dict[UUID, Lane], metadata: dict[UUID, dict[str, Any]]) -> bool:
@@ -239,7 +249,7 @@ def _transaction(
     assert planned.plan is not None
     plan, occurrence, thread_id = _plan(planned.plan, due), _occurrence(planned, due), planned.thread_id
     if planned.lacks:
-        return _by(without_graph(plan, occurrence, planned), due, occurrence, now)
+        return _by(_without_graph(plan, occurrence, planned), due, occurrence, now)
     line = None if planned.lane is None else Line(lane=lanes[planned.lane.owner_id])
     if thread_id is None or line is None:
         return _by(fire_stateless(plan, occurrence, line, now), due, occurrence, now)
@@ -251,7 +261,7 @@ def _transaction(
     return _by(changes, due, occurrence, now)
 
 
-def without_graph(plan: RunPlan, occurrence: Occurrence, planned: Planned) -> Changes:
+def _without_graph(plan: RunPlan, occurrence: Occurrence, planned: Planned) -> Changes:
     """Not fired: the run could only fail. It goes on by itself when the graph is back."""
     return skip(plan, occurrence, "graph_missing", f"the project has no graph '{planned.lacks}'")
 

@@ -6,13 +6,13 @@ from uuid import UUID
 import msgspec
 
 from contracts.api import CronBackfill
-from contracts.events import OccurrenceMissed, OccurrenceSkipped
 from domain import backfill as backfills
 from domain.backfill import BackfillPlan, RequestBackfill
 from domain.changes import Changes
 from domain.cron import Cron
 from domain.errors import CronNotFound
 from domain.identity import run_id_of
+from domain.run import is_run
 from domain.schedule import tzdata_version
 from services.gateway.commands.execution import act
 from services.gateway.envelope import Caller
@@ -79,8 +79,4 @@ async def cancel(parts: GatewayParts, caller: Caller, cron_id: UUID, backfill_id
 def _runs(log: Aggregates, cron_id: UUID, due: Sequence[int]) -> list[UUID]:
     """Ids of those that have had a run. The append does not rest on them: whoever releases looks again."""
     newest = log.log.newest([run_id_of(cron_id, at) for at in due])
-    return [
-        run_id
-        for run_id, event in newest.items()
-        if not isinstance(event.body, OccurrenceSkipped | OccurrenceMissed)
-    ]
+    return [run_id for run_id, event in newest.items() if is_run(event.body)]
