@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from contracts.queries import QueryFailed
+from contracts.work import Origin
 
 LENGTH = 4
 MOST_BYTES = 1 << 30
@@ -67,6 +68,7 @@ class StartRun(Frame, frozen=True, kw_only=True, tag="start"):
     interrupt_after: str | list[str] | None = None
     stream_modes: list[str] = []
     stream_subgraphs: bool = False
+    event_streaming: bool = False  # by the event streaming protocol, whatever the modes
     durability: str | None = None
     temporary: bool = False
 
@@ -111,6 +113,7 @@ class Emitted(Frame, frozen=True, kw_only=True, tag="event"):
     seq: int
     event: str
     data: msgspec.Raw
+    origin: Origin | None = None
 
 
 class Failure(msgspec.Struct, frozen=True):
