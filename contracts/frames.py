@@ -73,6 +73,13 @@ class StartRun(Frame, frozen=True, kw_only=True, tag="start"):
     temporary: bool = False
 
 
+class Taken(Frame, frozen=True, kw_only=True, tag="taken"):
+    """So many more bytes of the data of a run's events have left: it may go on, if it waited for that."""
+
+    run_id: str
+    size: int
+
+
 class StopRun(Frame, frozen=True, kw_only=True, tag="cancel"):
     """Stop a run at its next await point."""
 
@@ -154,7 +161,7 @@ class Told(Frame, frozen=True, kw_only=True, tag="told"):
 
 
 FromChild = Ready | LoadFailed | Emitted | RunEnded | Told
-ToChild = Hello | StartRun | StopRun | Ask | Drop
+ToChild = Hello | StartRun | Taken | StopRun | Ask | Drop
 
 _encode = msgspec.json.Encoder().encode
 _decoder: msgspec.json.Decoder[FromChild] = msgspec.json.Decoder(FromChild)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from contracts.webhooks import WebhookSettings
-from services.gateway.streams.channels import Live
+from services.gateway.streams.channel import Channels
 from services.gateway.streams.ends import Ends
 from services.kit.bus.nats import NatsBus
 from services.kit.clock import Clock
@@ -44,7 +44,7 @@ class GatewayParts:
     locks: KeyedLocks = field(default_factory=KeyedLocks)
     background: Background = field(default_factory=lambda: Background("gateway.background"))
     repository: Repository = field(init=False)
-    live: Live = field(init=False)
+    live: Channels = field(init=False)
     ends: Ends = field(init=False)
 
     async def read(self, function: Callable[[], T]) -> T:
@@ -54,8 +54,9 @@ class GatewayParts:
     def __post_init__(self) -> None:
         # Frozen, and still made of its other fields.
         object.__setattr__(self, "repository", Repository(self.log, self.views))
-        object.__setattr__(self, "live", Live(self.bus))
         object.__setattr__(self, "ends", Ends(self.views, self.changed))
+        live = Channels(self.bus, self.log, self.views, self.ends, self.clock, self.reached)
+        object.__setattr__(self, "live", live)
 
     @property
     def name(self) -> str:

@@ -1,6 +1,7 @@
 """One attempt at a run: what the graph child is told, what it streams, what it came to."""
 
 import asyncio
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -63,6 +64,7 @@ class Attempts:
     async def _run(self, job: Job, start: StartRun) -> "asyncio.Task[RunEnded]":
         feed, begun = job.feed, asyncio.Event()
         assert feed is not None
+        feed.on_taken = partial(self._children.taken, start.run_id)
         running = asyncio.create_task(self._children.run(start, feed.emit, begun.set))
         try:
             await self._until_ended(job, running, begun)

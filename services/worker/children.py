@@ -239,6 +239,11 @@ class ChildPool:
         for child in self._running():
             child.cancel(run_id)
 
+    def taken(self, run_id: str, size: int) -> None:
+        """Tell a run that so many more bytes of its events have left."""
+        for child in self._running():
+            child.taken(run_id, size)
+
     def kill_run(self, run_id: str) -> None:
         """End the child that has the run; it counts against none of the child's runs."""
         for child in self._running():

@@ -9,68 +9,89 @@ import msgspec
 
 from contracts.frames import Emitted
 from contracts.subjects import RUNEV, run_events_subject
-from contracts.work import LiveBatch, LiveEvent
-from services.kit.bus.large import Joiner, parts_of
+from contracts.work import LiveBatch, LiveEvent, Origin
+from services.kit.bus.large import parts_of
 from services.kit.bus.nats import NatsBus
-from services.kit.bus.replay import replay
-from services.kit.lifecycle import Part, ended
+from services.kit.bus.pages import Pages
+from services.kit.lifecycle import Part
 
-MOST_EVENTS = 200
-"""In one message; more would only make the first of them wait."""
-KEPT_BYTES = 4 << 20
-"""Of a run's newest messages, for a bus that comes back without them."""
-KEPT_S = 30.0
-REPLAY_S = 5.0
+BATCH_EVENTS, BATCH_BYTES = 200, 256 << 10
+"""In one message; more would only make the first of them wait. An event that is larger is alone in its message."""
+RUN_BYTES = 16 << 20
+"""Of a run, in the stream of all runs' events: its own oldest go, so that it takes the place of no other run's."""
+KEPT_BYTES = 1 << 20
+"""Of a run's newest messages, for a bus that comes back without them; or one message, whatever its size."""
+KEPT_S, KEPT_OF_ENDED = 30.0, 32 << 20
+"""How long they are kept behind the end of a run, and how many bytes of all runs that have ended."""
+TAKEN_BYTES = 64 << 10
+"""The graph is told that it may go on whenever so much of it has left."""
 _encode = msgspec.json.Encoder().encode
 _batch_of = msgspec.json.Decoder(LiveBatch).decode
 
 
 async def last_values(bus: NatsBus, run_id: UUID) -> bytes | None:
     """The last state that earlier attempts have streamed, None when there was none or the bus has lost it."""
+    pages, found = Pages(bus, RUNEV.name, run_events_subject(run_id)), None
     try:
-        messages = await replay(bus, RUNEV.name, run_events_subject(run_id), REPLAY_S)
+        while (values := await pages.next()) is not None:
+            for value in values:
+                for event in _batch_of(value.data).events:
+                    found = bytes(event.data) if event.event == "values" else found
     except (ConnectionError, TimeoutError):
         return None
-    joiner, found = Joiner(), None
-    for headers, data in messages:
-        if (whole := joiner.feed(headers, data)) is not None:
-            for event in _batch_of(whole).events:
-                found = bytes(event.data) if event.event == "values" else found
     return found
 
 
-class Feed:
-    """The live events of one attempt of a run. Emitting never waits; what is emitted leaves in order.
+class FeedSource(msgspec.Struct, frozen=True, kw_only=True):
+    """The attempt whose events a feed carries.
 
-    `seen_values` is the last state that a former attempt streamed: an attempt that goes on from it would
-    begin with the same once more.
+    `seen_values` is the last state that a former attempt streamed: an attempt that goes on from it would begin with
+    the same once more.
     """
 
-    def __init__(
-        self, bus: NatsBus, run_id: UUID, attempt: int, began_ms: int, seen_values: bytes | None = None
-    ) -> None:
-        self._bus, self._run_id = bus, run_id
-        self._subject = run_events_subject(run_id)
-        self._attempt, self._began_ms = attempt, began_ms
-        self._seen_values = seen_values
-        self.last_values = seen_values
+    run_id: UUID
+    attempt: int
+    began_ms: int
+    began_at: int = 0
+    seen_values: bytes | None = None
+
+
+class Feed:
+    """The live events of one attempt of a run: what is emitted leaves in order.
+
+    Emitting never waits; the graph does, because `on_taken` is called with the bytes of events that have left, or
+    are kept for a bus that is away.
+    """
+
+    def __init__(self, bus: NatsBus, source: FeedSource) -> None:
+        self._bus, self._source = bus, source
+        self._subject = run_events_subject(source.run_id)
+        self._seen_values = source.seen_values
+        self.last_values = source.seen_values
+        self.on_taken: Callable[[int], None] = lambda size: None
         self._seq = 0
-        self._pending: list[LiveEvent] = []
+        self._pending: deque[tuple[LiveEvent, int]] = deque()  # and the bytes of its data
+        self._taken = 0
         self._kept: deque[bytes] = deque()
-        self._kept_bytes = 0
+        self.kept_bytes = 0
+        self._streamed: deque[int] = (
+            deque()
+        )  # sizes of the messages in the stream, as far as they are to stay
+        self._since_trimmed = 0
         self._sending: asyncio.Task[None] | None = None
-        self._settled = 0
-        self._add("metadata", _encode({"run_id": str(run_id), "attempt": attempt}))
+        self._settled, self._is_again = 0, False
+        self._add("metadata", _encode({"run_id": str(source.run_id), "attempt": source.attempt}))
 
     def emit(self, event: Emitted) -> None:
         """Send an event of the graph."""
         data = bytes(event.data)
-        if event.event == "values":
+        if event.event == "values" and event.origin is None:
             self.last_values = data
             seen, self._seen_values = self._seen_values, None
             if seen == data:
+                self._tell_taken(len(data))
                 return
-        self._add(event.event, data)
+        self._add(event.event, data, event.origin)
 
     async def settled(self, position: int) -> None:
         """Say that the outcome is in the log, behind everything that was emitted; returns when it is sent."""
@@ -83,15 +104,14 @@ class Feed:
         if self._sending is not None:
             await self._sending
 
-    async def again(self) -> None:
-        """Send once more what is kept: the bus may have lost it. Listeners know doubles by their numbers."""
-        await self.flushed()
-        for message in tuple(self._kept):
-            await self._publish(message)
+    def send_again(self) -> None:
+        """Send once more what is kept, before anything new: the bus may have lost it. Listeners know doubles."""
+        self._is_again = True
+        self._send_soon()
 
-    def _add(self, event: str, data: bytes) -> None:
+    def _add(self, event: str, data: bytes, origin: Origin | None = None) -> None:
         self._seq += 1
-        self._pending.append(LiveEvent(self._seq, event, msgspec.Raw(data)))
+        self._pending.append((LiveEvent(self._seq, event, msgspec.Raw(data), origin), len(data)))
         self._send_soon()
 
     def _send_soon(self) -> None:
@@ -100,28 +120,71 @@ class Feed:
             self._sending = asyncio.create_task(self._send())
 
     async def _send(self) -> None:
-        while self._pending or self._settled:
-            events, self._pending = self._pending[:MOST_EVENTS], self._pending[MOST_EVENTS:]
+        while self._is_again or self._pending or self._settled:
+            if self._is_again:
+                self._is_again = False
+                for message in tuple(self._kept):
+                    await self._publish(message)
+                continue
+            events, size = self._next_events()
             settled = 0
             if not self._pending:
                 settled, self._settled = self._settled, 0
-            batch = LiveBatch(attempt=self._attempt, began_ms=self._began_ms, events=events, settled=settled)
+            source = self._source
+            batch = LiveBatch(source.attempt, source.began_ms, source.began_at, events, settled)
             message = _encode(batch)
             self._keep(message)
             await self._publish(message)
+            self._tell_taken(size)
+            await self._trim()
+
+    def _next_events(self) -> tuple[list[LiveEvent], int]:
+        """The events of the next message, and the bytes of their data."""
+        events, size = list[LiveEvent](), 0
+        while self._pending and len(events) < BATCH_EVENTS:
+            event, more = self._pending[0]
+            if events and size + more > BATCH_BYTES:
+                break
+            self._pending.popleft()
+            events.append(event)
+            size += more
+        return events, size
+
+    def _tell_taken(self, size: int) -> None:
+        self._taken += size
+        if self._taken >= TAKEN_BYTES:
+            taken, self._taken = self._taken, 0
+            self.on_taken(taken)
 
     def _keep(self, message: bytes) -> None:
         self._kept.append(message)
-        self._kept_bytes += len(message)
-        while self._kept_bytes > KEPT_BYTES and len(self._kept) > 1:
-            self._kept_bytes -= len(self._kept.popleft())
+        self.kept_bytes += len(message)
+        while self.kept_bytes > KEPT_BYTES and len(self._kept) > 1:
+            self.kept_bytes -= len(self._kept.popleft())
 
     async def _publish(self, message: bytes) -> None:
         try:
             for headers, part in parts_of(message):
                 await self._bus.publish(self._subject, part, headers)
+                self._streamed.append(len(part))
+                self._since_trimmed += len(part)
         except ConnectionError:
             pass  # kept, and sent again when the bus is back
+
+    async def _trim(self) -> None:
+        """Let go of the run's oldest messages in the stream, which itself bounds only how many they are."""
+        if self._since_trimmed < RUN_BYTES // 2:
+            return
+        size = sum(self._streamed)
+        while size > RUN_BYTES // 2 and len(self._streamed) > 1:
+            size -= self._streamed.popleft()
+        try:
+            await self._bus.api(
+                f"STREAM.PURGE.{RUNEV.name}", {"filter": self._subject, "keep": len(self._streamed)}
+            )
+        except (ConnectionError, TimeoutError):
+            return  # with the next message
+        self._since_trimmed = 0
 
 
 class Feeds:
@@ -130,7 +193,8 @@ class Feeds:
     def __init__(self, bus: NatsBus) -> None:
         self._bus = bus
         self._open: dict[UUID, Feed] = {}
-        self._again: asyncio.Task[None] | None = None
+        self._ended: dict[UUID, Feed] = {}  # oldest first
+        self._ended_bytes = 0
         self.name, self.failing, self.started = "worker.feeds", "", False
         self.parts: Sequence[Part] = ()
         self._leave: Callable[[], None] = lambda: None
@@ -145,26 +209,30 @@ class Feeds:
         """Send no more. Safe unstarted."""
         self.started = False
         self._leave()
-        if self._again is not None:
-            await ended(self._again)
 
-    def open(self, run_id: UUID, attempt: int, began_ms: int, seen_values: bytes | None = None) -> Feed:
+    def open(self, source: FeedSource) -> Feed:
         """The feed of a new attempt, in the place of the former one."""
-        feed = self._open[run_id] = Feed(self._bus, run_id, attempt, began_ms, seen_values)
+        self._forget(source.run_id)
+        feed = self._open[source.run_id] = Feed(self._bus, source)
         return feed
 
     def close(self, run_id: UUID, feed: Feed) -> None:
-        """The run is over; its feed is kept a little longer."""
+        """The attempt is over; its feed is kept a little longer."""
+        if self._open.get(run_id) is not feed:
+            return
+        del self._open[run_id]
+        self._ended[run_id] = feed
+        self._ended_bytes += feed.kept_bytes
+        while len(self._ended) > 1 and self._ended_bytes > KEPT_OF_ENDED:
+            self._forget(next(iter(self._ended)))
         asyncio.get_running_loop().call_later(KEPT_S, self._forget, run_id, feed)
 
-    def _forget(self, run_id: UUID, feed: Feed) -> None:
-        if self._open.get(run_id) is feed:
-            del self._open[run_id]
+    def _forget(self, run_id: UUID, only: Feed | None = None) -> None:
+        feed = self._ended.get(run_id)
+        if feed is not None and only in (None, feed):
+            del self._ended[run_id]
+            self._ended_bytes -= feed.kept_bytes
 
     def _reconnected(self) -> None:
-        if self._again is None or self._again.done():
-            self._again = asyncio.create_task(self._send_again())
-
-    async def _send_again(self) -> None:
-        for feed in list(self._open.values()):
-            await feed.again()
+        for feed in [*self._ended.values(), *self._open.values()]:
+            feed.send_again()

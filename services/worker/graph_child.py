@@ -28,6 +28,7 @@ from contracts.frames import (
     StartRun,
     StopRun,
     StoreSettings,
+    Taken,
     ToChild,
     Told,
     packed,
@@ -241,6 +242,11 @@ class GraphChild:
         """Ask a run to stop; how it ended comes as ever."""
         if self.alive and run_id in self._runs:
             self._send(StopRun(run_id=run_id))
+
+    def taken(self, run_id: str, size: int) -> None:
+        """Tell a run that so many more bytes of its events have left."""
+        if self.alive and run_id in self._runs:
+            self._send(Taken(run_id=run_id, size=size))
 
     def kill(self, why: str) -> None:
         """End the process at once, and what it has started; nothing of it counts against its runs."""

@@ -30,7 +30,7 @@ from services.worker.attempts import Attempts
 from services.worker.children import ChildPool
 from services.worker.chores import Chores
 from services.worker.claims import Claims
-from services.worker.feed import Feeds, last_values
+from services.worker.feed import Feeds, FeedSource, last_values
 from services.worker.graph_child import NoAnswer
 from services.worker.job import Done, Job, Later, QueueMessage, Stop
 from services.worker.lease import WorkerLease
@@ -193,7 +193,15 @@ class Worker:
         job.loss = None
         if job.attempt > 1 and job.seen_values is None:
             job.seen_values = await last_values(self._bus, job.run_id)
-        job.feed = self._feeds.open(job.run_id, job.attempt, job.began_ms, job.seen_values)
+        job.feed = self._feeds.open(
+            FeedSource(
+                run_id=job.run_id,
+                attempt=job.attempt,
+                began_ms=job.began_ms,
+                began_at=job.token,
+                seen_values=job.seen_values,
+            )
+        )
         try:
             ending = await self._carried_out(job)
             if ending is not None and await self._settle(job, ending):

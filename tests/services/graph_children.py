@@ -26,6 +26,7 @@ class Bench:
         self.pools: list[ChildPool] = []
         self.events: list[Emitted] = []
         self.heard = asyncio.Event()
+        self.takes = True  # events leave as soon as they have come
         (folder / "graphs.py").write_text(dedent(source))
 
     def project(self, store: dict[str, Any] | None = None, **graphs: str) -> Project:
@@ -63,8 +64,14 @@ class Bench:
         """Run a graph to its end; ids are the graph's name unless given, `input` may be any value."""
         given = {"run_id": graph, "thread_id": graph, "input": {"trail": []}, **fields}
         given["input"] = msgspec.Raw(msgspec.json.encode(given["input"]))
+
+        def hear(event: Emitted) -> None:
+            self.hear(event)
+            if self.takes:
+                pool.taken(event.run_id, len(bytes(event.data)))
+
         async with asyncio.timeout(30):
-            return await pool.run(StartRun(graph_id=graph, **given), self.hear)
+            return await pool.run(StartRun(graph_id=graph, **given), hear)
 
     def shown(self, *names: str) -> list[tuple[str, Any]]:
         """The events so far: name and data; only those of the names, if any are given."""

@@ -9,9 +9,7 @@ import msgspec
 from contracts.answers.runs import RunAnswer
 from contracts.events import RunRequested
 from domain.errors import InvalidField, RunNotFound
-from domain.run import Run, run_of
-from domain.thread import thread_of
-from projections.runs import GONE, row_as_requested
+from projections.runs import row_as_requested
 from services.gateway.answers import runs as answers
 from services.gateway.answers.values import Row
 from services.gateway.parts import GatewayParts
@@ -160,21 +158,3 @@ def active(parts: GatewayParts, status: str) -> list[RunAddress]:
     """Runs that may be stopped, of that status or `all`."""
     rows = parts.views.all(SQL["active_runs"])
     return [address_of(row) for row in rows if status in ("all", row["status"])]
-
-
-def has_ended(parts: GatewayParts, run_id: UUID) -> bool:
-    """Whether nothing more becomes of the run: it has its outcome, is gone, or its thread is."""
-    row = by_id(parts.views, "runs", "run_id", run_id)
-    if row is not None:
-        return bool(row["phase"] == "ended" or row["hidden"] == GONE)
-    run = in_log(parts, run_id)
-    if run is None or not run.is_active:
-        return True
-    thread_id = run.request.thread_id
-    newest = parts.log.newest([thread_id]).values()
-    return not run.request.temporary and thread_of(thread_id, newest) is None
-
-
-def in_log(parts: GatewayParts, run_id: UUID) -> Run | None:
-    """The run as the log has it, whatever the read models show; None when there is none."""
-    return run_of(run_id, parts.log.stream(run_id))

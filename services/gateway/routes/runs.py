@@ -19,7 +19,9 @@ from services.gateway.handlers import By, Limit, Offset, Parts, deletes, many, p
 from services.gateway.parts import GatewayParts
 from services.gateway.queries import runs as queries
 from services.gateway.queries.runs import RunAddress, RunFilter, address_of
-from services.gateway.streams import followers, frames
+from services.gateway.streams import answer, frames
+from services.gateway.streams.channel import BEGINNING
+from services.gateway.streams.cursor import Cursor
 from services.gateway.streams.frames import EventChoice
 
 REQUESTED = "cancelled by request"
@@ -146,7 +148,7 @@ class ThreadRunController(Controller):
         before = await parts.read(lambda: queries.visible(parts, run_id, thread_id))
         await commands.cancel(parts, caller, address, _action(action), why)
         if wait:
-            return followers.stopped(parts, caller, address, before)
+            return answer.stopped(parts, caller, address, before)
         return Response(await parts.read(lambda: queries.stopped(parts, before)))
 
     @deletes("/{run_id:str}", summary="Delete a run")
@@ -284,14 +286,15 @@ async def _streamed(
     _check_namespaces(namespaces)
     await commands.check(parts, body)
     address = new_address(thread_id)
-    listener = await parts.live.listen(address.run_id)  # before it can begin, so that nothing is missed
+    # Before it can begin, so that nothing has to be looked for.
+    cursor = await Cursor.open(parts.live, address.run_id, BEGINNING, is_new=True)
     try:
         await commands.request(parts, caller, body, address)
     except BaseException:
-        listener.close()
+        cursor.close()
         raise
     choice, cancels = EventChoice(with_ids=bool(body.stream_resumable)), body.on_disconnect == "cancel"
-    return followers.streamed(parts, caller, address, listener, choice, whole=True, cancels=cancels)
+    return answer.streamed(parts, caller, address, cursor, choice, cancels=cancels)
 
 
 async def _waited(
@@ -300,7 +303,7 @@ async def _waited(
     await commands.check(parts, body)
     address = new_address(thread_id)
     await commands.request(parts, caller, body, address)
-    return followers.waited(parts, caller, address, cancels=body.on_disconnect == "cancel")
+    return answer.waited(parts, caller, address, cancels=body.on_disconnect == "cancel")
 
 
 async def _check_numbered(parts: GatewayParts, number: int, body: StatelessRunCreate) -> None:
@@ -318,7 +321,7 @@ async def _joined(
     parts: GatewayParts, caller: Caller, run_id: UUID, thread_id: UUID | None, *, cancels: bool
 ) -> Response[Any]:
     row = await parts.read(lambda: queries.visible(parts, run_id, thread_id))
-    return followers.waited(parts, caller, address_of(row), cancels=cancels)
+    return answer.waited(parts, caller, address_of(row), cancels=cancels)
 
 
 async def _watched(
@@ -334,11 +337,14 @@ async def _watched(
     since = frames.mark_of(last_event_id)
     row, is_resumable = await parts.read(lambda: queries.to_watch(parts, run_id, thread_id))
     address = address_of(row)
-    listener = await parts.live.listen(address.run_id)
+    outcome = await parts.live.outcome_of(run_id) if row["phase"] == "ended" else None
     if not is_resumable:
         since = None  # its events have no ids, so nothing tells where to go on
+    if since is None and outcome is not None:
+        return answer.ended(address, outcome)
+    cursor = await Cursor.open(parts.live, address.run_id, since)
     choice = EventChoice(modes, with_ids=is_resumable)
-    return followers.streamed(parts, caller, address, listener, choice, since=since, cancels=cancels)
+    return answer.streamed(parts, caller, address, cursor, choice, cancels=cancels)
 
 
 def _check_namespaces(namespaces: Sequence[str] | None) -> None:

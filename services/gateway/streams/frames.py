@@ -1,4 +1,4 @@
-"""The wire form of streams: frames, their ids, and which of them a client wants. Pure."""
+"""Streams of a run on the wire: frames, their ids, and which of them a client wants. Pure."""
 
 import re
 from collections.abc import Collection, Iterable, Sequence
@@ -7,19 +7,21 @@ from typing import Any, get_args
 import msgspec
 
 from contracts.api import StreamMode
-from contracts.work import LiveBatch, LiveEvent
+from contracts.work import LiveEvent
 from domain.errors import InvalidField
+from services.gateway.streams.channel import BEGINNING, Mark
+from services.gateway.streams.cursor import Events, Gap
+from services.gateway.streams.outcomes import Outcome
 
 MEDIA_TYPE = "text/event-stream"
 """Of streams; the framework adds the charset to every text."""
 HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no", "Connection": "keep-alive"}
 HEARTBEAT = b": heartbeat\r\n\r\n"
-ALWAYS = frozenset({"metadata", "error", "feedback", "end"})
+ALWAYS = frozenset({"metadata", "error", "feedback", "gap", "end"})
 """Events that no choice of modes leaves out."""
 MODES: tuple[str, ...] = get_args(StreamMode)
-Mark = tuple[int, int]
-"""The id of an event as what it means: when its attempt began (ms), and its number."""
-BEGINNING: Mark = (-1, 0)
+PROTOCOL_MODES = frozenset({"values", "updates", "custom", "tasks", "checkpoints"})
+"""What is shown here of a run that streams by the event streaming protocol, whose messages have another form."""
 
 
 class EventChoice:
@@ -28,6 +30,11 @@ class EventChoice:
     def __init__(self, modes: Collection[str] = (), *, with_ids: bool = False) -> None:
         self.modes, self.with_ids = frozenset(modes), with_ids
         self._known: dict[str, bool] = {}
+
+    @property
+    def key(self) -> tuple[frozenset[str], bool]:
+        """What is equal for clients that get the same frames."""
+        return self.modes, self.with_ids
 
     def has(self, event: str) -> bool:
         """Whether the client gets events of that name."""
@@ -38,6 +45,8 @@ class EventChoice:
 
     def _wants(self, event: str) -> bool:
         base = event.partition("|")[0]
+        if not base:
+            return False
         if not self.modes or base in ALWAYS or base in self.modes:
             return True
         if "messages" in self.modes and base.startswith("messages"):
@@ -45,18 +54,52 @@ class EventChoice:
         return "messages-tuple" in self.modes and base == "messages"
 
 
-def frames(batch: LiveBatch, events: Iterable[LiveEvent], choice: EventChoice) -> bytes:
+def of_events(step: Events, choice: EventChoice) -> bytes:
     """The frames of some events of a batch, in one piece; their data is JSON already."""
-    chosen = [event for event in events if choice.has(event.event)] if choice.modes else events
+    batch = step.batch
+    if step.some is not None:
+        return _frames(batch.batch.began_ms, step.some, choice)
+    if (known := batch.shown.get(choice.key)) is None:
+        known = batch.shown[choice.key] = _frames(batch.batch.began_ms, batch.batch.events, choice)
+    return known
+
+
+def of_gap(gap: Gap, choice: EventChoice) -> bytes:
+    """That events are missing: behind which one and before which other, by their ids; null: up to the end."""
+    data = {"behind": _id(gap.behind), "before": None if gap.before is None else _id(gap.before)}
+    return frame("gap", data if choice.with_ids else {})
+
+
+def of_end(outcome: Outcome) -> bytes:
+    """The frame that closes the stream of a run."""
+    if outcome.status == "error":
+        return frame("error", outcome.failure)
+    return frame("end", {"status": outcome.status})
+
+
+def _frames(began: int, events: Iterable[LiveEvent], choice: EventChoice) -> bytes:
+    shown = [(name, e) for e in events if choice.has(name := _shown_as(e))]
     if choice.with_ids:
-        began = batch.began_ms
         return b"".join(
             [
-                b"event: %b\r\ndata: %b\r\nid: %d-%d\r\n\r\n" % (_name(e.event), e.data, began, e.seq)
-                for e in chosen
+                b"event: %b\r\ndata: %b\r\nid: %d-%d\r\n\r\n" % (_name(name), e.data, began, e.seq)
+                for name, e in shown
             ]
         )
-    return b"".join([b"event: %b\r\ndata: %b\r\n\r\n" % (_name(e.event), e.data) for e in chosen])
+    return b"".join([b"event: %b\r\ndata: %b\r\n\r\n" % (_name(name), e.data) for name, e in shown])
+
+
+def _shown_as(event: LiveEvent) -> str:
+    """The name of the event here; '' of one that has no form here."""
+    if event.origin is None:
+        return event.event
+    if event.event not in PROTOCOL_MODES:
+        return ""
+    return "|".join((event.event, *event.origin.namespace))
+
+
+def _id(mark: Mark) -> str | None:
+    return None if mark == BEGINNING else f"{mark[0]}-{mark[1]}"
 
 
 def frame(event: str, data: Any) -> bytes:

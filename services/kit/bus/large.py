@@ -31,6 +31,11 @@ class Joiner:
         self._pieces: list[bytes] = []
         self._of = 0
 
+    @property
+    def is_empty(self) -> bool:
+        """True when no part waits for those behind it."""
+        return not self._pieces
+
     def feed(self, headers: Mapping[str, str], data: bytes) -> bytes | None:
         """The whole value when this message completes it, None when there is more to come."""
         number, of = _number(headers.get(PART)), _number(headers.get(PARTS))

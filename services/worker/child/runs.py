@@ -7,6 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, is_typeddict
 
 from .checkpoints import RUN, Fenced, Saver
+from .credit import Credit
 from .emitter import Emitter
 from .graphs import RUNS, UPDATES, Access, Entry
 from .plain import encode, shown_failure
@@ -85,6 +86,7 @@ class Run:
     ) -> None:
         self.run_id: str = start["run_id"]
         self.fenced = False
+        self.credit = Credit()
         self._start, self._entry, self._saver, self._store = start, entry, saver, store
         self._executor, self._outlet = executor, outlet
         self._thread = {"configurable": {"thread_id": start["thread_id"]}}
@@ -220,11 +222,13 @@ class Run:
                 namespace, mode, data = part if subgraphs else ((), *part)
                 emitter.take(namespace, mode, data)
                 await self._outlet.drain()
+                await self.credit.wait()
 
     def _emit(self, event: str, data: bytes) -> None:
         self._seq += 1
         frame = {"type": "event", "run_id": self.run_id, "seq": self._seq, "event": event}
         self._outlet.send(frame, data=data)
+        self.credit.spend(len(data))
 
 
 async def parts_of(

@@ -31,7 +31,7 @@ class Child:
     def __init__(self, reader: asyncio.StreamReader, outlet: Outlet) -> None:
         self._reader, self._outlet = reader, outlet
         self._entries: dict[str, Entry] = {}
-        self._runs: dict[str, asyncio.Task[None]] = {}
+        self._runs: dict[str, tuple[Run, asyncio.Task[None]]] = {}
         self._answering: dict[int, asyncio.Task[None]] = {}
         self._verbs: dict[str, Callable[[dict[str, Any]], Awaitable[Any]]] = {
             "state": lambda ask: self._with_graph(READS, ask, states.state),
@@ -107,7 +107,10 @@ class Child:
             case "cancel":
                 if (running := self._runs.get(frame["run_id"])) is not None:
                     # Not before its first step: a task that never began would tell nobody of its end.
-                    asyncio.get_running_loop().call_soon(running.cancel)
+                    asyncio.get_running_loop().call_soon(running[1].cancel)
+            case "taken":
+                if (running := self._runs.get(frame["run_id"])) is not None:
+                    running[0].credit.earn(frame["size"])
             case "ask":
                 task = asyncio.create_task(self._answer(frame))
                 self._answering[frame["id"]] = task
@@ -126,7 +129,7 @@ class Child:
             return
         run = Run(start, entry, self.saver, self.store, self._executor, self._outlet)
         task = asyncio.create_task(run.execute())
-        self._runs[run_id] = task
+        self._runs[run_id] = (run, task)
         task.add_done_callback(lambda _: self._runs.pop(run_id, None))
 
     # --- questions --------------------------------------------------------------------------------------
