@@ -9,7 +9,7 @@ import msgspec
 
 from contracts.frames import Emitted
 from contracts.subjects import RUNEV, run_events_subject
-from contracts.work import LiveBatch, LiveEvent, Origin
+from contracts.work import LiveBatch, LiveEvent
 from services.kit.bus.large import parts_of
 from services.kit.bus.nats import NatsBus
 from services.kit.bus.pages import Pages
@@ -18,7 +18,7 @@ from services.kit.lifecycle import Part
 BATCH_EVENTS, BATCH_BYTES = 200, 256 << 10
 """In one message; more would only make the first of them wait. An event that is larger is alone in its message."""
 RUN_BYTES = 16 << 20
-"""Of a run, in the stream of all runs' events: its own oldest go, so that it takes the place of no other run's."""
+"""Of a run, in the stream of all runs' events, or one message: its own oldest go, and never those of other runs."""
 KEPT_BYTES = 1 << 20
 """Of a run's newest messages, for a bus that comes back without them; or one message, whatever its size."""
 KEPT_S, KEPT_OF_ENDED = 30.0, 32 << 20
@@ -74,13 +74,12 @@ class Feed:
         self._taken = 0
         self._kept: deque[bytes] = deque()
         self.kept_bytes = 0
-        self._streamed: deque[int] = (
-            deque()
-        )  # sizes of the messages in the stream, as far as they are to stay
+        self._streamed: deque[tuple[int, int]] = deque()  # bytes and parts, of messages that are to stay
         self._since_trimmed = 0
         self._sending: asyncio.Task[None] | None = None
         self._settled, self._is_again = 0, False
-        self._add("metadata", _encode({"run_id": str(source.run_id), "attempt": source.attempt}))
+        metadata = _encode({"run_id": str(source.run_id), "attempt": source.attempt})
+        self._add(LiveEvent(1, "metadata", msgspec.Raw(metadata)), 0)  # the graph knows nothing of it
 
     def emit(self, event: Emitted) -> None:
         """Send an event of the graph."""
@@ -91,7 +90,7 @@ class Feed:
             if seen == data:
                 self._tell_taken(len(data))
                 return
-        self._add(event.event, data, event.origin)
+        self._add(LiveEvent(self._seq + 1, event.event, msgspec.Raw(data), event.origin), len(data))
 
     async def settled(self, position: int) -> None:
         """Say that the outcome is in the log, behind everything that was emitted; returns when it is sent."""
@@ -109,9 +108,9 @@ class Feed:
         self._is_again = True
         self._send_soon()
 
-    def _add(self, event: str, data: bytes, origin: Origin | None = None) -> None:
-        self._seq += 1
-        self._pending.append((LiveEvent(self._seq, event, msgspec.Raw(data), origin), len(data)))
+    def _add(self, event: LiveEvent, size: int) -> None:
+        self._seq = event.seq
+        self._pending.append((event, size))
         self._send_soon()
 
     def _send_soon(self) -> None:
@@ -163,25 +162,25 @@ class Feed:
             self.kept_bytes -= len(self._kept.popleft())
 
     async def _publish(self, message: bytes) -> None:
+        parts = parts_of(message)
         try:
-            for headers, part in parts_of(message):
+            for headers, part in parts:
                 await self._bus.publish(self._subject, part, headers)
-                self._streamed.append(len(part))
-                self._since_trimmed += len(part)
         except ConnectionError:
-            pass  # kept, and sent again when the bus is back
+            return  # kept, and sent again when the bus is back
+        self._streamed.append((len(message), len(parts)))
+        self._since_trimmed += len(message)
 
     async def _trim(self) -> None:
         """Let go of the run's oldest messages in the stream, which itself bounds only how many they are."""
         if self._since_trimmed < RUN_BYTES // 2:
             return
-        size = sum(self._streamed)
+        size = sum(size for size, _ in self._streamed)
         while size > RUN_BYTES // 2 and len(self._streamed) > 1:
-            size -= self._streamed.popleft()
+            size -= self._streamed.popleft()[0]
+        kept = sum(parts for _, parts in self._streamed)
         try:
-            await self._bus.api(
-                f"STREAM.PURGE.{RUNEV.name}", {"filter": self._subject, "keep": len(self._streamed)}
-            )
+            await self._bus.api(f"STREAM.PURGE.{RUNEV.name}", {"filter": self._subject, "keep": kept})
         except (ConnectionError, TimeoutError):
             return  # with the next message
         self._since_trimmed = 0

@@ -1,5 +1,6 @@
 """What a graph streams while it runs, in every mode."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -94,6 +95,11 @@ GRAPHS = '''
     Pair = namedtuple("Pair", "a b")
 
 
+    def heavy(state):
+        for n in range(40):
+            get_stream_writer()({"n": n, "text": "x" * 100_000})
+
+
     def of(*nodes):
         builder = StateGraph(State)
         builder.add_sequence(nodes)
@@ -108,8 +114,9 @@ GRAPHS = '''
     asking_inside = asking_inside.compile()
     failing = of(boom).compile()
     odd = of(strange).compile()
+    large = of(heavy).compile()
 '''
-NAMES = ["agent", "outer", "asking", "asking_inside", "failing", "odd"]
+NAMES = ["agent", "outer", "asking", "asking_inside", "failing", "odd", "large"]
 HELLO = {"messages": [{"role": "user", "content": "weather?", "id": "human-1"}]}
 PRIVATE = {
     "configurable": {"langgraph_auth_user": {"identity": "me"}, "langgraph_auth_user_id": "me", "open": "x"}
@@ -274,6 +281,38 @@ async def test_errors_of_tasks_are_shown_with_care(bench: Bench, pool: ChildPool
     assert b"password" not in b"".join(bytes(event.data) for event in bench.events)
     assert ended.tasks is not msgspec.UNSET
     assert msgspec.json.decode(ended.tasks)[0]["error"] == "OSError('An internal error occurred')"
+
+
+async def test_a_run_waits_for_whoever_takes_its_events(bench: Bench, pool: ChildPool) -> None:
+    """As when the bus is slow: what is under way is bounded, others go on, and a stop is heard."""
+    bench.takes = False
+    try:
+        fields: dict[str, Any] = {"input": {"n": 0}, "stream_modes": ["custom"]}
+        running = asyncio.create_task(bench.run(pool, "large", run_id="large", thread_id="large", **fields))
+        stopped = asyncio.create_task(
+            bench.run(pool, "large", run_id="stopped", thread_id="stopped", **fields)
+        )
+        await bench.until(lambda event: event.run_id == "large")
+        await streamed_beside(bench, pool)
+        async with asyncio.timeout(10):
+            while len(bench.events) < 22:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(0.2)
+        assert len([event for event in bench.events if event.run_id == "large"]) in range(10, 13)
+        pool.cancel("stopped")
+        assert (await stopped).status == "cancelled"
+        assert not running.done()
+        pool.taken("large", 1 << 30)
+        assert (await running).status == "success"
+        told = [event for event in bench.events if event.run_id == "large"]
+        assert [msgspec.json.decode(event.data)["n"] for event in told] == list(range(40))
+    finally:
+        bench.takes = True
+
+
+async def streamed_beside(bench: Bench, pool: ChildPool) -> None:
+    ended = await bench.run(pool, "odd", run_id="beside", thread_id="beside", input={"n": 0})
+    assert ended.status == "success"
 
 
 async def test_values_that_json_has_no_form_for(bench: Bench, pool: ChildPool) -> None:

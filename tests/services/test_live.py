@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,13 @@ from domain.changes import Changes
 from domain.run import ClaimRun, Outcome, Run, SettleRun, run_of
 from services.gateway.app import GatewayParts, build_app
 from services.gateway.server import GatewayServer
-from services.gateway.streams import channel, frames
+from services.gateway.streams import answer, channel, cursor, frames
 from services.gateway.streams.channel import BEGINNING, Batch
-from services.gateway.streams.cursor import Events
+from services.gateway.streams.cursor import Cursor, Ended, Events, Gap, Step
 from services.gateway.streams.frames import EventChoice
+from services.kit.bus import pages
+from services.kit.bus.embedded import EmbeddedNats
+from services.kit.bus.large import parts_of
 from services.kit.bus.nats import NatsBus
 from services.kit.bus.pages import Pages
 from services.kit.clock import SystemClock
@@ -37,7 +40,8 @@ from services.kit.settings import Settings
 from services.kit.views import Views
 from services.projector.projector import Projector
 from services.repository import Aggregates
-from services.worker.feed import Feed, FeedSource
+from services.worker import feed as feeds
+from services.worker.feed import Feed, Feeds, FeedSource
 from tests.services.gateways import gateway_parts
 
 BEGAN = 1_795_000_000_000
@@ -556,6 +560,243 @@ async def test_keep_alive(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None
             rest = b"".join([piece async for piece in pieces])
             assert json.loads(rest) == {"n": 1}
             assert rest.strip(b"\n") == b'{"n":1}'
+
+
+# --- the cursor ---------------------------------------------------------------------------------------
+
+
+class Reader:
+    """A cursor on a run whose events the test publishes by itself."""
+
+    def __init__(self, bench: Bench, run_id: UUID, made: Cursor) -> None:
+        self.bench, self.run_id, self.cursor = bench, run_id, made
+
+    async def publish(self, *seqs: int, settled: int = 0, size: int = 1) -> None:
+        events = [LiveEvent(seq, "values", msgspec.Raw(b'"%b"' % (b"x" * size))) for seq in seqs]
+        batch = LiveBatch(attempt=1, began_ms=BEGAN, events=events, settled=settled)
+        for headers, part in parts_of(msgspec.json.encode(batch)):
+            await self.bench.bus.publish(run_events_subject(self.run_id), part, headers)
+        await self.bench.bus.client.flush()
+
+    async def steps(self, until: Callable[[list[Step]], bool]) -> list[Step]:
+        steps: list[Step] = []
+        async with asyncio.timeout(15):
+            while not until(steps):
+                steps += await self.cursor.next(1)
+        return steps
+
+    async def numbers(self, last: int) -> list[int]:
+        """The events up to that one."""
+        steps = await self.steps(lambda steps: last in numbers_of(steps))
+        return numbers_of(steps)
+
+
+def numbers_of(steps: list[Step]) -> list[int]:
+    """The numbers of events; a gap is told by the negative number of what comes behind it."""
+    told: list[int] = []
+    for step in steps:
+        if isinstance(step, Events):
+            told += [event.seq for event in step.some or step.batch.batch.events]
+        elif isinstance(step, Gap):
+            told.append(-(step.before or (0, 0))[1])
+    return told
+
+
+@asynccontextmanager
+async def reader(bench: Bench, mark: tuple[int, int] | None = BEGINNING) -> AsyncIterator[Reader]:
+    _, run_id = await bench.run()
+    run = Reader(bench, run_id, await Cursor.open(bench.parts.live, run_id, mark, is_new=mark == BEGINNING))
+    try:
+        yield run
+    finally:
+        run.cursor.close()
+
+
+async def test_what_comes_late_to_the_stream_is_waited_for(bench: Bench) -> None:
+    """Sent again behind what came after it, as by a worker whose bus came back."""
+    async with reader(bench) as run:
+        await run.publish(1, 2)
+        await run.publish(4)
+        assert await run.numbers(2) == [1, 2]
+        assert await run.cursor.next(0.2) == []
+        await run.publish(1, 2)
+        await run.publish(3)
+        await run.publish(4)
+        await run.publish(5)
+        assert await run.numbers(5) == [3, 4, 5]
+
+
+async def test_what_nobody_has_is_told_as_a_gap(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cursor, "GAP_S", 0.2)
+    async with reader(bench) as run:
+        await run.publish(1)
+        await run.publish(4, 5)
+        await run.publish(6)
+        assert await run.numbers(6) == [1, -4, 4, 5, 6]
+        behind = await Cursor.open(bench.parts.live, run.run_id, (BEGAN, 2))
+        run.cursor.close()
+        run.cursor = behind
+        assert await run.numbers(6) == [-4, 4, 5, 6]
+
+
+async def test_cursor_that_falls_behind_reads_the_stream(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(channel, "WINDOW_BYTES", 2_000)
+    monkeypatch.setattr(pages, "PAGE_BYTES", 3_000)
+    async with reader(bench) as run:
+        for seq in range(1, 101):
+            await run.publish(seq, size=200)
+        watched = bench.parts.live._open[run.run_id]
+        async with asyncio.timeout(5):
+            while watched.next < 100:  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+        assert sum(batch.size for batch in watched.window) <= 2_000
+        assert await run.numbers(100) == list(range(1, 101))
+        await run.publish(101)
+        assert await run.numbers(101) == [101]
+
+
+async def test_large_events_are_kept_for_nobody_when_there_are_many(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(channel, "ALL_WINDOWS_BYTES", 1)
+    async with reader(bench) as first, reader(bench) as second:
+        for run in (first, second):
+            await run.publish(1, size=2_000_000)
+            await run.publish(2, size=2_000_000)
+            assert await run.numbers(2) == [1, 2]
+        assert bench.parts.live.window_bytes < 3_000_000
+    await bench.watched(0)
+    await asyncio.wait(bench.parts.live._closing)
+    assert bench.parts.live.window_bytes == 0
+
+
+async def test_bus_that_was_away_is_no_gap(bench: Bench, nats: EmbeddedNats) -> None:
+    async with reader(bench) as run:
+        await run.publish(1)
+        assert await run.numbers(1) == [1]
+        bench.parts.live._open[run.run_id]._append = lambda came: None  # type: ignore[method-assign]
+        await run.publish(2)
+        await stored(bench.bus, run.run_id, 2)
+        bench.parts.live._reconnected()
+        assert await run.numbers(2) == [2]
+
+
+async def test_end_of_a_run_whose_bus_stays_away(
+    bench: Bench, nats: EmbeddedNats, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWAY_S", "AGAIN_S"):
+        monkeypatch.setattr(cursor, name, 0.1)
+    async with reader(bench) as run:
+        await bench.claim(run.run_id)
+        await bench.settle(run.run_id, None)
+        await nats.stop()
+        steps = await run.steps(lambda steps: any(isinstance(step, Ended) for step in steps))
+        assert [type(step) for step in steps][-2:] == [Gap, Ended]
+
+
+async def test_message_that_is_none_of_ours_is_passed_over(bench: Bench) -> None:
+    async with reader(bench) as run:
+        await bench.bus.publish(run_events_subject(run.run_id), b"\xff{")
+        await run.publish(1)
+        assert await run.numbers(1) == [1]
+        behind = await Cursor.open(bench.parts.live, run.run_id, BEGINNING)
+        run.cursor.close()
+        run.cursor = behind
+        assert await run.numbers(1) == [1]
+
+
+async def test_client_that_takes_nothing_is_cut_off(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answer, "TAKEN_S", 0.3)
+    path, run_id = await bench.run(stream_resumable=True)
+    _, writing = await asyncio.open_connection("127.0.0.1", int(bench.url.rpartition(":")[2]))
+    writing.write(f"GET {path}/stream HTTP/1.1\r\nhost: x\r\n\r\n".encode())
+    await bench.watched(1)
+    feed = await bench.claim(run_id)
+    big = msgspec.Raw(json.dumps("x" * 20_000_000).encode())
+    feed.emit(Emitted(run_id=str(run_id), seq=1, event="values", data=big))
+    await bench.watched(0)
+    writing.close()
+    await bench.settle(run_id, feed)
+    async with bench.stream(path + "/stream", headers={"Last-Event-ID": "-1"}) as told:
+        assert names(await told.rest()) == ["metadata", "values", "end"]
+
+
+# --- the feed -----------------------------------------------------------------------------------------
+
+
+async def test_run_that_streams_much_takes_the_place_of_no_other(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feeds, "RUN_BYTES", 4 << 20)
+    run_id, other = UUID(int=1), UUID(int=2)
+    quiet = Feed(bench.bus, FeedSource(run_id=other, attempt=1, began_ms=BEGAN))
+    await quiet.flushed()
+    chatty, taken = Feed(bench.bus, FeedSource(run_id=run_id, attempt=1, began_ms=BEGAN)), 0
+
+    def on_taken(size: int) -> None:
+        nonlocal taken
+        taken += size
+
+    chatty.on_taken = on_taken
+    for n in range(1, 41):
+        data = msgspec.Raw(json.dumps("x" * 500_000).encode())
+        chatty.emit(Emitted(run_id=str(run_id), seq=n, event="custom", data=data))
+        await chatty.flushed()
+    await stored(bench.bus, run_id, 41)
+    assert taken == 40 * 500_002
+    state = (await bench.bus.api(f"STREAM.INFO.{RUNEV.name}"))["state"]
+    assert state["bytes"] < 8 << 20
+    await stored(bench.bus, other, 1)
+
+
+async def test_what_is_kept_of_runs_that_have_ended_is_bounded(bench: Bench) -> None:
+    kept = Feeds(bench.bus)
+    for n in range(60):
+        run_id = UUID(int=n)
+        feed = kept.open(FeedSource(run_id=run_id, attempt=1, began_ms=BEGAN))
+        data = msgspec.Raw(json.dumps("x" * 1_000_000).encode())
+        feed.emit(Emitted(run_id=str(run_id), seq=1, event="custom", data=data))
+        await feed.flushed()
+        kept.close(run_id, feed)
+    assert 30 <= len(kept._ended) <= 33
+    assert kept._ended_bytes == sum(feed.kept_bytes for feed in kept._ended.values()) <= feeds.KEPT_OF_ENDED
+
+
+# --- pages --------------------------------------------------------------------------------------------
+
+
+async def test_pages_read_a_subject_and_leave_nothing_behind(bus: NatsBus) -> None:
+    subject = run_events_subject(UUID(int=1))
+    large = b"z" * 1_300_000
+    for n in range(1500):
+        await bus.publish(subject, b"%d" % n)
+        await bus.publish(run_events_subject(UUID(int=2)), b"other")
+    for headers, part in parts_of(large):
+        await bus.publish(subject, part, headers)
+    await bus.client.flush()
+    async with asyncio.timeout(10):
+        while (await bus.api(f"STREAM.INFO.{RUNEV.name}"))["state"]["messages"] < 3003:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    reading, found, count = Pages(bus, RUNEV.name, subject), [], 0
+    while (values := await reading.next()) is not None:
+        found += values
+        count += 1
+    assert [value.data for value in found] == [*(b"%d" % n for n in range(1500)), large]
+    assert found[7].begins == 15
+    assert count >= 3
+    reading.rewind(found[1400].begins - 1)
+    again = await reading.next()
+    assert again is not None
+    assert again[0].data == b"1400"
+    assert await Pages(bus, RUNEV.name, run_events_subject(UUID(int=3))).next() is None
+    assert (await bus.api(f"CONSUMER.NAMES.{RUNEV.name}"))["consumers"] in (None, [])
+
+
+async def test_pages_of_no_stream(bus: NatsBus) -> None:
+    with pytest.raises(ConnectionError):
+        await Pages(bus, "NOSUCH", "x").next()
 
 
 # --- ids and names ------------------------------------------------------------------------------------

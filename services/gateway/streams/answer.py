@@ -25,9 +25,11 @@ from services.gateway.streams import frames
 from services.gateway.streams.cursor import Cursor, Ended, Events, Gap
 from services.gateway.streams.frames import EventChoice
 from services.gateway.streams.outcomes import Outcome, has_ended
+from services.kit.logs import Log
 
 Over = Callable[[bool], None]
 GONE = "the client went away"
+log_ = Log("gateway")
 HEARTBEAT_S = KEEP_ALIVE_S = 5.0
 AGAIN_S = 0.5
 SENT_BYTES = 64 << 10
@@ -96,6 +98,14 @@ class _Sending(ASGIResponse):
         return has_left
 
     async def _send_all(self, send: Send) -> None:
+        try:
+            await self._send_pieces(send)
+        except TimeoutError:
+            log_.warning(
+                "gateway.client_cut_off", why=f"it took less than {SENT_BYTES} bytes in {TAKEN_S:g} s"
+            )
+
+    async def _send_pieces(self, send: Send) -> None:
         async for piece in self._pieces:
             for start in range(0, len(piece), SENT_BYTES):
                 async with asyncio.timeout(TAKEN_S):
