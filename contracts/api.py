@@ -63,6 +63,7 @@ class RunFields(msgspec.Struct, frozen=True, kw_only=True):
     stream_mode: StreamMode | list[StreamMode] | None = None
     stream_subgraphs: bool | None = None
     stream_resumable: bool | None = None
+    event_streaming: bool | None = None  # by the event streaming protocol, whatever the modes
     durability: Durability | None = None
     checkpoint_during: bool | None = None
     if_not_exists: Literal["reject", "create"] | None = None
@@ -151,6 +152,7 @@ class CronPatch(msgspec.Struct, frozen=True, kw_only=True):
     stream_mode: StreamMode | list[StreamMode] | UnsetType = UNSET
     stream_subgraphs: bool | UnsetType = UNSET
     stream_resumable: bool | UnsetType = UNSET
+    event_streaming: bool | UnsetType = UNSET
     durability: Durability | UnsetType = UNSET
     checkpoint_during: bool | UnsetType = UNSET
     webhook: str | None | UnsetType = UNSET
@@ -441,6 +443,7 @@ class RunKwargs(msgspec.Struct, frozen=True, kw_only=True):
     resumable: bool = False
     checkpoint_during: bool | None = None
     durability: str | None = None
+    event_streaming: bool | UnsetType = UNSET  # only of runs that stream by the protocol of that name
     updates: list[list[Json]] | UnsetType = UNSET  # only of runs that write a thread's state
 
 
@@ -483,3 +486,58 @@ class StoreNamespacesList(msgspec.Struct, frozen=True, kw_only=True):
     max_depth: Annotated[int, Meta(ge=1)] | None = None
     limit: Limit | None = None
     offset: Offset | None = None
+
+
+class ProtocolCommand(msgspec.Struct, frozen=True, kw_only=True):
+    """POST /threads/{thread_id}/commands, and a text over the WebSocket: a command of the event streaming protocol."""
+
+    id: int
+    method: str
+    params: Json | None = None
+
+
+class RunStart(msgspec.Struct, frozen=True, kw_only=True, rename={"multitask_strategy": "multitaskStrategy"}):
+    """Parameters of `run.start`. With an input on a thread that asks something, the input is the answer."""
+
+    assistant_id: Name
+    input: Any = None
+    config: Json | None = None
+    metadata: Json | None = None
+    context: Json | None = None
+    multitask_strategy: Strategy | None = None
+    interrupt_before: Breakpoints | None = None
+    interrupt_after: Breakpoints | None = None
+
+
+class InterruptResponse(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to one interrupt; where it was raised is known here."""
+
+    interrupt_id: str
+    response: Any = None
+    namespace: list[str] | None = None
+
+
+class InputRespond(msgspec.Struct, frozen=True, kw_only=True):
+    """Parameters of `input.respond`: one answer, or several in `responses`; all of them make one run."""
+
+    interrupt_id: str | None = None
+    response: Any = None
+    namespace: list[str] | None = None
+    responses: list[InterruptResponse] | None = None
+    update: Json | list[tuple[str, Any]] | None = None
+    goto: str | Json | list[str | Json] | None = None
+    config: Json | None = None
+    metadata: Json | None = None
+
+
+class EventSubscription(msgspec.Struct, frozen=True, kw_only=True):
+    """POST /threads/{thread_id}/stream/events: which events.
+
+    `namespaces` are prefixes, and `depth` says how much deeper than these; `since` leaves out what has that number or
+    a lower one. Of these three, what has another type is as good as absent.
+    """
+
+    channels: list[str]
+    namespaces: Any = None  # list of lists of strings
+    depth: Any = None  # int >= 0
+    since: Any = None  # int >= 0

@@ -24,6 +24,7 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     stream_mode: StreamMode | list[StreamMode] | None = None
     stream_subgraphs: bool | None = None
     stream_resumable: bool | None = None
+    event_streaming: bool | None = None
     durability: Durability | None = None
     checkpoint_during: bool | None = None
     feedback_keys: list[str] | None = None

@@ -180,6 +180,7 @@ def kwargs_of(spec: RunSpec, assistant: Assistant, cron_id: UUID | None, tempora
         resumable=bool(spec.stream_resumable),
         checkpoint_during=spec.checkpoint_during,
         durability=_durability(spec),
+        event_streaming=spec.event_streaming or msgspec.UNSET,
         updates=msgspec.UNSET if spec.updates is None else spec.updates,
     )
 

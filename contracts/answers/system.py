@@ -10,6 +10,7 @@ class Problem(msgspec.Struct, frozen=True):
 
     detail: str  # for people, with the field in front
     error: str  # short and stable
+    message: str  # the same as `detail`, for clients that look there
 
 
 class Alive(msgspec.Struct, frozen=True):

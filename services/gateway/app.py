@@ -19,6 +19,7 @@ from services.gateway.routes import (
     runs,
     states,
     store,
+    streams,
     system,
     threads,
 )
@@ -38,6 +39,7 @@ def build_app(parts: GatewayParts) -> ASGIApp:
             deliveries.DeliveryController,
             threads.ThreadController,
             states.StateController,
+            streams.StreamController,
             assistants.AssistantController,
             store.StoreController,
             ledger.LedgerController,

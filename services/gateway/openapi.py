@@ -30,6 +30,7 @@ POLICY = "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self
 TAGS = {
     "crons": "Schedules, and what became of each of their occurrences",
     "threads": "Conversations and their states",
+    "streams": "What happens on a thread, as it happens: the event streaming protocol, and all of its runs",
     "runs": "Runs of graphs: on a thread, or with one of their own",
     "assistants": "Graphs with a configuration, in versions",
     "store": "The long-term memory that graphs and clients share",
@@ -76,6 +77,8 @@ EXAMPLES: dict[str, Any] = {
     "create_run_and_wait": RUN,
     "create_assistant": {"graph_id": "agent", "name": "Brief", "context": {"tone": "brief"}},
     "update_state": {"values": {"topic": "weather"}, "as_node": "plan"},
+    "send_command": {"id": 1, "method": "run.start", "params": RUN},
+    "stream_events": {"channels": ["values", "messages", "lifecycle", "input"]},
     "put_item": {"namespace": ["users", "ada"], "key": "likes", "value": {"colour": "green"}},
 }
 JSON = "application/json"

@@ -8,6 +8,7 @@ from litestar import Request, Response
 from litestar.exceptions import HTTPException, ValidationException
 from litestar.params import KwargDefinition, ParameterKwarg
 
+from contracts.answers.system import Problem
 from domain import errors
 from services.gateway.bodies import readable
 from services.gateway.queries.graphs import GraphsUnavailable
@@ -60,7 +61,7 @@ def problem(request: Request[Any, Any, Any], exc: Exception) -> Response[bytes]:
     status, code, detail = _invalid(request, exc) if isinstance(exc, ValidationException) else _told(exc)
     if status >= 500:
         log_.error("gateway.failed", exc, method=request.method, path=request.url.path)
-    body = msgspec.json.encode({"detail": detail, "error": code})
+    body = msgspec.json.encode(Problem(detail, code, detail))
     return Response(body, status_code=status, media_type="application/json")
 
 

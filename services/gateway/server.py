@@ -76,7 +76,7 @@ class GatewayServer:
             host=self._host,
             port=self.port,
             http="httptools",
-            ws="none",
+            ws="websockets-sansio",
             lifespan="off",
             access_log=False,
             log_config=None,

@@ -28,6 +28,7 @@ def start_of(run: Run, kwargs: RunKwargs, token: int) -> StartRun:
         # Nobody can listen to the writing of a state.
         stream_modes=kwargs.stream_mode if kwargs.updates is msgspec.UNSET else [],
         stream_subgraphs=kwargs.subgraphs,
+        event_streaming=kwargs.event_streaming is True,
         durability=kwargs.durability,
         temporary=request.temporary,
     )

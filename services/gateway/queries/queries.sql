@@ -103,6 +103,23 @@ SELECT thread_id FROM runs WHERE run_id = ? AND phase != 'ended' AND hidden < 2;
 -- What has happened since a position: a range of the audit's key. It ends where the read models do.
 SELECT position, topic, run_id, thread_id FROM audit WHERE position > ? ORDER BY position;
 
+-- name: happened_before
+-- The position up to which everything happened before an instant (microseconds): the last entry of the index of
+-- instants.
+SELECT position FROM audit WHERE at <= ? ORDER BY at DESC LIMIT 1;
+
+-- name: happened_on_thread
+-- The same of one thread, a part at a time: a range of its index. The plus keeps out the audit's key.
+SELECT position, topic, run_id, at FROM audit WHERE thread_id = ? AND position > ? ORDER BY position LIMIT ?;
+
+-- name: happened_to_run
+-- All that happened to a run, which is little: by its index.
+SELECT run_id, position, topic, at FROM audit WHERE run_id = ? ORDER BY position;
+
+-- name: at_work_on_thread
+-- The run that works on a thread: by the partial index of runs that are not over.
+SELECT run_id FROM runs WHERE temporary IN (0, 1) AND thread_id = ? AND phase != 'ended' AND phase = 'running';
+
 -- name: happened_until
 -- The last entry of that key.
 SELECT coalesce(max(position), 0) AS position FROM audit;

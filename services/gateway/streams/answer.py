@@ -1,7 +1,7 @@
 """Answers that come in pieces: streams of a run, its values when it has ended; and what becomes of it when clients leave."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 from uuid import UUID
 
@@ -12,7 +12,7 @@ from litestar.types import Receive, Scope, Send
 
 from contracts.answers.runs import RunAnswer
 from services.gateway.answers import runs as answers
-from services.gateway.answers.values import Row
+from services.gateway.answers.values import Row, maybe_json
 from services.gateway.commands.endings import stop_run
 from services.gateway.envelope import Caller
 from services.gateway.handlers import JSON
@@ -22,9 +22,12 @@ from services.gateway.queries.results import result
 from services.gateway.queries.runs import RunAddress
 from services.gateway.queries.search import by_id
 from services.gateway.streams import frames
+from services.gateway.streams.channel import Mark
 from services.gateway.streams.cursor import Cursor, Ended, Events, Gap
 from services.gateway.streams.frames import EventChoice
 from services.gateway.streams.outcomes import Outcome, has_ended
+from services.gateway.streams.protocol import ChannelChoice, Shape
+from services.gateway.streams.tape import Tape, TapeStep
 from services.kit.logs import Log
 
 Over = Callable[[bool], None]
@@ -179,6 +182,71 @@ def _milestones(parts: GatewayParts, run_id: UUID, choice: EventChoice) -> bytes
     if "values" in modes and choice.has("values") and row["output"] is not None:
         told += frames.frame("values", answers.values_of(row, parts.log.blob))
     return told
+
+
+# --- of a thread --------------------------------------------------------------------------------------
+
+
+def protocol(tape: Tape, choice: ChannelChoice, since: int) -> Response[bytes]:
+    """The events of a thread behind a number, by the event streaming protocol."""
+
+    def over(_: bool) -> None:
+        tape.close()
+
+    shape = Shape()
+
+    async def shown(step: TapeStep) -> bytes:
+        return b"".join(e.frame for e in shape.of(step) if e.seq > since and choice.has(e))
+
+    return Pieces(_of_tape(tape, shown), over, headers=frames.HEADERS, media_type=frames.MEDIA_TYPE)
+
+
+def thread(parts: GatewayParts, tape: Tape, modes: frozenset[str], since: Mark | None) -> Response[bytes]:
+    """The events of all runs of a thread behind one of them."""
+    is_all = "run_modes" in modes
+    choice = EventChoice(() if is_all else ("metadata",), with_ids=True)
+
+    def over(_: bool) -> None:
+        tape.close()
+
+    async def shown(step: TapeStep) -> bytes:
+        run, what = step
+        if run.kind == "state":
+            is_told = isinstance(what, Ended) and "state_update" in modes
+            return await parts.read(lambda: _written(parts, run.run_id)) if is_told else b""
+        if not modes - {"state_update"}:
+            return b""
+        match what:
+            case Events():
+                new = what if since is None else frames.behind(what, since)
+                return b"" if new is None else frames.of_events(new, choice)
+            case Gap():
+                return frames.of_gap(what, choice) if is_all else b""
+            case Ended(outcome=outcome):
+                done = frames.frame("metadata", {"status": "run_done", "run_id": run.run_id})
+                return frames.of_end(outcome) + done if is_all and outcome.status == "error" else done
+        return b""
+
+    return Pieces(_of_tape(tape, shown), over, headers=frames.HEADERS, media_type=frames.MEDIA_TYPE)
+
+
+async def _of_tape(tape: Tape, shown: Callable[[TapeStep], Awaitable[bytes]]) -> AsyncIterator[bytes]:
+    """What is shown of a tape, heartbeats between."""
+    while not tape.is_cut_off:
+        steps = await tape.next(HEARTBEAT_S)
+        piece = b"".join([await shown(step) for step in steps])
+        if piece or (not steps and not tape.is_cut_off):
+            yield piece or frames.HEARTBEAT
+
+
+def _written(parts: GatewayParts, run_id: UUID) -> bytes:
+    """That the state of a thread was written from outside, and at which checkpoint."""
+    row = by_id(parts.views, "runs", "run_id", run_id)
+    point = None if row is None else maybe_json(row["checkpoint"])
+    return frames.frame("state_update", {"checkpoint": point})
+
+
+# --- when it has ended ------------------------------------------------------------------------------------
 
 
 def waited(parts: GatewayParts, caller: Caller, address: RunAddress, *, cancels: bool) -> Response[Any]:

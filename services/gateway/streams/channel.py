@@ -41,7 +41,7 @@ class Batch(msgspec.Struct, frozen=True):
 
     batch: LiveBatch
     size: int
-    shown: dict[Any, bytes] = {}
+    shown: dict[Any, Any] = {}
 
     @property
     def first(self) -> Mark:

@@ -38,6 +38,7 @@ class Gap(msgspec.Struct, frozen=True):
 
     behind: Mark
     before: Mark | None = None
+    began_at: int = 0  # the position in the log of the attempt of the latter
 
 
 class Ended(msgspec.Struct, frozen=True):
@@ -148,7 +149,7 @@ class Cursor:
         if self._mark is None or follows(self._mark, batch):
             return True
         if self._jumps:
-            steps.append(Gap(self._mark, batch.first))
+            steps.append(Gap(self._mark, batch.first, batch.batch.began_at))
         return self._jumps
 
     def _take(self, batch: Batch, steps: list[Step]) -> int:

@@ -1,4 +1,4 @@
-"""Who waits for the end of a run: whenever the read models move, a look at the runs of which something happened."""
+"""Who waits for the end of a run, or for anything on a thread: whenever the read models move, a look at what happened."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -20,7 +20,7 @@ Told = Callable[[], None]
 
 
 class Ends:
-    """Tells of each watched run when it has ended, or is no longer there: a part."""
+    """Tells of each watched run when it has ended, or is no longer there, and of threads that something happened: a part."""
 
     name, failing = "gateway.ends", ""
 
@@ -28,6 +28,10 @@ class Ends:
         self._views, self._changed = views, changed
         self._watched: dict[UUID, list[Told]] = {}
         self._fresh: set[UUID] = set()  # to be looked at next, whatever happens
+        self._threads: dict[bytes, list[Told]] = {}
+        self._fresh_threads: set[bytes] = (
+            set()
+        )  # to be told next: something may have happened before we looked
         self._behind: set[UUID] = set()  # over by what happened, and not yet in the read model of runs
         self._seen: int | None = None  # the position up to which what happened was looked at
         self._somebody = asyncio.Event()
@@ -62,6 +66,22 @@ class Ends:
 
         return leave
 
+    def watch_thread(self, thread_id: UUID, told: Told) -> Callable[[], None]:
+        """Call `told` whenever something may have happened on the thread; what is returned ends it."""
+        key = thread_id.bytes
+        self._threads.setdefault(key, []).append(told)
+        self._fresh_threads.add(key)
+        self._somebody.set()
+
+        def leave() -> None:
+            waiting = self._threads.get(key, [])
+            if told in waiting:
+                waiting.remove(told)
+                if not waiting:
+                    del self._threads[key]
+
+        return leave
+
     async def wait(self, run_id: UUID, timeout_s: float) -> bool:
         """True once the run has ended or is no longer there, False when the time is over."""
         ended = asyncio.Event()
@@ -76,7 +96,7 @@ class Ends:
         return True
 
     async def _look(self) -> None:
-        if not self._watched:
+        if not self._watched and not self._threads:
             self._seen = None  # what happens while nobody waits concerns nobody
             await self._somebody.wait()
         self._somebody.clear()
@@ -87,12 +107,12 @@ class Ends:
             for run_id in await self._ended():
                 for told in self._watched.pop(run_id, []):
                     told()
-            if self._watched:
+            if self._watched or self._threads:
                 await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for waiting in waits:
                 waiting.cancel()
-        if len(self._watched) > MANY:
+        if len(self._watched) + len(self._threads) > MANY:
             await asyncio.sleep(PAUSE_S)
 
     async def _ended(self) -> list[UUID]:
@@ -111,7 +131,14 @@ class Ends:
         # Until they are told; and whoever came to wait while the stores were asked.
         self._fresh = (self._fresh - asked) | set(ended)
         self._seen = seen
+        self._tell_threads({row["thread_id"] for row in happened})
         return ended
+
+    def _tell_threads(self, touched: set[bytes]) -> None:
+        fresh, self._fresh_threads = self._fresh_threads, set()
+        for key in (touched | fresh) & self._threads.keys():
+            for told in self._threads[key]:
+                told()
 
     def _not_ended(self, asked: Iterable[UUID]) -> dict[UUID, Row | None]:
         return {run_id: self._views.one(SQL["not_ended"], (run_id.bytes,)) for run_id in asked}

@@ -20,6 +20,7 @@ HEARTBEAT = b": heartbeat\r\n\r\n"
 ALWAYS = frozenset({"metadata", "error", "feedback", "gap", "end"})
 """Events that no choice of modes leaves out."""
 MODES: tuple[str, ...] = get_args(StreamMode)
+TAPE_MODES = ("run_modes", "lifecycle", "state_update")
 PROTOCOL_MODES = frozenset({"values", "updates", "custom", "tasks", "checkpoints"})
 """What is shown here of a run that streams by the event streaming protocol, whose messages have another form."""
 
@@ -62,6 +63,15 @@ def of_events(step: Events, choice: EventChoice) -> bytes:
     if (known := batch.shown.get(choice.key)) is None:
         known = batch.shown[choice.key] = _frames(batch.batch.began_ms, batch.batch.events, choice)
     return known
+
+
+def behind(step: Events, mark: Mark) -> Events | None:
+    """The events of a step that are behind a place; None when there are none."""
+    began, events = step.batch.batch.began_ms, step.some or step.batch.batch.events
+    some = [event for event in events if (began, event.seq) > mark]
+    if len(some) == len(step.batch.batch.events):
+        return step
+    return Events(step.batch, some) if some else None
 
 
 def of_gap(gap: Gap, choice: EventChoice) -> bytes:
@@ -124,6 +134,22 @@ def modes_of(values: Sequence[str]) -> list[str]:
         if mode not in MODES:
             raise InvalidField(f"stream_mode: '{mode[:100]}' is none of {', '.join(MODES)}")
     return list(dict.fromkeys(modes))
+
+
+def tape_modes_of(text: str | None) -> frozenset[str]:
+    """The modes of a thread's stream, with commas between; none: all events of runs. Raises InvalidField."""
+    modes = frozenset(part.strip() for part in (text or "run_modes").split(",") if part.strip())
+    for mode in sorted(modes - frozenset(TAPE_MODES)):
+        raise InvalidField(f"stream_modes: '{mode[:100]}' is none of {', '.join(TAPE_MODES)}")
+    return modes
+
+
+def tape_mark_of(text: str | None) -> Mark | None:
+    """What a Last-Event-ID means on the stream of a thread; None when there is none. Raises InvalidField."""
+    mark = mark_of(text)
+    if mark == BEGINNING and text not in ("-", "-1", "0"):
+        raise InvalidField("last-event-id: must be the id of an event, or - for all that there is")
+    return mark
 
 
 def _listed(value: str) -> list[str]:
