@@ -9,7 +9,7 @@ import math
 import pathlib
 import re
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
@@ -35,24 +35,25 @@ SHOWN = (
 """Exceptions (and their subclasses) whose text a client may read; others can hold secrets."""
 
 
-def encode(value: Any) -> bytes:
-    """The value as JSON, compact."""
+def encode(value: Any, default: Callable[[Any], Any] | None = None) -> bytes:
+    """The value as JSON, compact; `default` is what objects become, `shallow` if it is not given."""
+    default = default or shallow
     try:
-        data = orjson.dumps(value, default=shallow, option=OPTIONS)
+        data = orjson.dumps(value, default=default, option=OPTIONS)
     except (TypeError, ValueError, RecursionError):
         # Lone surrogates, integers over 64 bits, odd keys, great depth: slow, and rare.
-        return json.dumps(plain(value), ensure_ascii=False, separators=(",", ":")).encode()
+        return json.dumps(plain(value, default), ensure_ascii=False, separators=(",", ":")).encode()
     if NUL in data:
-        return json.dumps(plain(value), ensure_ascii=False, separators=(",", ":")).encode()
+        return json.dumps(plain(value, default), ensure_ascii=False, separators=(",", ":")).encode()
     return data
 
 
-def plain(value: Any) -> Any:
+def plain(value: Any, default: Callable[[Any], Any]) -> Any:
     """The value in a form that JSON has, whatever is in it."""
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, enum.Enum):
-        return plain(value.value)
+        return plain(value.value, default)
     if isinstance(value, int):
         return int(value)
     if isinstance(value, str):
@@ -60,10 +61,13 @@ def plain(value: Any) -> Any:
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {clean(key if isinstance(key, str) else str(key)): plain(item) for key, item in value.items()}
+        return {
+            clean(key if isinstance(key, str) else str(key)): plain(item, default)
+            for key, item in value.items()
+        }
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    return plain(shallow(value))
+        return [plain(item, default) for item in value]
+    return plain(default(value), default)
 
 
 def shallow(value: Any) -> Any:

@@ -11,6 +11,7 @@ from .credit import Credit
 from .emitter import Emitter
 from .graphs import RUNS, UPDATES, Access, Entry
 from .plain import encode, shown_failure
+from .protocol import ProtocolEmitter, events_of
 from .states import frame_fields, task_shown
 
 CHECKPOINT_KEYS = ("checkpoint_id", "checkpoint_ns", "checkpoint_map")
@@ -205,28 +206,57 @@ class Run:
         return False
 
     async def _stream(self, graph: Any, given: Any, config: dict[str, Any]) -> None:
-        emitter = Emitter(self._start.get("stream_modes") or [], self._emit)
-        subgraphs = bool(self._start.get("stream_subgraphs"))
         options: dict[str, Any] = {
             "context": context_of(graph, self._start.get("context")),
-            "stream_mode": emitter.native(),
             "interrupt_before": self._start.get("interrupt_before"),
             "interrupt_after": self._start.get("interrupt_after"),
-            "subgraphs": subgraphs,
         }
         if self._start.get("durability"):
             options["durability"] = self._start["durability"]
+        if self._start.get("event_streaming"):
+            await self._stream_events(graph, given, config, options)
+        else:
+            await self._stream_modes(graph, given, config, options)
+
+    async def _stream_events(
+        self, graph: Any, given: Any, config: dict[str, Any], options: dict[str, Any]
+    ) -> None:
+        emitter, event = ProtocolEmitter(self._emit), "failed"
+        try:
+            async with contextlib.aclosing(events_of(graph, given, config, options, emitter)) as events:
+                async for one in events:
+                    emitter.take(one)
+                    await self._room()
+            event = "completed"
+        except asyncio.CancelledError:
+            event = "interrupted"
+            raise
+        finally:
+            emitter.close(event)
+
+    async def _stream_modes(
+        self, graph: Any, given: Any, config: dict[str, Any], options: dict[str, Any]
+    ) -> None:
+        emitter = Emitter(self._start.get("stream_modes") or [], self._emit)
+        subgraphs = bool(self._start.get("stream_subgraphs"))
+        options |= {"stream_mode": emitter.native(), "subgraphs": subgraphs}
         source = parts_of(graph, given, config, options, emitter)
         async with contextlib.aclosing(source) as parts:
             async for part in parts:
                 namespace, mode, data = part if subgraphs else ((), *part)
                 emitter.take(namespace, mode, data)
-                await self._outlet.drain()
-                await self.credit.wait()
+                await self._room()
 
-    def _emit(self, event: str, data: bytes) -> None:
+    async def _room(self) -> None:
+        """Wait until what was emitted is on its way."""
+        await self._outlet.drain()
+        await self.credit.wait()
+
+    def _emit(self, event: str, data: bytes, origin: dict[str, Any] | None = None) -> None:
         self._seq += 1
-        frame = {"type": "event", "run_id": self.run_id, "seq": self._seq, "event": event}
+        frame: dict[str, Any] = {"type": "event", "run_id": self.run_id, "seq": self._seq, "event": event}
+        if origin is not None:
+            frame["origin"] = origin
         self._outlet.send(frame, data=data)
         self.credit.spend(len(data))
 
