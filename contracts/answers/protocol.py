@@ -31,7 +31,7 @@ class CommandDone(msgspec.Struct, frozen=True, tag_field="type", tag="success"):
     meta: CommandMeta = CommandMeta()
 
 
-class CommandFailed(msgspec.Struct, frozen=True, tag_field="type", tag="error", omit_defaults=True):
+class CommandRejected(msgspec.Struct, frozen=True, tag_field="type", tag="error", omit_defaults=True):
     """A command that was not; `id` is null when it had none."""
 
     id: int | None

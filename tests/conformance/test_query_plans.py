@@ -273,6 +273,10 @@ GATEWAY_PLANS = {
     "active_runs_of_assistant": "SEARCH runs USING INDEX assistant_id (assistant_id=?)",
     "not_ended": RUNS_KEY,
     "happened": "SEARCH audit USING INTEGER PRIMARY KEY (rowid>?)",
+    "happened_before": "SEARCH audit USING COVERING INDEX at (at<?)",
+    "happened_on_thread": "SEARCH audit USING INDEX thread_id,position (thread_id=? AND position>?)",
+    "happened_to_run": "SEARCH audit USING INDEX run_id,position (run_id=?)",
+    "at_work_on_thread": "SEARCH runs USING INDEX temporary,thread_id (temporary=? AND thread_id=?)",
     "happened_until": "SEARCH audit",  # the last entry of its key
     "recorded": "SEARCH occurrences USING INDEX scheduled_for (scheduled_for>? AND scheduled_for<?)",
     "recorded_of_cron": "SEARCH occurrences USING INDEX cron_id,scheduled_for"

@@ -709,6 +709,7 @@ async def test_message_that_is_none_of_ours_is_passed_over(bench: Bench) -> None
 
 async def test_client_that_takes_nothing_is_cut_off(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(answer, "TAKEN_S", 0.3)
+    monkeypatch.setattr(feeds, "RUN_BYTES", 64 << 20)
     path, run_id = await bench.run(stream_resumable=True)
     _, writing = await asyncio.open_connection("127.0.0.1", int(bench.url.rpartition(":")[2]))
     writing.write(f"GET {path}/stream HTTP/1.1\r\nhost: x\r\n\r\n".encode())

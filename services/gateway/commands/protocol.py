@@ -5,7 +5,7 @@ from uuid import UUID
 
 import msgspec
 
-from contracts.answers.protocol import CommandDone, CommandError, CommandFailed
+from contracts.answers.protocol import CommandDone, CommandError, CommandRejected
 from contracts.api import (
     CommandBody,
     InputRespond,
@@ -31,7 +31,7 @@ SETTLED_S, LOOK_S = 5.0, 0.25
 """How long an answer waits for the run that asks to have come to its end, in the read models too."""
 ASKING = frozenset({"input.requested", "values", "updates"})
 T = TypeVar("T")
-Answer = CommandDone | CommandFailed
+Answer = CommandDone | CommandRejected
 
 
 class CommandRefused(Exception):
@@ -50,15 +50,15 @@ async def answer(parts: GatewayParts, caller: Caller, thread: str, command: Prot
             raise CommandRefused("invalid_argument", "thread_id: Invalid thread ID: must be a UUID")
         return CommandDone(command.id, await _carried_out(parts, caller, thread_id, command))
     except CommandRefused as exc:
-        return CommandFailed(command.id, exc.code, str(exc))
+        return CommandRejected(command.id, exc.code, str(exc))
     except (ThreadBusy, LaneFull) as exc:
-        return CommandFailed(command.id, "unknown_error", str(exc))
+        return CommandRejected(command.id, "unknown_error", str(exc))
     except Refused as exc:
         is_point = (
             type(exc) is NotFound
         )  # of what a run names, checkpoints alone have no refusal of their own
         code: CommandError = "no_such_checkpoint" if is_point else "invalid_argument"
-        return CommandFailed(command.id, code, str(exc))
+        return CommandRejected(command.id, code, str(exc))
 
 
 async def _carried_out(

@@ -6,7 +6,7 @@ from uuid import UUID
 from litestar import Controller, Request, Response, WebSocket, websocket
 from litestar.params import Parameter
 
-from contracts.answers.protocol import CommandDone, CommandFailed
+from contracts.answers.protocol import CommandDone, CommandRejected
 from contracts.api import EventSubscription, ProtocolCommand
 from domain.errors import InvalidField
 from services.gateway.commands import protocol as commands
@@ -31,9 +31,9 @@ async def as_given(_: Request[Any, Any, Any]) -> None:
     """The thread's id is looked at by the command itself: clients of the protocol read its answers alone."""
 
 
-def no_command(_: Request[Any, Any, Any], exc: InvalidField) -> Response[CommandFailed]:
+def no_command(_: Request[Any, Any, Any], exc: InvalidField) -> Response[CommandRejected]:
     """The answer to what is no command at all."""
-    return Response(CommandFailed(None, "invalid_argument", str(exc), detail=str(exc)), status_code=400)
+    return Response(CommandRejected(None, "invalid_argument", str(exc), detail=str(exc)), status_code=400)
 
 
 def no_subscription(_: Request[Any, Any, Any], exc: InvalidField) -> Response[dict[str, str]]:
@@ -56,7 +56,7 @@ class StreamController(Controller):
     )
     async def send_command(
         self, parts: Parts, caller: By, thread_id: str, data: ProtocolCommand
-    ) -> CommandDone | CommandFailed:
+    ) -> CommandDone | CommandRejected:
         """`run.start` or `input.respond`; what is wrong with one is told in the answer, whose status is 200."""
         return await commands.answer(parts, caller, thread_id, data)
 

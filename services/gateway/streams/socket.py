@@ -8,7 +8,7 @@ import msgspec
 from litestar import WebSocket
 from litestar.exceptions import WebSocketDisconnect
 
-from contracts.answers.protocol import CommandDone, CommandFailed
+from contracts.answers.protocol import CommandDone, CommandRejected
 from contracts.api import EventSubscription, ProtocolCommand
 from domain.errors import InvalidField
 from services.gateway.bodies import decoded, readable
@@ -101,7 +101,7 @@ class Conversation:
         try:
             command = decoded(_commands, str(text).encode())
         except (InvalidField, UnicodeEncodeError) as exc:
-            return CommandFailed(None, "invalid_argument", str(exc))
+            return CommandRejected(None, "invalid_argument", str(exc))
         params = command.params or {}
         try:
             match command.method:
@@ -114,9 +114,9 @@ class Conversation:
                 case _:
                     return await commands.answer(self._parts, self._caller, str(self._thread_id), command)
         except InvalidField as exc:
-            return CommandFailed(command.id, "invalid_argument", str(exc))
+            return CommandRejected(command.id, "invalid_argument", str(exc))
         except (Conflict, LogUnavailable) as exc:
-            return CommandFailed(command.id, "unknown_error", str(exc))
+            return CommandRejected(command.id, "unknown_error", str(exc))
 
     # --- subscriptions ----------------------------------------------------------------------------------
 
@@ -136,7 +136,7 @@ class Conversation:
     def _unsubscribe(self, command_id: int, params: dict[str, Any]) -> Answer:
         choice = self._choices.pop(str(params.get("subscription_id")), None)
         if choice is None:
-            return CommandFailed(
+            return CommandRejected(
                 command_id, "no_such_subscription", "subscription_id: there is no such subscription"
             )
         self._note(choice)
@@ -150,7 +150,7 @@ class Conversation:
         there = await self._there()
         least = there[0].seq if there else 0
         if since < least:
-            return CommandFailed(
+            return CommandRejected(
                 command_id,
                 "resume_gap",
                 f"since: what follows {since} is not kept any more",
