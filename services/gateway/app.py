@@ -16,6 +16,7 @@ from services.gateway.routes import (
     crons,
     deliveries,
     ledger,
+    mcp,
     runs,
     states,
     store,
@@ -27,7 +28,7 @@ from services.gateway.routes import (
 EXPOSED = ["x-pagination-total", "x-pagination-next", "content-location", "location", "x-request-id"]
 
 
-def build_app(parts: GatewayParts) -> ASGIApp:
+def build_app(parts: GatewayParts, *, with_mcp: bool = True) -> ASGIApp:
     """The ASGI application over these parts."""
     app = Litestar(
         route_handlers=[
@@ -45,6 +46,7 @@ def build_app(parts: GatewayParts) -> ASGIApp:
             ledger.LedgerController,
             system.SystemController,
             page_assets(),
+            *([mcp.McpController] if with_mcp else []),
         ],
         dependencies={
             "parts": Provide(lambda: parts, use_cache=True, sync_to_thread=False),

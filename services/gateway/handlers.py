@@ -62,9 +62,9 @@ def _some(objects: Iterator[Any]) -> list[bytes]:
     return taken
 
 
-def nothing(status: int = 204) -> Response[Any]:
+def nothing(status: int = 204, headers: Mapping[str, str] | None = None) -> Response[Any]:
     """An answer without a body."""
-    return Response(None, status_code=status)
+    return Response(b"", status_code=status, headers=dict(headers or {}))
 
 
 def encoded(body: bytes, headers: Mapping[str, str] | None = None) -> Response[Any]:

@@ -19,7 +19,7 @@ from litestar.static_files import create_static_files_router
 from litestar.types import Method
 from litestar.types.internal_types import PathParameterDefinition
 
-from contracts import answers, api
+from contracts import answers, api, mcp
 from contracts.answers.system import Problem
 from contracts.asyncapi import dedented
 from services.gateway.streams.frames import MEDIA_TYPE
@@ -36,6 +36,7 @@ TAGS = {
     "store": "The long-term memory that graphs and clients share",
     "webhooks": "Who is told of the ends of runs",
     "ledger": "What happened: every event",
+    "mcp": "Assistants as tools of the Model Context Protocol",
     "system": "Probes and descriptions",
 }
 ERRORS = {
@@ -79,6 +80,7 @@ EXAMPLES: dict[str, Any] = {
     "update_state": {"values": {"topic": "weather"}, "as_node": "plan"},
     "send_command": {"id": 1, "method": "run.start", "params": RUN},
     "stream_events": {"channels": ["values", "messages", "lifecycle", "input"]},
+    "send_message": {"jsonrpc": "2.0", "id": 1, "method": "tools/list"},
     "put_item": {"namespace": ["users", "ada"], "key": "likes", "value": {"colour": "green"}},
 }
 JSON = "application/json"
@@ -149,7 +151,7 @@ def document(app: Litestar) -> dict[str, Any]:
     """The whole document: GET stands for HEAD too, and each operation says how it refuses."""
     described = app.openapi_schema.to_schema()
     schemas = described["components"]["schemas"]
-    schemas.update(_structs(schemas.keys() | {Problem.__name__}))
+    schemas.update(_structs(schemas.keys() | {Problem.__name__, mcp.RpcMessage.__name__}))
     for path, item in described["paths"].items():
         item.pop("head", None)
         for method, operation in item.items():
@@ -160,7 +162,11 @@ def document(app: Litestar) -> dict[str, Any]:
 
 def _structs(names: set[str]) -> dict[str, Any]:
     """Schemas of bodies and answers as their decoder has them; the framework's leave out some bounds."""
-    modules = [api, *(import_module(f"{answers.__name__}.{m.name}") for m in iter_modules(answers.__path__))]
+    modules = [
+        api,
+        mcp,
+        *(import_module(f"{answers.__name__}.{m.name}") for m in iter_modules(answers.__path__)),
+    ]
     structs = {
         name: kind
         for module in modules

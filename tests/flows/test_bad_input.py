@@ -354,6 +354,46 @@ CASES: list[tuple[str, str, Any, int, str]] = [
 ]  # fmt: skip
 
 
+def rpc(method: Any = "ping", params: Any = None, **changes: Any) -> dict[str, Any]:
+    message = {"jsonrpc": "2.0", "id": 7, "method": method, "params": params} | changes
+    return {name: value for name, value in message.items() if value is not ...}
+
+
+def tool(name: Any = "counter", **params: Any) -> dict[str, Any]:
+    return rpc("tools/call", {"name": name, **params})
+
+
+ODD: list[Any] = [[], "text", 5]
+ODD_IDS: list[Any] = [None, 1.5, True, [], {}, 1 << 60]
+ODD_HELLOS: list[Any] = [None, {}, {"protocolVersion": 5}]
+# (body, status, code, what the message must name)
+MCP_CASES: list[tuple[Any, int, int, str]] = [
+    (b"", 400, -32600, "jsonrpc"),
+    (b"{", 400, -32700, "Invalid JSON"),
+    (b"\xff", 400, -32700, "Invalid JSON"),
+    (b'{"jsonrpc": "2.0", "id": 7, "method": "\\ud800"}', 400, -32700, "Invalid JSON"),
+    (b"[" * 100_000, 400, -32700, "nested"),
+    *((body, 400, -32600, "expected object") for body in (b"null", *ODD, [[]], [5]) if body != []),
+    ([], 400, -32600, "batch"),
+    ([rpc()] * 101, 400, -32600, "batch"),
+    ([rpc(), rpc(jsonrpc="1.0")], 400, -32600, "jsonrpc"),
+    (rpc(jsonrpc=...), 400, -32600, "jsonrpc"),
+    (rpc(jsonrpc=2.0), 400, -32600, "jsonrpc"),
+    *((rpc(id=rpc_id), 400, -32600, "id") for rpc_id in ODD_IDS),
+    (rpc(method=...), 400, -32600, "method"),
+    (rpc(method=5), 400, -32600, "method"),
+    *((rpc(params=params), 400, -32600, "params") for params in ODD),
+    *((rpc(method), 200, -32601, "Method not found") for method in ("", "tools", "resources/list", "x" * 9999)),
+    *((rpc("tools/list", {"cursor": c}), 200, -32602, "cursor") for c in (5, "", "x", "-5.x", "9" * 19 + ".1")),
+    *((rpc("initialize", params), 200, -32602, "protocolVersion") for params in ODD_HELLOS),
+    (rpc("tools/call"), 200, -32602, "name"),
+    (tool(5), 200, -32602, "name"),
+    *((tool(name), 200, -32602, "Unknown tool") for name in ("", "nobody", "x" * 9999, "a_" + "a" * 26, "\u0000")),
+    *((tool(arguments=value), 200, -32602, "arguments") for value in ODD),
+    *((tool(context=value), 200, -32602, "context") for value in ODD),
+]  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def server(make_shared_server: Callable[..., Any]) -> Any:
     return make_shared_server()
@@ -421,3 +461,16 @@ def test_browsers_may_read_the_headers(http: httpx.Client) -> None:
     answer = http.post("/threads/search", json={}, headers={"origin": "https://ui.example"})
     assert "content-location" in answer.headers["access-control-expose-headers"].lower()
     assert http.head("/ok").status_code == 200
+
+
+def test_messages_of_mcp_are_refused_by_json_rpc(http: httpx.Client) -> None:
+    head, wrong = newest(http), list[str]()
+    for body, status, code, named in MCP_CASES:
+        content: dict[str, Any] = {"content": body} if isinstance(body, bytes) else {"json": body}
+        answer = http.post("/mcp", **content)
+        error = answer.json()["error"]
+        told = (answer.status_code, error["code"])
+        if told != (status, code) or named.lower() not in error["message"].lower():
+            wrong.append(f"{str(body)[:80]} -> {told} {error} (wanted {status}, {code}, {named})")
+    assert not wrong, "\n".join(wrong)
+    assert newest(http) == head

@@ -37,3 +37,7 @@ async def test_origins(tmp_path: Path, allowed: str, origin: str, answered: str 
         asked = {"Origin": origin, "Access-Control-Request-Method": "POST"}
         before = await client.options("/threads", headers=asked)
         assert before.headers.get("access-control-allow-origin") == answered
+        # What a page sends without asking first, or by a name of its own that means this machine.
+        ping = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
+        called = await client.post("/mcp", json=ping, headers={"Origin": origin})
+        assert called.status_code == (403 if answered is None else 200)
