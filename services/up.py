@@ -102,7 +102,7 @@ class Embedded(Whole):
 
     def _working(self) -> list[Part]:
         """What runs graphs, and what brings it the work."""
-        children = ChildPool(self._settings, self._project, self._folder.path)
+        children = ChildPool(self._settings, self._project, self._folder.path, lambda: self.gateway.url)
         worker = Worker(
             self._ledger,
             self._bus,

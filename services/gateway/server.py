@@ -14,6 +14,8 @@ from services.kit.mendable import Mendable
 GRACE_S = 3
 """How long a request may still take when the server stops."""
 TICK_S = 1.0
+LOOPBACK = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
+"""Where this machine reaches a server that listens on all of its addresses."""
 
 
 class AddressTaken(Mendable):
@@ -32,6 +34,12 @@ class GatewayServer:
         self._server: _Server | None = None
         self._task: asyncio.Task[None] | None = None
         self._socket: socket.socket | None = None
+
+    @property
+    def url(self) -> str:
+        """Where processes of this machine reach it; known after `bind`."""
+        host = LOOPBACK.get(self._host, self._host)
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
     @property
     def started(self) -> bool:

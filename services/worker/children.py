@@ -161,8 +161,11 @@ class ChildPool:
     Beside each that does not answer (a node blocks it) a spare one is started when a run waits.
     """
 
-    def __init__(self, settings: Settings, project: Project, folder: Path) -> None:
-        self._spec = child_spec(settings, project, folder)
+    def __init__(
+        self, settings: Settings, project: Project, folder: Path, url: Callable[[], str] = str
+    ) -> None:
+        """`url` tells where the server is, as soon as a child is to be started."""
+        self._spec, self._url = child_spec(settings, project, folder), url
         self._settings = settings
         self._suspicion, self._news = Suspicion(), News()
         self._waiting = 0
@@ -285,7 +288,8 @@ class ChildPool:
 
     def _place(self, name: str, wanted: Callable[[], bool], patience_s: float = math.inf) -> Place:
         def make() -> GraphChild:
-            return GraphChild(f"worker.{name}", self._spec, self._suspicion.crashed)
+            spec = msgspec.structs.replace(self._spec, url=self._url())
+            return GraphChild(f"worker.{name}", spec, self._suspicion.crashed)
 
         return Place(f"worker.{name}", make, self._news, wanted, patience_s)
 

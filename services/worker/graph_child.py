@@ -92,6 +92,7 @@ class ChildSpec(msgspec.Struct, frozen=True, kw_only=True):
     python: Path
     threads: int
     memory_mb: int = 0
+    url: str = ""  # of the server, for what the graphs ask of it; '': whatever the environment says
 
     def hello(self) -> Hello:
         """The first frame."""
@@ -269,14 +270,15 @@ class GraphChild:
     # --- the process ------------------------------------------------------------------------------
 
     def _spawn(self, connection: int) -> subprocess.Popen[bytes]:
-        project = self._spec.project
+        project, url = self._spec.project, self._spec.url
+        told = project.env | ({"CRONLEDGER_URL": url} if url else {})
         # The death signal belongs to the thread that forks, so this is not done in another one. A session of its
         # own: what a terminal or a service manager sends to our group is for us alone, and we tell our runs.
         return subprocess.Popen(
             # The name is for whoever lists the processes.
             [str(self._spec.python), "-P", str(CHILD), str(connection), str(project.folder), self.name],
             cwd=project.folder,
-            env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | project.env,
+            env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | told,
             pass_fds=(connection,),
             stdin=subprocess.DEVNULL,
             start_new_session=True,

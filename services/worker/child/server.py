@@ -11,7 +11,7 @@ import sys
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
-from . import drawings, states, store
+from . import drawings, loopback, states, store
 from .checkpoints import Saver, alone
 from .graphs import LOOKS, READS, Access, CannotLoad, Entry, last_lines, load
 from .names import ProjectNamesFirst
@@ -58,6 +58,7 @@ class Child:
         hello = await self._receive()
         sys.path[:0] = hello["roots"]
         sys.meta_path.insert(0, ProjectNamesFirst(hello["roots"]))
+        loopback.install()
         self._executor = CountingExecutor(hello["threads"])
         asyncio.get_running_loop().set_default_executor(self._executor)
         if hello.get("memory_mb"):
