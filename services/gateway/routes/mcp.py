@@ -19,15 +19,12 @@ from services.gateway.handlers import JSON, By, Parts, encoded, nothing, posts
 from services.gateway.parts import GatewayParts
 from services.gateway.queries import tools
 from services.gateway.rpc import RpcCall, RpcRefused
-from services.gateway.streams.answer import Pieces
+from services.gateway.streams.answer import AGAIN_S, GONE, KEEP_ALIVE_S, Pieces
 from services.gateway.streams.outcomes import has_ended
 
 VERSION = "mcp-protocol-version"
 TAKEN = ("application/json", "text/event-stream")
 """Answers are JSON. Clients must take both, and some name only the second."""
-KEEP_ALIVE_S = 5.0
-AGAIN_S = 0.5
-GONE = "the client went away"
 RESPONSES = {
     202: ResponseSpec(None, description="Nothing in it wanted an answer."),
     400: ResponseSpec(RpcFailure, description="It is no message, or none of a version that is spoken here."),
