@@ -16,10 +16,11 @@ from tests.services.graph_children import Bench, ask, bench_of, values
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 THREADS = ("t", "b", "s", "f", "copy")
 GRAPHS = """
-    import operator, socket
+    import operator, os, socket
     from dataclasses import dataclass
     from typing import Annotated, Any, TypedDict
 
+    from pydantic_core import core_schema
     from langgraph.func import entrypoint
     from langgraph.graph import END, START, StateGraph
     from langgraph.types import Send, interrupt
@@ -83,11 +84,29 @@ GRAPHS = """
     failing = of(("one", add("one")), ("fails", fails)).compile()
     def broken(config): raise OSError("password")
 
+    class Told:
+        @classmethod
+        def __get_pydantic_core_schema__(cls, source, handler):
+            return core_schema.any_schema()
+
+        @classmethod
+        def __get_pydantic_json_schema__(cls, schema, handler):
+            with open(os.environ["TRAIL"], "a") as trail:
+                trail.write("asked\\n")
+            return {"type": "string"}
+
+    class Telling(TypedDict, total=False):
+        told: Told
+
+    telling = of(("one", lambda state: {}), state=Telling).compile()
+    def telling_anew(config): return telling
+
     @entrypoint()
     def function(given): return {"got": given}
 """
 NAMES = [
     "steps", "asking", "outer", "both", "narrow", "choosing", "odd", "failing", "broken", "function",
+    "telling", "telling_anew",
 ]  # fmt: skip
 
 
@@ -347,6 +366,21 @@ async def test_schemas(pool: ChildPool) -> None:
     assert odd["config_schema"] is None
     function = await ask(pool, Schemas(graph_id="function"))
     assert function["input_schema"]
+
+
+async def test_schemas_of_a_graph_that_stays_the_same_are_made_once(bench: Bench, pool: ChildPool) -> None:
+    async def told(graph_id: str) -> int:
+        """How often it was asked what it looks like, to answer us."""
+        before = len(bench.trail.read_text()) if bench.trail.exists() else 0
+        schemas = await ask(pool, Schemas(graph_id=graph_id))
+        assert schemas["graph_id"] == graph_id
+        assert str(schemas["input_schema"]["properties"]["told"]).count("string") == 1
+        return (len(bench.trail.read_text()) - before) // len("asked\n")
+
+    assert await told("telling") > 0
+    assert await told("telling") == 0
+    assert await told("telling_anew") > 0
+    assert await told("telling_anew") > 0
 
 
 async def test_graphs_inside(pool: ChildPool) -> None:

@@ -50,6 +50,7 @@ class Entry:
         self.compiled = compiled(value)
         self.factory = None if self.compiled is not None else value
         self.takes: list[str] = []
+        self.schemas: dict[str, Any] | None = None  # once they were asked for, and if they stay the same
         self._lent: tuple[Any, Any, Any] = (None, None, None)
         if self.factory is not None:
             if not callable(value):
