@@ -72,7 +72,7 @@ class Attempts:
             if not running.done():
                 running.cancel()
                 await asyncio.wait({running}, timeout=KILLED_S)
-        job.seen_values = feed.last_values
+        job.seen = feed.seen
         return running
 
     async def _until_ended(self, job: Job, running: "asyncio.Task[RunEnded]", begun: asyncio.Event) -> None:

@@ -12,8 +12,8 @@ from contracts.subjects import RUNEV, run_events_subject
 from contracts.work import LiveBatch, LiveEvent
 from services.kit.bus.large import parts_of
 from services.kit.bus.nats import NatsBus
-from services.kit.bus.pages import Pages
 from services.kit.lifecycle import Part
+from services.worker.seen import Seen
 
 BATCH_EVENTS, BATCH_BYTES = 200, 256 << 10
 """In one message; more would only make the first of them wait. An event that is larger is alone in its message."""
@@ -26,34 +26,16 @@ KEPT_S, KEPT_OF_ENDED = 30.0, 32 << 20
 TAKEN_BYTES = 64 << 10
 """The graph is told that it may go on whenever so much of it has left."""
 _encode = msgspec.json.Encoder().encode
-_batch_of = msgspec.json.Decoder(LiveBatch).decode
-
-
-async def last_values(bus: NatsBus, run_id: UUID) -> bytes | None:
-    """The last state that earlier attempts have streamed, None when there was none or the bus has lost it."""
-    pages, found = Pages(bus, RUNEV.name, run_events_subject(run_id)), None
-    try:
-        while (values := await pages.next()) is not None:
-            for value in values:
-                for event in _batch_of(value.data).events:
-                    found = bytes(event.data) if event.event == "values" else found
-    except (ConnectionError, TimeoutError):
-        return None
-    return found
 
 
 class FeedSource(msgspec.Struct, frozen=True, kw_only=True):
-    """The attempt whose events a feed carries.
-
-    `seen_values` is the last state that a former attempt streamed: an attempt that goes on from it would begin with
-    the same once more.
-    """
+    """The attempt whose events a feed carries, and what was seen of those before it."""
 
     run_id: UUID
     attempt: int
     began_ms: int
     began_at: int = 0
-    seen_values: bytes | None = None
+    seen: Seen = msgspec.field(default_factory=Seen)
 
 
 class Feed:
@@ -66,8 +48,8 @@ class Feed:
     def __init__(self, bus: NatsBus, source: FeedSource) -> None:
         self._bus, self._source = bus, source
         self._subject = run_events_subject(source.run_id)
-        self._seen_values = source.seen_values
-        self.last_values = source.seen_values
+        self.seen = source.seen
+        self._repeated = source.seen.values  # one that goes on from there begins with the same once more
         self.on_taken: Callable[[int], None] = lambda size: None
         self._seq = 0
         self._pending: deque[tuple[LiveEvent, int]] = deque()  # and the bytes of its data
@@ -80,17 +62,20 @@ class Feed:
         self._settled, self._is_again = 0, False
         metadata = _encode({"run_id": str(source.run_id), "attempt": source.attempt})
         self._add(LiveEvent(1, "metadata", msgspec.Raw(metadata)), 0)  # the graph knows nothing of it
+        for data, origin in source.seen.corrections():
+            self._add(LiveEvent(self._seq + 1, "values", msgspec.Raw(data), origin), 0)
 
     def emit(self, event: Emitted) -> None:
         """Send an event of the graph."""
         data = bytes(event.data)
-        if event.event == "values" and event.origin is None:
-            self.last_values = data
-            seen, self._seen_values = self._seen_values, None
-            if seen == data:
+        if event.event == "values":
+            repeated, self._repeated = self._repeated, None
+            if repeated == data:
                 self._tell_taken(len(data))
                 return
-        self._add(LiveEvent(self._seq + 1, event.event, msgspec.Raw(data), event.origin), len(data))
+        new = LiveEvent(self._seq + 1, event.event, msgspec.Raw(data), event.origin)
+        self.seen.take(new)
+        self._add(new, len(data))
 
     async def settled(self, position: int) -> None:
         """Say that the outcome is in the log, behind everything that was emitted; returns when it is sent."""

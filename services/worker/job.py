@@ -10,6 +10,7 @@ import msgspec
 from domain.run import Run
 from services.worker.feed import Feed
 from services.worker.graph_child import Loss
+from services.worker.seen import Seen
 
 
 class QueueMessage(Protocol):
@@ -81,7 +82,7 @@ class Job:
     began_ms: int = 0  # of the attempt, as the log has it
     token: int = 0  # the fence of the attempt: a position of the log that every later claim is behind
     loss: Loss | None = None  # why the attempt of this worker is void and another is due
-    seen_values: bytes | None = None  # the last state that an attempt streamed
+    seen: Seen | None = None  # by whoever followed the attempts before
     feed: Feed | None = None
     stop: Stop | None = None
     stop_asked: asyncio.Event = field(default_factory=asyncio.Event)

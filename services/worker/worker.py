@@ -30,12 +30,13 @@ from services.worker.attempts import Attempts
 from services.worker.children import ChildPool
 from services.worker.chores import Chores
 from services.worker.claims import Claims
-from services.worker.feed import Feeds, FeedSource, last_values
+from services.worker.feed import Feeds, FeedSource
 from services.worker.graph_child import NoAnswer
 from services.worker.job import Done, Job, Later, QueueMessage, Stop
 from services.worker.lease import WorkerLease
 from services.worker.outcomes import Ending, failure
 from services.worker.registration import register
+from services.worker.seen import Seen, seen_of
 from services.worker.settlements import Settlements
 
 FAILED_DELAY_S = 1.0
@@ -191,15 +192,15 @@ class Worker:
             return
         self._executing.add(job.run_id)
         job.loss = None
-        if job.attempt > 1 and job.seen_values is None:
-            job.seen_values = await last_values(self._bus, job.run_id)
+        if job.attempt > 1 and job.seen is None:
+            job.seen = await seen_of(self._bus, job.run_id)
         job.feed = self._feeds.open(
             FeedSource(
                 run_id=job.run_id,
                 attempt=job.attempt,
                 began_ms=job.began_ms,
                 began_at=job.token,
-                seen_values=job.seen_values,
+                seen=job.seen or Seen(),
             )
         )
         try:

@@ -4,7 +4,9 @@ import hashlib
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -56,23 +58,61 @@ def _install(folder: Path, wanted: bytes) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_npm_client(node: str, packages: Path, make_server: Callable[..., Any], tmp_path: Path) -> None:
-    # Node looks for packages beside the files, and those in the repository have none.
-    work = tmp_path / "node"
-    shutil.copytree(TESTS, work)
-    (work / "node_modules").symlink_to(packages, target_is_directory=True)
+@pytest.fixture
+def work(packages: Path, tmp_path: Path) -> Path:
+    """The tests in a folder that has the packages: Node looks for them beside the files."""
+    folder = tmp_path / "node"
+    shutil.copytree(TESTS, folder)
+    (folder / "node_modules").symlink_to(packages, target_is_directory=True)
+    return folder
+
+
+def test_the_npm_client(node: str, work: Path, make_server: Callable[..., Any]) -> None:
     server = make_server("node", CRONLEDGER_CANCEL_GRACE_S="0.5")
     # One process for all of them: each that `node --test` starts would load the client for seconds.
     files = sorted(path.name for path in work.glob("*.test.mjs"))
     (work / "all.mjs").write_text("".join(f'import "./{name}";\n' for name in files))
-    done = subprocess.run(
-        [node, "--test-reporter=spec", "all.mjs"],
-        cwd=work,
-        env={**os.environ, "CRONLEDGER_URL": server.url},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, f"{done.stdout}\n{(server.folder / 'server.log').read_text()[-4000:]}"
+    with running(node, work, "all.mjs", CRONLEDGER_URL=server.url) as process:
+        process.wait(timeout=300)
+        assert process.returncode == 0, f"{(work / 'told').read_text()}\n{log_of(server)}"
+
+
+def test_the_hook_of_react(node: str, work: Path, make_server: Callable[..., Any]) -> None:
+    """Its pages reach the server by a wire that they can cut, and may ask for a restart of the server behind it."""
+    server = make_server("streaming")
+    target, restart = work / "target", work / "restart"
+    target.write_text(server.url.rpartition(":")[2])
+    with running(node, work, "react/react.mjs", TARGET=str(target), RESTART=str(restart)) as process:
+        until = time.monotonic() + 240
+        while process.poll() is None:
+            assert time.monotonic() < until, (work / "told").read_text()
+            if restart.exists():
+                server.stop()
+                target.write_text(server.start().url.rpartition(":")[2])
+                restart.unlink()
+            time.sleep(0.05)
+        assert process.returncode == 0, f"{(work / 'told').read_text()}\n{log_of(server)}"
+
+
+@contextmanager
+def running(node: str, work: Path, file: str, **environment: str) -> Iterator["subprocess.Popen[str]"]:
+    """Node with that file; what it tells goes into the file `told`."""
+    with (work / "told").open("w") as told:
+        process = subprocess.Popen(
+            [node, "--test-reporter=spec", file],
+            cwd=work,
+            env={**os.environ, **environment},
+            stdout=told,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+
+
+def log_of(server: Any) -> str:
+    """The end of what the server logged."""
+    return str((server.folder / "server.log").read_text()[-4000:])
