@@ -5,8 +5,10 @@ import importlib.util
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -46,6 +48,83 @@ async def test_first_event_and_end(make_server: Any, say: Say) -> None:
     assert {events for _, _, events in took} == {7}  # metadata, five updates, end
     first, end = (median_ms([t[n] for t in took[10:]]) for n in (0, 1))
     say("stream of 5 nodes, first event p50 / end p50", f"{first:.1f} / {end:.1f} ms", "15 / 50 ms")
+
+
+async def protocol_streamed(
+    http: httpx.AsyncClient, graph: str, needle: bytes, **given: Any
+) -> tuple[float, float, int]:
+    """The same of a run by the event streaming protocol on a new thread; events are those that have the needle."""
+    thread, first, events = str(uuid4()), 0.0, 0
+    body = {"channels": ["updates", "messages", "lifecycle"]}
+    async with http.stream("POST", f"/threads/{thread}/stream/events", json=body) as answer:
+        began = time.perf_counter()
+        command = {"id": 1, "method": "run.start", "params": {"assistant_id": graph, **given}}
+        told = await http.post(f"/threads/{thread}/commands", json=command)
+        assert told.json()["type"] == "success", told.text
+        async for piece in answer.aiter_bytes():
+            if b"event: " in piece and not first:
+                first = time.perf_counter() - began
+            events += piece.count(needle)
+            if b'"completed"' in piece:
+                break
+    return first, time.perf_counter() - began, events
+
+
+async def test_first_event_and_end_by_the_protocol(make_server: Any, say: Say) -> None:
+    server = make_server("agents")
+    async with httpx.AsyncClient(base_url=server.url, timeout=60) as http:
+        took = [
+            await protocol_streamed(http, "five", b"event: updates", input={"count": 0})
+            for _ in range(ROUNDS)
+        ]
+    assert {events for _, _, events in took} == {5}
+    first, end = (median_ms([t[n] for t in took[10:]]) for n in (0, 1))
+    say("the same by event streaming, with its run.start", f"{first:.1f} / {end:.1f} ms", "")
+
+
+@pytest.mark.parametrize(("streams", "words"), [(1, 5000), (50, 400)])
+async def test_tokens_by_the_protocol(make_server: Any, say: Say, streams: int, words: int) -> None:
+    server = make_server("agents", CRONLEDGER_RUNS_PER_CHILD=str(max(10, streams)))
+    given = {
+        "input": {"messages": [{"role": "user", "content": "go on"}]},
+        "config": {"configurable": {"words": words}},
+    }
+    limits = httpx.Limits(max_connections=None)
+    async with httpx.AsyncClient(base_url=server.url, timeout=120, limits=limits) as http:
+        began = time.perf_counter()
+        many = (protocol_streamed(http, "talkative", b"text-delta", **given) for _ in range(streams))
+        took = await asyncio.gather(*many)
+        rate = sum(events for _, _, events in took) / (time.perf_counter() - began)
+    assert all(events >= words for _, _, events in took), took
+    say(f"tokens a second through {streams} stream(s) by event streaming", f"{rate:,.0f}/s", "")
+
+
+def memory_kb(pid: int) -> int:
+    """What a process has in memory."""
+    return int(Path(f"/proc/{pid}/status").read_text().partition("VmRSS:")[2].split()[0])
+
+
+@pytest.mark.parametrize("protocol", [False, True])
+async def test_memory_of_an_open_stream(make_server: Any, say: Say, protocol: bool) -> None:
+    server = make_server("agents")
+    limits = httpx.Limits(max_connections=None)
+    async with (
+        httpx.AsyncClient(base_url=server.url, timeout=60, limits=limits) as http,
+        AsyncExitStack() as open_,
+    ):
+        places = await threads(http, 500)
+        before = memory_kb(server.process.pid)
+        for place in places:
+            url, body = f"/threads/{place}/stream", {"channels": ["lifecycle"]}
+            request = http.stream("POST", url + "/events", json=body) if protocol else http.stream("GET", url)
+            await open_.enter_async_context(request)
+        await asyncio.sleep(1)
+        each = (memory_kb(server.process.pid) - before) / len(places)
+    say(
+        f"memory of an open stream of a thread, {'event streaming' if protocol else 'modes'}",
+        f"{each:.0f} KB",
+        "",
+    )
 
 
 @pytest.mark.parametrize(("streams", "words"), [(1, 5000), (50, 400)])
