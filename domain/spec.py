@@ -1,6 +1,6 @@
 """What a run is asked to do: the client's fields, checked and brought into one form."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -103,6 +103,14 @@ def spec_of(body: RunFields) -> RunSpec:
         config = {**(spec.config or {}), "configurable": {**spec.configurable, **checkpoint}}
         spec = msgspec.structs.replace(spec, config=config)
     return spec
+
+
+def configured(spec: RunSpec, more: Mapping[str, Any]) -> RunSpec:
+    """The spec with these keys in its configurable, as far as it has them not by itself."""
+    if not more:
+        return spec
+    config = {**(spec.config or {}), "configurable": {**more, **spec.configurable}}
+    return msgspec.structs.replace(spec, config=config)
 
 
 def cleaned(spec: RunSpec) -> RunSpec:

@@ -17,7 +17,10 @@ from contracts.subjects import RUNS, STREAMS
 from domain import assistant as assistants
 from domain.assistant import Assistant, RetireGraph, default_assistant_id
 from domain.changes import Changes
-from services.gateway.app import GatewayParts, build_app
+from services.custom.process import CustomApp
+from services.custom.proxy import Proxy
+from services.gateway.app import GatewayParts, build_app, paths_of
+from services.gateway.mount import Mounted
 from services.gateway.server import GatewayServer
 from services.kit.bus.embedded import EmbeddedNats
 from services.kit.bus.nats import NatsBus, Streams
@@ -64,6 +67,8 @@ class Embedded(Whole):
         self._ledger = SqliteLog(path / "ledger.db", EventCodec())
         self._projector = Projector(self._ledger, path / "views.db")
         self._views = Views(path / "views.db")
+        self._custom = self._customized()
+        self._beside = list[Part]()
         self.gateway, shared = self._serving()
         super().__init__(
             "cronledger",
@@ -75,6 +80,7 @@ class Embedded(Whole):
                 Scheduler(self._ledger, self._views, self._clock, settings),
                 *self._telling(),
                 Step("gateway.views", self._caught_up),  # what the worker has made known is shown, too
+                *self._beside,
                 self.gateway,
                 shared,  # stopped first: streams end before the server waits for them
             ],
@@ -102,7 +108,7 @@ class Embedded(Whole):
 
     def _working(self) -> list[Part]:
         """What runs graphs, and what brings it the work."""
-        children = ChildPool(self._settings, self._project, self._folder.path, lambda: self.gateway.url)
+        children = ChildPool(self._settings, self._project, self._folder.path, lambda: self.url)
         worker = Worker(
             self._ledger,
             self._bus,
@@ -139,8 +145,34 @@ class Embedded(Whole):
             version=version("cronledger"),
             graphs=tuple(self._project.graphs),
             webhooks=self._project.webhooks,
+            http=self._project.http,
+            beside=lambda: None if self._custom is None else self._custom.announced.openapi,
         )
-        return GatewayServer(build_app(shared), self._settings.host, self._settings.port), shared
+        app: Any = build_app(shared)
+        if self._custom is not None:
+            app = Proxy(app, self._custom, paths_of(app))
+            self._beside += [self._custom, app]
+        if self._project.http.mount_prefix:
+            app = Mounted(app, self._project.http.mount_prefix)
+        return GatewayServer(app, self._settings.host, self._settings.port), shared
+
+    @property
+    def address(self) -> str:
+        """Where it is, as it is told to whoever started it."""
+        host, prefix = self._settings.host, self._project.http.mount_prefix
+        return f"http://{host}:{self.gateway.port}{prefix}"
+
+    @property
+    def url(self) -> str:
+        """Where processes of this machine reach the server."""
+        return self.gateway.url + self._project.http.mount_prefix
+
+    def _customized(self) -> CustomApp | None:
+        """The project's own application, if it has one."""
+        if self._project.http.app is None:
+            return None
+        python = Path(self._settings.graph_python or sys.executable)
+        return CustomApp(self._project, python, lambda: self.url)
 
     async def _claims_voided(self) -> None:
         head = await read(self._ledger, self._ledger.head)
@@ -204,4 +236,4 @@ def serve(args: argparse.Namespace) -> None:
 
 async def _serve(settings: Settings, project: Project) -> None:
     server = Embedded(settings, project)
-    await run(server, lambda: f"cronledger is ready on http://{settings.host}:{server.gateway.port}")
+    await run(server, lambda: f"cronledger is ready on {server.address}")

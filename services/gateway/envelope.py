@@ -43,6 +43,7 @@ class Caller(msgspec.Struct, frozen=True):
 
     request_id: str
     user_id: str = ANONYMOUS
+    configurable: dict[str, str] = {}  # headers that the project wants in the config of runs
 
     def meta(self, parts: GatewayParts) -> Meta:
         """Who asks, and why, for the events of this request."""
@@ -55,7 +56,12 @@ def caller(request: Request[Any, Any, Any], parts: Any) -> Caller:
     It rests on `parts` so that these come first: two that rest on nothing are made side by side, in a group of
     tasks that costs a tenth of a request.
     """
-    return Caller(request.scope["state"]["request_id"])
+    request_id: str = request.scope["state"]["request_id"]
+    chosen = parts.http.configurable_headers
+    if not chosen.includes:
+        return Caller(request_id)
+    headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in request.scope["headers"]}
+    return Caller(request_id, configurable={k: v for k, v in headers.items() if chosen.has(k)})
 
 
 class RequestEnvelope:

@@ -1,5 +1,6 @@
 """The OpenAPI document and the page that shows it: made by the framework, completed by what holds everywhere."""
 
+import json
 from functools import cache
 from http import HTTPStatus
 from importlib import import_module
@@ -158,6 +159,29 @@ def document(app: Litestar) -> dict[str, Any]:
             _complete(operation, schemas)
             _refusals(operation, method, path)
     return described
+
+
+def merged(ours: dict[str, Any], theirs: dict[str, Any] | None, prefix: str) -> dict[str, Any]:
+    """The document with the paths of the project's own application, which come before ours of the same name.
+
+    Its components keep their names, save for those that mean something else here: they get another one.
+    """
+    if prefix:
+        ours = {**ours, "servers": [{"url": prefix}]}
+    if not theirs:
+        return ours
+    text = json.dumps(theirs)
+    components: dict[str, Any] = dict(ours.get("components", {}))
+    for kind, known in (theirs.get("components") or {}).items():
+        for name in known.keys() & components.get(kind, {}).keys():
+            text = text.replace(f'"#/components/{kind}/{name}"', f'"#/components/{kind}/Custom{name}"')
+    renamed = json.loads(text)
+    for kind, known in (renamed.get("components") or {}).items():
+        mine = components.get(kind, {})
+        components[kind] = mine | {f"Custom{name}" if name in mine else name: v for name, v in known.items()}
+    tags = [*ours.get("tags", []), *renamed.get("tags", [])]
+    paths = {**ours["paths"], **renamed.get("paths", {})}
+    return {**ours, "paths": paths, "components": components, "tags": tags}
 
 
 def _structs(names: set[str]) -> dict[str, Any]:

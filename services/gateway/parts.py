@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from contracts.webhooks import WebhookSettings
 from services.gateway.streams.channel import Channels
@@ -11,6 +11,7 @@ from services.kit.bus.nats import NatsBus
 from services.kit.clock import Clock
 from services.kit.commands import KeyedLocks
 from services.kit.eventlog import EventLog
+from services.kit.http import HttpSettings
 from services.kit.lifecycle import Background, Part
 from services.kit.reads import read
 from services.kit.settings import Settings
@@ -26,7 +27,8 @@ class GatewayParts:
 
     `reached(position, timeout_s)` waits until the read models have passed a position; `changed(timeout_s)`
     waits until they move at all; `health()` gives the name of each part with '' or why it is not well,
-    `notices()` what else an operator should know of one.
+    `notices()` what else an operator should know of one. `beside()` is the OpenAPI document of the project's own
+    application, if it has one.
     """
 
     log: EventLog
@@ -41,6 +43,8 @@ class GatewayParts:
     version: str
     graphs: tuple[str, ...]
     webhooks: WebhookSettings = field(default_factory=WebhookSettings)
+    http: HttpSettings = field(default_factory=HttpSettings)
+    beside: Callable[[], dict[str, Any] | None] = lambda: None
     locks: KeyedLocks = field(default_factory=KeyedLocks)
     background: Background = field(default_factory=lambda: Background("gateway.background"))
     repository: Repository = field(init=False)

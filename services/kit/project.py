@@ -5,12 +5,13 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from dotenv import dotenv_values
 
 from contracts.webhooks import MOST_URL, PLAIN_FIELDS, UrlPolicy, WebhookSettings
+from services.kit.http import GROUPS, AppSource, CorsSettings, HeaderChoice, HttpSettings
 from services.kit.mendable import Mendable
 
 NAMES = ("aegra.json", "langgraph.json")
@@ -33,6 +34,10 @@ REFUSED = {
     "auth": "authentication is not supported yet; a server without it would be open to everybody",
     "encryption": "encryption is not supported yet",
     "checkpointer": "checkpointer settings are not supported yet",
+}
+WITHOUT_EFFECT = {
+    "logging_headers": "headers of requests are not logged, so this has no effect",
+    "middleware_order": "there is no authentication yet, so this has no effect",
 }
 TEMPLATE = re.compile(r"\$\{\{\s*env\.(\w+)\s*\}\}")
 HEADER_VALUE = re.compile(r"[\x20-\x7e]*")
@@ -107,7 +112,22 @@ class _Webhooks(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class _Http(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    app: str | None = None
+    cors: CorsSettings | None = None
+    configurable_headers: HeaderChoice = HeaderChoice()
+    logging_headers: HeaderChoice | None = None
+    mount_prefix: Annotated[str, msgspec.Meta(pattern=r"^(/[A-Za-z0-9_.~-]+)+/?$")] | None = None
+    enable_custom_route_auth: bool = False
+    middleware_order: Literal["auth_first", "middleware_first"] | None = None
+    disable_assistants: bool = False
+    disable_threads: bool = False
+    disable_runs: bool = False
+    disable_store: bool = False
+    disable_meta: bool = False
     disable_webhooks: bool = False
+    disable_mcp: bool = False
+    disable_a2a: bool = False  # there is none
+    disable_ui: bool = False  # nor that
 
 
 class Project(msgspec.Struct, frozen=True, kw_only=True):
@@ -120,6 +140,7 @@ class Project(msgspec.Struct, frozen=True, kw_only=True):
     env: dict[str, str] = {}
     store: StoreConfig = StoreConfig()
     webhooks: WebhookSettings = WebhookSettings()
+    http: HttpSettings = HttpSettings()
     notices: tuple[str, ...] = ()
 
 
@@ -148,6 +169,7 @@ def load_project(path: Path | None, cwd: Path) -> Project:
         env=env,
         store=_store(file, folder, config.get("store")),
         webhooks=_webhooks(file, config, {**os.environ, **env}),
+        http=_http(file, folder, config),
         notices=_notices(config),
     )
 
@@ -181,6 +203,8 @@ def _refuse(file: Path, config: dict[str, Any]) -> None:
 def _notices(config: dict[str, Any]) -> tuple[str, ...]:
     known = {"graphs", "dependencies", "env", "store", "webhooks", "http", "$schema", *REFUSED}
     notices = [f"{key}: for image builds, ignored here" for key in BUILD_KEYS if key in config]
+    http = config.get("http") or {}
+    notices += [f"http.{key}: {why}" for key, why in WITHOUT_EFFECT.items() if http.get(key)]
     unknown = sorted(set(config) - known - set(BUILD_KEYS))
     return (*notices, *(f"{key}: unknown, ignored" for key in unknown))
 
@@ -284,6 +308,31 @@ def _webhooks(file: Path, config: dict[str, Any], env: Mapping[str, str]) -> Web
         allowed_fields=None if said.allowed_fields is None else tuple(said.allowed_fields),
         enabled=not http.disable_webhooks,
     )
+
+
+def _http(file: Path, folder: Path, config: dict[str, Any]) -> HttpSettings:
+    said = _section(f"{file}: http", config.get("http"), _Http) or _Http()
+    if said.enable_custom_route_auth:
+        raise ProjectError(f"{file}: http.enable_custom_route_auth: {REFUSED['auth']}")
+    return HttpSettings(
+        app=None if said.app is None else _app(f"{file}: http.app", folder, said.app),
+        cors=said.cors,
+        configurable_headers=said.configurable_headers,
+        mount_prefix=(said.mount_prefix or "").rstrip("/"),
+        disabled=frozenset(group for group in GROUPS if getattr(said, f"disable_{group}")),
+    )
+
+
+def _app(where: str, folder: Path, value: str) -> AppSource:
+    place, colon, variable = value.rpartition(":")
+    if not colon or not place or not variable:
+        raise ProjectError(f"{where}: '{value}' names no variable; write 'file.py:name'")
+    if "/" not in place and not place.endswith(".py"):
+        return AppSource(variable=variable, module=place)
+    path = (folder / place).resolve()
+    if not path.is_file():
+        raise ProjectError(f"{where}: {path} is not there")
+    return AppSource(variable=variable, path=path)
 
 
 def _header(where: str, text: str, prefix: str, env: Mapping[str, str]) -> str:

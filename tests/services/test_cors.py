@@ -1,4 +1,4 @@
-"""Which web pages may call the server."""
+"""Which web pages may call the server, and what it leaves out."""
 
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from httpx import ASGITransport
 from contracts.codec import EventCodec
 from services.gateway.app import build_app
 from services.kit.eventlog.sqlite import SqliteLog
+from services.kit.http import GROUPS, HttpSettings
 from services.kit.settings import Settings
 from services.kit.views import Views
 from services.projector.projector import Projector
@@ -41,3 +42,24 @@ async def test_origins(tmp_path: Path, allowed: str, origin: str, answered: str 
         ping = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
         called = await client.post("/mcp", json=ping, headers={"Origin": origin})
         assert called.status_code == (403 if answered is None else 200)
+
+
+async def test_what_is_left_out(tmp_path: Path) -> None:
+    log = SqliteLog(tmp_path / "ledger.db", EventCodec())
+    projector = Projector(log, tmp_path / "views.db")
+    settings = HttpSettings(disabled=frozenset(GROUPS))
+    app: Any = build_app(gateway_parts(log, Views(tmp_path / "views.db"), projector, http=settings))
+    paths = (
+        "/threads",
+        "/runs",
+        "/assistants/search",
+        "/runs/crons/search",
+        "/store/items",
+        "/mcp",
+        "/webhooks/deliveries",
+    )
+    async with httpx.AsyncClient(transport=ASGITransport(app), base_url="http://test") as client:
+        for path in (*paths, "/info", "/openapi.json", "/docs"):
+            for method in ("GET", "POST"):
+                assert (await client.request(method, path)).status_code == 404, path
+        assert (await client.get("/ok")).status_code == 200

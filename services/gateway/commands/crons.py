@@ -19,7 +19,15 @@ from domain.decisions import Line, Occurrence, RunPlan, plan_of
 from domain.errors import CronNotFound, NotSupported, TooManyCrons
 from domain.identity import DAY_S, trigger_id_of
 from domain.lane import Lane
-from domain.spec import check_config, check_fields, clean_metadata, cleaned, client_keys, spec_of
+from domain.spec import (
+    check_config,
+    check_fields,
+    clean_metadata,
+    cleaned,
+    client_keys,
+    configured,
+    spec_of,
+)
 from domain.thread import Thread
 from services.gateway.answers.values import payload_of
 from services.gateway.commands import webhooks
@@ -70,7 +78,8 @@ async def create(
     strategy = overlaps.agreed(
         body.overlap, body.multitask_strategy, on_thread=thread_id is not None
     ).strategy
-    spec = msgspec.structs.replace(spec_of(body), multitask_strategy=strategy)
+    given = configured(spec_of(body), caller.configurable)
+    spec = msgspec.structs.replace(given, multitask_strategy=strategy)
     if thread_id is not None:
         await states.must_have(parts, thread_id, spec.configurable)
     has_first_run = body.enabled is not False and parts.settings.first_run == "immediate"

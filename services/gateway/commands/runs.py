@@ -14,7 +14,7 @@ from domain.decisions import Line, Occurrence, RunPlan, plan_of
 from domain.errors import InvalidField, RunNotActive, RunNotFound
 from domain.lane import Lane
 from domain.run import CancelRun, DeleteRun
-from domain.spec import check_run, check_stateless, spec_of
+from domain.spec import check_run, check_stateless, configured, spec_of
 from domain.thread import CreateThread
 from services.gateway.commands import threads, webhooks
 from services.gateway.commands.endings import Standing, standing, stop_run
@@ -70,7 +70,8 @@ async def request_all(parts: GatewayParts, caller: Caller, asked: Sequence[Asked
         changes, now = Changes(), parts.clock.now()
         for (address, body), assistant in zip(asked, assistants, strict=True):
             temporary = (body.on_completion or "delete") == "delete"
-            plan = plan_of(spec_of(body), assistant, caller.user_id, temporary=temporary)
+            spec = configured(spec_of(body), caller.configurable)
+            plan = plan_of(spec, assistant, caller.user_id, temporary=temporary)
             changes += decisions.request_stateless(plan, _occurrence(body, address, now), now)
         return changes
 
@@ -117,7 +118,7 @@ async def delete(parts: GatewayParts, caller: Caller, address: RunAddress) -> No
 
 
 async def _on_thread(parts: GatewayParts, caller: Caller, body: RunCreate, address: RunAddress) -> None:
-    spec, thread_id = spec_of(body), address.thread_id
+    spec, thread_id = configured(spec_of(body), caller.configurable), address.thread_id
     await states.must_have(parts, thread_id, spec.configurable)
 
     makes = body.if_not_exists == "create"

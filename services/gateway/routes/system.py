@@ -10,7 +10,7 @@ from litestar.params import Parameter
 from contracts.answers.system import Alive, Health, Liveness, ServerInfo
 from contracts.asyncapi import asyncapi_document
 from services.gateway.handlers import Parts, reads
-from services.gateway.openapi import document
+from services.gateway.openapi import document, merged
 
 CheckDb = Annotated[str | None, Parameter(description="anything: ask the log too")]
 UNWELL = {
@@ -18,8 +18,8 @@ UNWELL = {
 }
 
 
-class SystemController(Controller):
-    """Probes and descriptions."""
+class ProbeController(Controller):
+    """Probes."""
 
     path = "/"
     tags = ["system"]
@@ -30,11 +30,6 @@ class SystemController(Controller):
         if check_db is not None:
             await parts.read(parts.log.head)
         return Alive()
-
-    @reads("/info", summary="Version and what is there")
-    async def info(self, parts: Parts) -> ServerInfo:
-        """What clients ask before they use it."""
-        return ServerInfo(version=parts.version, langgraph_py_version=version("langgraph"))
 
     @reads("/live", summary="The process answers")
     async def live(self) -> Liveness:
@@ -49,10 +44,22 @@ class SystemController(Controller):
         told = {name: why or noted.get(name, "ok") for name, why in failing.items()}
         return Response(Health("healthy" if well else "unhealthy", told), status_code=200 if well else 503)
 
+
+class DescriptionController(Controller):
+    """What there is."""
+
+    path = "/"
+    tags = ["system"]
+
+    @reads("/info", summary="Version and what is there")
+    async def info(self, parts: Parts) -> ServerInfo:
+        """What clients ask before they use it."""
+        return ServerInfo(version=parts.version, langgraph_py_version=version("langgraph"))
+
     @reads("/openapi.json", summary="The HTTP endpoints", include_in_schema=False)
-    async def openapi(self, request: Request[Any, Any, Any]) -> dict[str, Any]:
-        """The document behind `/docs` (OpenAPI 3.1)."""
-        return document(request.app)
+    async def openapi(self, parts: Parts, request: Request[Any, Any, Any]) -> dict[str, Any]:
+        """The document behind `/docs` (OpenAPI 3.1), with what the project's own application says of itself."""
+        return merged(document(request.app), parts.beside(), parts.http.mount_prefix)
 
     @reads("/asyncapi.json", summary="The events on NATS")
     async def asyncapi(self, parts: Parts) -> dict[str, Any]:

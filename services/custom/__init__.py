@@ -1,0 +1,1 @@
+"""The project's own ASGI application, `http.app` of langgraph.json: a process of its own, and what passes requests on."""
