@@ -23,8 +23,9 @@ GRAPHS = """
     async def ask(state: Seen) -> Seen:
         seen = [get_client is by_its_module, get_client.__name__]
         for url in (None, "http://127.0.0.1:9/elsewhere"):
-            client = get_client(url=url)
-            seen.append(str(client.http.client.base_url))
+            client, sync = get_client(url=url), get_sync_client(url=url)
+            assert client.http.client.base_url == sync.http.client.base_url
+            seen.append([str(client.http.client.base_url), len(sync.http.client.event_hooks["request"])])
         try:
             await get_client().threads.search()
         except httpx.TransportError:
@@ -33,6 +34,11 @@ GRAPHS = """
             get_sync_client().threads.search()
         except httpx.TransportError:
             seen.append("TransportError")
+        for wait in (get_sync_client().runs.wait, get_sync_client().runs.stream):
+            try:
+                list(wait(None, "graph", input={}))
+            except RuntimeError as exc:
+                seen.append(str(exc).partition(":")[0])
         return {"seen": seen}
 
     builder = StateGraph(Seen)
@@ -64,9 +70,10 @@ async def test_server_that_goes_away_is_a_connection_error(bench: Bench) -> None
     assert values(ended)["seen"] == [
         True,
         "get_client",
-        f"http://127.0.0.1:{port}/base/",
-        "http://127.0.0.1:9/elsewhere/",
+        [f"http://127.0.0.1:{port}/base/", 1],
+        ["http://127.0.0.1:9/elsewhere/", 0],
         *["TransportError"] * 2,
+        *["get_sync_client() waits for a run in an async node"] * 2,
     ]
 
 

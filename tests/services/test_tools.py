@@ -65,9 +65,9 @@ async def make_http(tmp_path: Path) -> AsyncIterator[Make]:
         await register(log, SystemClock(), RegisterGraph(graph_id=graph_id, name=graph_id), "w-1")
     await projector.reached(log.head(), 10)
 
-    def make(**given: Any) -> Any:
+    def make(*, with_mcp: bool = True, **given: Any) -> Any:
         parts = gateway_parts(log, views, projector, **{"graphs": tuple(SCHEMAS)} | given)
-        app: Any = build_app(parts)
+        app: Any = build_app(parts, with_mcp=with_mcp)
         return httpx.AsyncClient(transport=ASGITransport(app), base_url="http://test")
 
     yield make
@@ -117,6 +117,13 @@ async def test_log_that_is_away_is_told(make_http: Make, monkeypatch: pytest.Mon
         monkeypatch.setattr(SqliteLog, "append", away)
         error = (await send(http, "tools/call", name="good"))["error"]
     assert error == {"code": -32603, "message": "The log is not there for the moment."}
+
+
+async def test_tools_that_are_switched_off(make_http: Make) -> None:
+    async with make_http(with_mcp=False) as http:
+        answered = await http.post("/mcp", json={"jsonrpc": "2.0", "id": 1, "method": "ping"})
+        assert answered.status_code == 404
+        assert "/mcp" not in (await http.get("/openapi.json")).json()["paths"]
 
 
 # --- names and schemas ------------------------------------------------------------------------------------

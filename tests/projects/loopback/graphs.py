@@ -10,6 +10,9 @@ from langgraph.graph import END, START, StateGraph
 from langgraph_sdk import get_client, get_sync_client
 from typing_extensions import TypedDict
 
+HOME = get_client()
+"""Made before there is a server that listens, as many projects do."""
+
 
 class Job(TypedDict, total=False):
     text: str
@@ -56,7 +59,7 @@ async def dispatch(job: Job) -> Job:
                 streamed.append(part.event)
                 if part.event == "updates":
                     go.touch()
-            state = await client.threads.get_state(thread["thread_id"])
+            state = await HOME.threads.get_state(thread["thread_id"])
     return {
         "told": {
             "thread_id": thread["thread_id"],
