@@ -67,12 +67,18 @@ def work(packages: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def test_the_npm_client(node: str, work: Path, make_server: Callable[..., Any]) -> None:
+@pytest.mark.parametrize(
+    ("sdk", "tests"),
+    [("@langchain/langgraph-sdk", "*"), ("former-sdk", "[rst][uth]*")],
+    ids=["today", "former"],
+)
+def test_the_npm_client(node: str, work: Path, make_server: Callable[..., Any], sdk: str, tests: str) -> None:
+    """The client of today, and the one of a greater number that was withdrawn; of its tests, runs, streams, threads."""
     server = make_server("node", CRONLEDGER_CANCEL_GRACE_S="0.5")
     # One process for all of them: each that `node --test` starts would load the client for seconds.
-    files = sorted(path.name for path in work.glob("*.test.mjs"))
+    files = sorted(path.name for path in work.glob(f"{tests}.test.mjs"))
     (work / "all.mjs").write_text("".join(f'import "./{name}";\n' for name in files))
-    with running(node, work, "all.mjs", CRONLEDGER_URL=server.url) as process:
+    with running(node, work, "all.mjs", CRONLEDGER_URL=server.url, CRONLEDGER_SDK=sdk) as process:
         process.wait(timeout=300)
         assert process.returncode == 0, f"{(work / 'told').read_text()}\n{log_of(server)}"
 

@@ -1,7 +1,7 @@
 // Runs: waited for, joined, cancelled, paused and resumed, meeting one another, without a thread.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { collect, connect, dataOf, newThread, refused, until } from "./helpers.mjs";
+import { collect, connect, dataOf, newThread, refused, today, until } from "./helpers.mjs";
 
 const client = connect();
 const LONG = { pause_s: 60 };
@@ -31,7 +31,7 @@ test("wait tells of errors", async () => {
   assert.deepEqual(values.__error__, { error: "ValueError", message: "boom" });
 });
 
-test("create and join", async () => {
+test("create and join", today, async () => {
   const threadId = await newThread(client);
   let created;
   const run = await client.runs.create(threadId, "counter", {
@@ -88,7 +88,7 @@ test("cancel and undo", async () => {
   assert.deepEqual([state.values.by, state.values.count], ["before", 2]);
 });
 
-test("cancel several", async () => {
+test("cancel several", today, async () => {
   const threadId = await newThread(client);
   const first = await running(threadId);
   const second = await client.runs.create(threadId, "counter", { input: LONG });

@@ -1,11 +1,11 @@
 // Threads: made, found, changed, copied; their states read, written and forked.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { connect, newThread, refused } from "./helpers.mjs";
+import { connect, newThread, refused, today } from "./helpers.mjs";
 
 const client = connect();
 
-test("create, read, change, delete", async () => {
+test("create, read, change, delete", today, async () => {
   const threadId = crypto.randomUUID();
   const thread = await client.threads.create({ threadId, metadata: { topic: "a" }, graphId: "counter" });
   assert.deepEqual([thread.thread_id, thread.status, thread.values], [threadId, "idle", null]);
