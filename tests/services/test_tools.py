@@ -24,6 +24,7 @@ from services.kit.bus.nats import NatsBus
 from services.kit.clock import SystemClock
 from services.kit.eventlog import LogUnavailable
 from services.kit.eventlog.sqlite import SqliteLog
+from services.kit.http import HttpSettings
 from services.kit.settings import Settings
 from services.kit.views import Views
 from services.projector.projector import Projector
@@ -65,9 +66,8 @@ async def make_http(tmp_path: Path) -> AsyncIterator[Make]:
         await register(log, SystemClock(), RegisterGraph(graph_id=graph_id, name=graph_id), "w-1")
     await projector.reached(log.head(), 10)
 
-    def make(*, with_mcp: bool = True, **given: Any) -> Any:
-        parts = gateway_parts(log, views, projector, **{"graphs": tuple(SCHEMAS)} | given)
-        app: Any = build_app(parts, with_mcp=with_mcp)
+    def make(**given: Any) -> Any:
+        app: Any = build_app(gateway_parts(log, views, projector, **{"graphs": tuple(SCHEMAS)} | given))
         return httpx.AsyncClient(transport=ASGITransport(app), base_url="http://test")
 
     yield make
@@ -120,7 +120,7 @@ async def test_log_that_is_away_is_told(make_http: Make, monkeypatch: pytest.Mon
 
 
 async def test_tools_that_are_switched_off(make_http: Make) -> None:
-    async with make_http(with_mcp=False) as http:
+    async with make_http(http=HttpSettings(disabled=frozenset({"mcp"}))) as http:
         answered = await http.post("/mcp", json={"jsonrpc": "2.0", "id": 1, "method": "ping"})
         assert answered.status_code == 404
         assert "/mcp" not in (await http.get("/openapi.json")).json()["paths"]

@@ -24,7 +24,8 @@ from services.kit.ids import parse_uuid
 from services.kit.lifecycle import ended
 from services.kit.logs import Log
 
-QUIET_S = 0.1
+QUIET_S, COUNT_S = 0.02, 0.5
+"""What is there is counted until nothing comes for so long; of a run that streams on, for so long at most."""
 TAKEN_S = 60.0
 """A client that has not taken a message in that time is cut off, and comes back."""
 TAPE_S = 5.0
@@ -173,8 +174,10 @@ class Conversation:
     async def _there(self) -> list[ProtocolEvent]:
         """What there is on the tape already, without what is in the events."""
         tape, shape, found = Tape(self._parts, self._thread_id), Shape(), list[ProtocolEvent]()
+        clock = self._parts.clock
+        until_s = clock.monotonic_s() + COUNT_S
         try:
-            while steps := await tape.next(QUIET_S):
+            while (steps := await tape.next(QUIET_S)) and clock.monotonic_s() < until_s:
                 for step in steps:
                     found += [msgspec.structs.replace(event, text=b"") for event in shape.of(step)]
         finally:

@@ -18,10 +18,10 @@ def install() -> None:
     """Let `get_client()` and `get_sync_client()` mean our server, before any code of the project is imported.
 
     The SDK would look for the reference server in this process, or ask a port where that listens. To be called in
-    the loop that runs the graphs.
+    the loop that runs the graphs, where there is one.
     """
     if url := os.environ.get(VARIABLE):
-        check = blocking_of(asyncio.get_running_loop())
+        check = blocking_of(_running())
         _replace("get_client", reaching(url, client.get_client))
         _replace("get_sync_client", careful(reaching(url, client.get_sync_client), check))
 
@@ -58,7 +58,7 @@ def blocking_of(loop: Any) -> Callable[[Any], None]:
     """Refuses to wait for a run in the loop that may have to run it: neither would ever end."""
 
     def check(request: Any) -> None:
-        if request.url.path.rpartition("/")[2] in WAITS and _running() is loop:
+        if loop is not None and _running() is loop and request.url.path.rpartition("/")[2] in WAITS:
             raise RuntimeError(
                 "get_sync_client() waits for a run in an async node: all runs of this process, perhaps that one"
                 " too, would wait with it; use get_client() and await it"
