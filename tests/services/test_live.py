@@ -5,26 +5,15 @@ import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
 import httpx
 import msgspec
 import pytest
 
-from contracts.codec import EventCodec, pack
-from contracts.events import RunFailed, RunSucceeded
 from contracts.frames import Emitted
-from contracts.ledger import Meta
 from contracts.subjects import RUNEV, run_events_subject
 from contracts.work import LiveBatch, LiveEvent
-from domain import assistant as assistants
-from domain import decisions
-from domain.assistant import RegisterGraph, default_assistant_id
-from domain.changes import Changes
-from domain.run import ClaimRun, Outcome, Run, SettleRun, run_of
-from services.gateway.app import GatewayParts, build_app
-from services.gateway.server import GatewayServer
 from services.gateway.streams import answer, channel, cursor, frames
 from services.gateway.streams.channel import BEGINNING, Batch
 from services.gateway.streams.cursor import Cursor, Ended, Events, Gap, Step
@@ -34,172 +23,21 @@ from services.kit.bus.embedded import EmbeddedNats
 from services.kit.bus.large import parts_of
 from services.kit.bus.nats import NatsBus
 from services.kit.bus.pages import Pages
-from services.kit.clock import SystemClock
-from services.kit.eventlog.sqlite import SqliteLog
-from services.kit.settings import Settings
-from services.kit.views import Views
-from services.projector.projector import Projector
-from services.repository import Aggregates
 from services.worker import feed as feeds
 from services.worker.feed import Feed, Feeds, FeedSource
-from tests.services.gateways import gateway_parts
-
-BEGAN = 1_795_000_000_000
-
-
-class Bench:
-    """The gateway on real edges, and what a worker does."""
-
-    def __init__(self, parts: GatewayParts, bus: NatsBus, url: str) -> None:
-        self.parts, self.bus, self.url = parts, bus, url
-        self.http = httpx.AsyncClient(base_url=url, timeout=30)
-
-    async def thread(self) -> str:
-        answer = await self.http.post("/threads", json={})
-        return str(answer.json()["thread_id"])
-
-    async def run(self, **body: Any) -> tuple[str, UUID]:
-        """A run in the background: its path, and its id."""
-        thread_id = await self.thread()
-        made = {"assistant_id": "agent", "input": {}, **body}
-        answer = await self.http.post(f"/threads/{thread_id}/runs", json=made)
-        assert answer.status_code == 200, answer.text
-        return answer.headers["content-location"], UUID(answer.json()["run_id"])
-
-    async def claim(self, run_id: UUID, began_ms: int = BEGAN) -> Feed:
-        """What a worker does first."""
-        run = self.run_now(run_id)
-        places = Aggregates(self.parts.log).lanes(run.lanes)
-        lost = "gone" if run.attempt else ""
-        now = self.parts.log.clock()
-        await self._append(decisions.claim(run, ClaimRun(worker="w", lost=lost), places, now))
-        return Feed(self.bus, FeedSource(run_id=run_id, attempt=run.attempt + 1, began_ms=began_ms))
-
-    async def settle(self, run_id: UUID, feed: Feed | None, values: Any = None, error: str = "") -> None:
-        """What a worker does last; without a feed it died before it could tell."""
-        run = self.run_now(run_id)
-        outcome: Outcome
-        common: dict[str, Any] = {"thread_id": run.request.thread_id, "attempt": run.attempt}
-        if error:
-            outcome = RunFailed(**common, error="ValueError", message=error)
-        else:
-            outcome = RunSucceeded(**common, output=pack(values)[0])
-        command = SettleRun(attempt=run.attempt, outcome=outcome)
-        places = Aggregates(self.parts.log).lanes(run.lanes)
-        position = await self._append(decisions.settle(run, command, places))
-        if feed is not None:
-            await feed.settled(position)
-
-    async def forget(self) -> None:
-        """Empty the stream of live events, once what was sent before has come to it."""
-        last, newest = run_events_subject(UUID(int=0)), f"STREAM.MSG.GET.{RUNEV.name}"
-        await self.bus.publish(last, b"{}")
-        async with asyncio.timeout(10):
-            while "error" in await self.bus.api(newest, {"last_by_subj": last}):  # noqa: ASYNC110
-                await asyncio.sleep(0.005)
-        await self.bus.api(f"STREAM.PURGE.{RUNEV.name}")
-
-    def run_now(self, run_id: UUID) -> Run:
-        run = run_of(run_id, self.parts.log.stream(run_id))
-        assert run is not None
-        return run
-
-    async def watched(self, runs: int) -> None:
-        """Wait until so many runs have listeners."""
-        async with asyncio.timeout(10):
-            while self.parts.live.watched != runs:  # noqa: ASYNC110
-                await asyncio.sleep(0.005)
-
-    @asynccontextmanager
-    async def stream(self, path: str, **kwargs: Any) -> AsyncIterator["Frames"]:
-        method = "POST" if "json" in kwargs else "GET"
-        async with self.http.stream(method, path, **kwargs) as answer:
-            yield Frames(answer)
-
-    async def _append(self, changes: Changes) -> int:
-        position = await self.parts.log.append(changes.by(Meta(at=SystemClock().now(), actor="worker")))
-        await self.parts.reached(position, 10)
-        return position
-
-
-class Frames:
-    """The frames of an answer, one by one."""
-
-    def __init__(self, answer: httpx.Response) -> None:
-        self.answer = answer
-        self._lines = answer.aiter_lines()
-
-    async def next(self) -> tuple[str, Any, str | None]:
-        """Event, data and id of the next frame; comments are left out."""
-        found: dict[str, str] = {}
-        async with asyncio.timeout(15):
-            async for line in self._lines:
-                if not line and found:
-                    return found["event"], json.loads(found["data"]), found.get("id")
-                if line and not line.startswith(":"):
-                    name, _, value = line.partition(": ")
-                    found[name] = value
-        raise EOFError
-
-    async def rest(self) -> list[tuple[str, Any, str | None]]:
-        """Every frame until the stream closes."""
-        frames = []
-        while True:
-            try:
-                frames.append(await self.next())
-            except EOFError:
-                return frames
+from tests.services.live_bench import BEGAN, LiveBench, emitted, live_bench, names, stored
 
 
 @pytest.fixture
-async def bench(tmp_path: Path, bus: NatsBus) -> AsyncIterator[Bench]:
-    log = SqliteLog(tmp_path / "ledger.db", EventCodec())
-    await log.start()
-    projector = Projector(log, tmp_path / "views.db")
-    await projector.start()
-    views = Views(tmp_path / "views.db")
-    events = assistants.decide(None, RegisterGraph(graph_id="agent", name="agent"))
-    made = Changes(appends=assistants.appends(default_assistant_id("agent"), None, events))
-    await projector.reached(await log.append(made.by(Meta(at=SystemClock().now(), actor="test"))), 10)
-    parts = gateway_parts(log, views, projector, settings=Settings(cancel_grace_s=1, lease_s=1), bus=bus)
-    server = GatewayServer(build_app(parts), "127.0.0.1", 0)
-    await server.start()
-    await parts.start()
-    made_bench = Bench(parts, bus, f"http://127.0.0.1:{server.port}")
-    yield made_bench
-    await made_bench.http.aclose()
-    await parts.stop()
-    await server.stop()
-    views.close()
-    await projector.stop()
-    await log.stop()
-
-
-async def stored(bus: NatsBus, run_id: UUID, seq: int) -> None:
-    """Wait until the stream has the event of that number."""
-    async with asyncio.timeout(10):
-        while True:
-            pages, last = Pages(bus, RUNEV.name, run_events_subject(run_id)), 0
-            while (values := await pages.next()) is not None:
-                for value in values:
-                    events = msgspec.json.decode(value.data, type=LiveBatch).events
-                    last = events[-1].seq if events else last
-            if last >= seq:
-                return
-
-
-def emitted(run_id: UUID, n: int, event: str = "values") -> Emitted:
-    return Emitted(run_id=str(run_id), seq=n, event=event, data=msgspec.Raw(b'{"n":%d}' % n))
-
-
-def names(frames: list[tuple[str, Any, str | None]]) -> list[str]:
-    return [event for event, _, _ in frames]
+async def bench(tmp_path: Path, bus: NatsBus) -> AsyncIterator[LiveBench]:
+    async with live_bench(tmp_path, bus) as made:
+        yield made
 
 
 # --- the stream of a new run --------------------------------------------------------------------------
 
 
-async def test_stream_from_birth_to_end(bench: Bench) -> None:
+async def test_stream_from_birth_to_end(bench: LiveBench) -> None:
     thread_id = await bench.thread()
     body = {"assistant_id": "agent", "stream_resumable": True}
     async with bench.stream(f"/threads/{thread_id}/runs/stream", json=body) as frames:
@@ -221,7 +59,7 @@ async def test_stream_from_birth_to_end(bench: Bench) -> None:
     await bench.watched(0)
 
 
-async def test_frames_byte_for_byte(bench: Bench) -> None:
+async def test_frames_byte_for_byte(bench: LiveBench) -> None:
     thread_id = await bench.thread()
     async with bench.http.stream(
         "POST", f"/threads/{thread_id}/runs/stream", json={"assistant_id": "agent"}
@@ -239,7 +77,7 @@ async def test_frames_byte_for_byte(bench: Bench) -> None:
     )
 
 
-async def test_error_is_the_last_frame(bench: Bench) -> None:
+async def test_error_is_the_last_frame(bench: LiveBench) -> None:
     thread_id = await bench.thread()
     async with bench.stream(f"/threads/{thread_id}/runs/stream", json={"assistant_id": "agent"}) as frames:
         run_id = UUID(frames.answer.headers["content-location"].rpartition("/")[2])
@@ -249,7 +87,7 @@ async def test_error_is_the_last_frame(bench: Bench) -> None:
     assert found[-1][1] == {"error": "ValueError", "message": "boom"}
 
 
-async def test_large_and_many_events_arrive_whole_and_in_order(bench: Bench) -> None:
+async def test_large_and_many_events_arrive_whole_and_in_order(bench: LiveBench) -> None:
     thread_id = await bench.thread()
     text = "x" * 900_000
     async with bench.stream(f"/threads/{thread_id}/runs/stream", json={"assistant_id": "agent"}) as frames:
@@ -265,7 +103,7 @@ async def test_large_and_many_events_arrive_whole_and_in_order(bench: Bench) -> 
     assert found[-2][1]["text"] == text
 
 
-async def test_many_listeners_share_one_subscription(bench: Bench) -> None:
+async def test_many_listeners_share_one_subscription(bench: LiveBench) -> None:
     path, run_id = await bench.run()
     before = len(bench.bus.client._subs)
 
@@ -293,7 +131,7 @@ async def test_many_listeners_share_one_subscription(bench: Bench) -> None:
 # --- joining ------------------------------------------------------------------------------------------
 
 
-async def test_join_gets_what_comes_from_now_on(bench: Bench) -> None:
+async def test_join_gets_what_comes_from_now_on(bench: LiveBench) -> None:
     path, run_id = await bench.run()
     feed = await bench.claim(run_id)
     feed.emit(emitted(run_id, 1))
@@ -306,7 +144,7 @@ async def test_join_gets_what_comes_from_now_on(bench: Bench) -> None:
         assert names(await frames.rest()) == ["end"]
 
 
-async def test_join_of_a_run_that_has_ended(bench: Bench) -> None:
+async def test_join_of_a_run_that_has_ended(bench: LiveBench) -> None:
     path, run_id = await bench.run(stream_resumable=True)
     await bench.settle(run_id, await bench.claim(run_id), {"n": 1})
     for where in (path, f"/runs/{run_id}"):
@@ -327,7 +165,7 @@ async def test_join_of_a_run_that_has_ended(bench: Bench) -> None:
         ("stream_mode=messages-tuple", ["messages"]),
     ],
 )
-async def test_join_filters_by_mode(bench: Bench, query: str, expected: list[str]) -> None:
+async def test_join_filters_by_mode(bench: LiveBench, query: str, expected: list[str]) -> None:
     path, run_id = await bench.run()
     async with bench.stream(f"{path}/stream?{query}") as frames:
         feed = await bench.claim(run_id)
@@ -353,7 +191,7 @@ async def test_join_filters_by_mode(bench: Bench, query: str, expected: list[str
         (f"{BEGAN}-11", 11),
     ],
 )
-async def test_last_event_id_compares_as_numbers(bench: Bench, last: str, first: int) -> None:
+async def test_last_event_id_compares_as_numbers(bench: LiveBench, last: str, first: int) -> None:
     path, run_id = await bench.run(stream_resumable=True)
     feed = await bench.claim(run_id)
     for n in range(1, 11):
@@ -370,7 +208,7 @@ async def test_last_event_id_compares_as_numbers(bench: Bench, last: str, first:
         assert await frames.rest() == found  # the same when the run has ended
 
 
-async def test_replay_goes_over_attempts(bench: Bench) -> None:
+async def test_replay_goes_over_attempts(bench: LiveBench) -> None:
     path, run_id = await bench.run(stream_resumable=True)
     first = await bench.claim(run_id)
     first.emit(emitted(run_id, 1))
@@ -391,7 +229,7 @@ async def test_replay_goes_over_attempts(bench: Bench) -> None:
     assert names(found) == ["metadata", "values", "metadata", "values", "end"]
 
 
-async def test_without_ids_there_is_nothing_to_go_on_from(bench: Bench) -> None:
+async def test_without_ids_there_is_nothing_to_go_on_from(bench: LiveBench) -> None:
     path, run_id = await bench.run()
     feed = await bench.claim(run_id)
     feed.emit(emitted(run_id, 1))
@@ -403,7 +241,9 @@ async def test_without_ids_there_is_nothing_to_go_on_from(bench: Bench) -> None:
         assert await frames.rest() == [("values", {"n": 2}, None), ("end", {"status": "success"}, None)]
 
 
-async def test_forgotten_events_leave_the_milestones(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_forgotten_events_leave_the_milestones(
+    bench: LiveBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(channel, "GRACE_S", 0.0)
     path, run_id = await bench.run(stream_resumable=True)
     await bench.settle(run_id, await bench.claim(run_id), {"n": 7})
@@ -419,7 +259,7 @@ async def test_forgotten_events_leave_the_milestones(bench: Bench, monkeypatch: 
 
 
 @pytest.mark.parametrize("text", ["x", "1", "1-", "1-x", "-1-2", "1.5-2", "1-2-3", "9999999999999-7"])
-async def test_unknown_last_event_id_replays_from_the_beginning(bench: Bench, text: str) -> None:
+async def test_unknown_last_event_id_replays_from_the_beginning(bench: LiveBench, text: str) -> None:
     path, run_id = await bench.run(stream_resumable=True)
     feed = await bench.claim(run_id)
     feed.emit(emitted(run_id, 1))
@@ -431,7 +271,7 @@ async def test_unknown_last_event_id_replays_from_the_beginning(bench: Bench, te
 # --- what goes wrong ----------------------------------------------------------------------------------
 
 
-async def test_doubles_are_dropped(bench: Bench) -> None:
+async def test_doubles_are_dropped(bench: LiveBench) -> None:
     path, run_id = await bench.run()
     async with bench.stream(path + "/stream") as frames:
         feed = await bench.claim(run_id)
@@ -445,7 +285,7 @@ async def test_doubles_are_dropped(bench: Bench) -> None:
         assert names(await frames.rest()) == ["metadata", "values", "values", "end"]
 
 
-async def test_what_was_lost_on_the_way_is_fetched(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_was_lost_on_the_way_is_fetched(bench: LiveBench, monkeypatch: pytest.MonkeyPatch) -> None:
     """A batch that only the stream has: as if the live message had been lost."""
     path, run_id = await bench.run(stream_resumable=True)
     async with bench.stream(path + "/stream") as frames:
@@ -468,7 +308,7 @@ async def test_what_was_lost_on_the_way_is_fetched(bench: Bench, monkeypatch: py
         assert [(await frames.next())[1] for _ in range(3)] == [2, 3, 4]
 
 
-async def test_marker_that_never_comes(bench: Bench) -> None:
+async def test_marker_that_never_comes(bench: LiveBench) -> None:
     """The worker died between the outcome and its marker: the read models know, and the bus has the rest."""
     path, run_id = await bench.run()
     async with bench.stream(path + "/stream") as frames:
@@ -479,7 +319,7 @@ async def test_marker_that_never_comes(bench: Bench) -> None:
         assert names(await frames.rest()) == ["metadata", "values", "end"]
 
 
-async def test_run_that_never_starts_ends_its_stream(bench: Bench) -> None:
+async def test_run_that_never_starts_ends_its_stream(bench: LiveBench) -> None:
     for action, shown in (("interrupt", "interrupted"), ("rollback", "rollback")):
         path, _ = await bench.run()
         async with bench.stream(path + "/stream") as frames:
@@ -490,7 +330,7 @@ async def test_run_that_never_starts_ends_its_stream(bench: Bench) -> None:
         await bench.watched(0)
 
 
-async def test_streams_close_without_an_end_when_the_gateway_stops(bench: Bench) -> None:
+async def test_streams_close_without_an_end_when_the_gateway_stops(bench: LiveBench) -> None:
     path, run_id = await bench.run()
     async with bench.stream(path + "/stream") as frames:
         await bench.claim(run_id)
@@ -504,7 +344,7 @@ async def test_streams_close_without_an_end_when_the_gateway_stops(bench: Bench)
 
 
 @pytest.mark.parametrize("cancels", [True, False])
-async def test_leaving_a_stream(bench: Bench, cancels: bool) -> None:
+async def test_leaving_a_stream(bench: LiveBench, cancels: bool) -> None:
     thread_id = await bench.thread()
     body = {"assistant_id": "agent", "on_disconnect": "cancel" if cancels else "continue"}
     async with bench.stream(f"/threads/{thread_id}/runs/stream", json=body) as frames:
@@ -517,7 +357,7 @@ async def test_leaving_a_stream(bench: Bench, cancels: bool) -> None:
 
 
 @pytest.mark.parametrize("how", ["join", "stream"])
-async def test_leaving_a_join(bench: Bench, how: str) -> None:
+async def test_leaving_a_join(bench: LiveBench, how: str) -> None:
     path, run_id = await bench.run()
     await bench.claim(run_id)
     with pytest.raises(httpx.ReadTimeout):
@@ -527,7 +367,7 @@ async def test_leaving_a_join(bench: Bench, how: str) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_staying_to_the_end_cancels_nothing(bench: Bench) -> None:
+async def test_staying_to_the_end_cancels_nothing(bench: LiveBench) -> None:
     thread_id = await bench.thread()
     body = {"assistant_id": "agent", "on_disconnect": "cancel"}
     async with bench.stream(f"/threads/{thread_id}/runs/stream", json=body) as frames:
@@ -538,7 +378,7 @@ async def test_staying_to_the_end_cancels_nothing(bench: Bench) -> None:
     assert (bench.run_now(run_id).status, bench.run_now(run_id).cancel) == ("success", "")
 
 
-async def test_head_of_a_stream_leaves_nothing_behind(bench: Bench) -> None:
+async def test_head_of_a_stream_leaves_nothing_behind(bench: LiveBench) -> None:
     path, run_id = await bench.run()
     answer = await bench.http.head(path + "/stream?cancel_on_disconnect=true")
     assert (answer.status_code, answer.headers["location"]) == (200, path + "/stream")
@@ -546,7 +386,7 @@ async def test_head_of_a_stream_leaves_nothing_behind(bench: Bench) -> None:
     assert bench.run_now(run_id).cancel == ""
 
 
-async def test_keep_alive(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_keep_alive(bench: LiveBench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("services.gateway.streams.answer.HEARTBEAT_S", 0.02)
     monkeypatch.setattr("services.gateway.streams.answer.KEEP_ALIVE_S", 0.02)
     path, run_id = await bench.run()
@@ -568,7 +408,7 @@ async def test_keep_alive(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None
 class Reader:
     """A cursor on a run whose events the test publishes by itself."""
 
-    def __init__(self, bench: Bench, run_id: UUID, made: Cursor) -> None:
+    def __init__(self, bench: LiveBench, run_id: UUID, made: Cursor) -> None:
         self.bench, self.run_id, self.cursor = bench, run_id, made
 
     async def publish(self, *seqs: int, settled: int = 0, size: int = 1) -> None:
@@ -603,7 +443,7 @@ def numbers_of(steps: list[Step]) -> list[int]:
 
 
 @asynccontextmanager
-async def reader(bench: Bench, mark: tuple[int, int] | None = BEGINNING) -> AsyncIterator[Reader]:
+async def reader(bench: LiveBench, mark: tuple[int, int] | None = BEGINNING) -> AsyncIterator[Reader]:
     _, run_id = await bench.run()
     run = Reader(bench, run_id, await Cursor.open(bench.parts.live, run_id, mark, is_new=mark == BEGINNING))
     try:
@@ -612,7 +452,7 @@ async def reader(bench: Bench, mark: tuple[int, int] | None = BEGINNING) -> Asyn
         run.cursor.close()
 
 
-async def test_what_comes_late_to_the_stream_is_waited_for(bench: Bench) -> None:
+async def test_what_comes_late_to_the_stream_is_waited_for(bench: LiveBench) -> None:
     """Sent again behind what came after it, as by a worker whose bus came back."""
     async with reader(bench) as run:
         await run.publish(1, 2)
@@ -626,7 +466,7 @@ async def test_what_comes_late_to_the_stream_is_waited_for(bench: Bench) -> None
         assert await run.numbers(5) == [3, 4, 5]
 
 
-async def test_what_nobody_has_is_told_as_a_gap(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_nobody_has_is_told_as_a_gap(bench: LiveBench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cursor, "GAP_S", 0.2)
     async with reader(bench) as run:
         await run.publish(1)
@@ -640,7 +480,7 @@ async def test_what_nobody_has_is_told_as_a_gap(bench: Bench, monkeypatch: pytes
 
 
 async def test_cursor_that_falls_behind_reads_the_stream(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    bench: LiveBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(channel, "WINDOW_BYTES", 2_000)
     monkeypatch.setattr(pages, "PAGE_BYTES", 3_000)
@@ -658,7 +498,7 @@ async def test_cursor_that_falls_behind_reads_the_stream(
 
 
 async def test_large_events_are_kept_for_nobody_when_there_are_many(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    bench: LiveBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(channel, "ALL_WINDOWS_BYTES", 1)
     async with reader(bench) as first, reader(bench) as second:
@@ -672,7 +512,7 @@ async def test_large_events_are_kept_for_nobody_when_there_are_many(
     assert bench.parts.live.window_bytes == 0
 
 
-async def test_bus_that_was_away_is_no_gap(bench: Bench, nats: EmbeddedNats) -> None:
+async def test_bus_that_was_away_is_no_gap(bench: LiveBench, nats: EmbeddedNats) -> None:
     async with reader(bench) as run:
         await run.publish(1)
         assert await run.numbers(1) == [1]
@@ -684,7 +524,7 @@ async def test_bus_that_was_away_is_no_gap(bench: Bench, nats: EmbeddedNats) -> 
 
 
 async def test_end_of_a_run_whose_bus_stays_away(
-    bench: Bench, nats: EmbeddedNats, monkeypatch: pytest.MonkeyPatch
+    bench: LiveBench, nats: EmbeddedNats, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("AWAY_S", "AGAIN_S"):
         monkeypatch.setattr(cursor, name, 0.1)
@@ -696,7 +536,7 @@ async def test_end_of_a_run_whose_bus_stays_away(
         assert [type(step) for step in steps][-2:] == [Gap, Ended]
 
 
-async def test_message_that_is_none_of_ours_is_passed_over(bench: Bench) -> None:
+async def test_message_that_is_none_of_ours_is_passed_over(bench: LiveBench) -> None:
     async with reader(bench) as run:
         await bench.bus.publish(run_events_subject(run.run_id), b"\xff{")
         await run.publish(1)
@@ -707,7 +547,9 @@ async def test_message_that_is_none_of_ours_is_passed_over(bench: Bench) -> None
         assert await run.numbers(1) == [1]
 
 
-async def test_client_that_takes_nothing_is_cut_off(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_client_that_takes_nothing_is_cut_off(
+    bench: LiveBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(answer, "TAKEN_S", 0.3)
     monkeypatch.setattr(feeds, "RUN_BYTES", 64 << 20)
     path, run_id = await bench.run(stream_resumable=True)
@@ -728,7 +570,7 @@ async def test_client_that_takes_nothing_is_cut_off(bench: Bench, monkeypatch: p
 
 
 async def test_run_that_streams_much_takes_the_place_of_no_other(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    bench: LiveBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(feeds, "RUN_BYTES", 4 << 20)
     run_id, other = UUID(int=1), UUID(int=2)
@@ -752,7 +594,7 @@ async def test_run_that_streams_much_takes_the_place_of_no_other(
     await stored(bench.bus, other, 1)
 
 
-async def test_what_is_kept_of_runs_that_have_ended_is_bounded(bench: Bench) -> None:
+async def test_what_is_kept_of_runs_that_have_ended_is_bounded(bench: LiveBench) -> None:
     kept = Feeds(bench.bus)
     for n in range(60):
         run_id = UUID(int=n)

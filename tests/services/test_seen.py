@@ -12,7 +12,7 @@ from contracts.work import LiveEvent, Origin
 from services.kit.bus.nats import NatsBus
 from services.worker.feed import Feed, FeedSource
 from services.worker.seen import Seen, seen_of
-from tests.services.test_live import BEGAN, emitted, stored
+from tests.services.live_bench import BEGAN, emitted, stored
 
 
 def event(seq: int, method: str, data: Any, *namespace: str) -> LiveEvent:

@@ -1,6 +1,7 @@
 """A place in what a run has emitted that goes on: through the stream as far as it must, in memory as far as it can."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from uuid import UUID
 
 import msgspec
@@ -66,6 +67,7 @@ class Cursor:
         self._hole: int | None = (
             None  # the place in the stream behind which something else comes than what follows
         )
+        self._hole_at = ""  # when the stream took that
         self._jumps = False  # what is missing is given up
         self._missing_s, self._away_s = 0.0, 0.0  # since when, by the monotonic clock; 0: it is not
         self._is_open = True
@@ -196,7 +198,7 @@ class Cursor:
         if self._admits(batch, steps):
             self._take(batch, steps)
         elif self._hole is None:
-            self._hole = value.begins - 1
+            self._hole, self._hole_at = value.begins - 1, value.at
 
     def _at_its_end(self, pages: Pages) -> list[Step]:
         """All of it was read: go on in memory, if what is there follows."""
@@ -226,6 +228,10 @@ class Cursor:
 
     def _is_given_up(self) -> bool:
         self._missing_s = self._missing_s or self._now()
+        if self._hole is not None:
+            taken_s = datetime.fromisoformat(self._hole_at).timestamp()
+            if self._channels.clock.wall_s() - taken_s >= GAP_S:
+                return True  # it would have come long ago
         return self._now() - self._missing_s >= GAP_S
 
     def _while_away(self) -> list[Step]:

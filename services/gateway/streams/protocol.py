@@ -108,6 +108,8 @@ class Shape:
     def of(self, step: TapeStep) -> list[ProtocolEvent]:
         """The events of a step."""
         run, what = step
+        if run.kind == "state":  # a write from outside, which is no run for anybody
+            return []
         match what:
             case Begun():
                 self._asked.clear()

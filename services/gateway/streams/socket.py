@@ -31,7 +31,7 @@ TAKEN_S = 60.0
 TAPE_S = 5.0
 MOST_CHOICES = 200
 """Different ones that a connection may have subscribed to."""
-REFUSED, GOING_AWAY = 4422, 1001
+FORBIDDEN, REFUSED, GOING_AWAY = 4403, 4422, 1001
 """Close codes: 4000 and the status that HTTP would have, and what says that the server stops."""
 log_ = Log("gateway")
 _commands = msgspec.json.Decoder(ProtocolCommand)
@@ -41,6 +41,11 @@ _encode = msgspec.json.Encoder().encode
 async def serve(socket: WebSocket[Any, Any, Any], parts: GatewayParts, thread: str) -> None:
     """Serve a client until it goes, or the server stops."""
     await socket.accept()
+    origin, allowed = socket.headers.get("origin"), socket.app.cors_config
+    if origin is not None and allowed is not None and not allowed.is_origin_allowed(origin):
+        # Browsers let every page connect, and leave it to the server to look who asks.
+        await socket.close(FORBIDDEN, "Origin: this page may not call the server")
+        return
     thread_id = parse_uuid(thread)
     if thread_id is None:
         await socket.close(REFUSED, "thread_id: must be a UUID")

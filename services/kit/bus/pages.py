@@ -12,7 +12,7 @@ PAGE_BYTES = 1 << 20
 """Of one page, as far as messages allow: a single one that is larger comes all the same."""
 PAGE_MESSAGES = 1_000
 PAGE_S = 5.0
-STATUS, SEQUENCE, BEFORE = "Status", "Nats-Sequence", "Nats-Last-Sequence"
+STATUS, SEQUENCE, BEFORE, AT = "Status", "Nats-Sequence", "Nats-Last-Sequence", "Nats-Time-Stamp"
 END, EMPTY = "204", "404"
 """Status of the message behind the last of a page, and of the answer when there is no message any more."""
 
@@ -22,6 +22,7 @@ class Value(msgspec.Struct, frozen=True):
 
     begins: int
     data: bytes
+    at: str  # when the stream took the last one, ISO 8601
 
 
 class Pages:
@@ -55,7 +56,7 @@ class Pages:
             whole = self._joiner.feed(msg.headers, msg.data)
             self._behind = sequence
             if whole is not None:
-                values.append(Value(self._begins, whole))
+                values.append(Value(self._begins, whole, msg.headers[AT]))
         return values
 
     async def _page(self) -> list[Msg]:
