@@ -84,11 +84,13 @@ def test_the_npm_client(node: str, work: Path, make_server: Callable[..., Any], 
 
 
 def test_the_hook_of_react(node: str, work: Path, make_server: Callable[..., Any]) -> None:
-    """Its pages reach the server by a wire that they can cut, and may ask for a restart of the server behind it."""
+    """Pages and streams reach the server by a wire that they can cut, and may ask for a restart behind it."""
     server = make_server("streaming")
     target, restart = work / "target", work / "restart"
     target.write_text(server.url.rpartition(":")[2])
-    with running(node, work, "react/react.mjs", TARGET=str(target), RESTART=str(restart)) as process:
+    files = sorted(path.name for path in (work / "react").glob("*.mjs") if path.stem != "harness")
+    (work / "all.mjs").write_text("".join(f'import "./react/{name}";\n' for name in files))
+    with running(node, work, "all.mjs", TARGET=str(target), RESTART=str(restart)) as process:
         until = time.monotonic() + 240
         while process.poll() is None:
             assert time.monotonic() < until, (work / "told").read_text()

@@ -1,5 +1,7 @@
 // A DOM, a component that shows what useStream has, and a wire to the server that can be cut.
+import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
+import { isDeepStrictEqual } from "node:util";
 import net from "node:net";
 import { JSDOM } from "jsdom";
 
@@ -9,7 +11,14 @@ for (const name of ["window", "document", "navigator", "HTMLElement", "HTMLIFram
 }
 
 const { createElement, useEffect } = await import("react");
+const { useMessages } = await import("@langchain/react");
 const { createRoot } = await import("react-dom/client");
+
+/** What is said in a graph inside. */
+function Inside({ stream, graph }) {
+  const texts = useMessages(stream, graph).map((message) => textOf(message));
+  return createElement("p", { "data-path": graph.namespace.map((one) => one.split(":")[0]).join("/") }, texts.join("|"));
+}
 
 /** A component around a hook, in a document of its own; `now()` is what the hook has, `shown()` what is to be read. */
 export function mount(hook, options) {
@@ -22,7 +31,9 @@ export function mount(hook, options) {
     });
     const items = stream.messages.map((message, n) =>
       createElement("li", { key: message.id ?? n, "data-type": typeOf(message) }, textOf(message)));
-    return createElement("ul", { "data-loading": String(stream.isLoading) }, items);
+    const graphs = [...(stream.subgraphs?.entries() ?? [])].map(([id, graph]) =>
+      createElement(Inside, { key: id, stream, graph }));
+    return createElement("div", null, createElement("ul", null, items), graphs);
   }
   const place = dom.window.document.createElement("div");
   const root = createRoot(place);
@@ -31,6 +42,7 @@ export function mount(hook, options) {
     now: () => seen.stream,
     texts: () => [...new Set(seen.texts)],
     shown: () => [...place.querySelectorAll("li")].map((item) => [item.dataset.type, item.textContent]),
+    inside: () => [...place.querySelectorAll("p")].map((item) => [item.dataset.path, item.textContent]),
     leave: () => root.unmount(),
   };
 }
@@ -70,4 +82,36 @@ export async function wire(target) {
   };
 }
 
+/** Options of tests whose subscriptions over a WebSocket begin while words come: they are answered behind the last. */
+export const LATE = { skip: "a subscription is answered when nothing has come for a while" };
+
 export const WebSocketOfDom = dom.window.WebSocket;
+
+/** The first answer that is true. */
+export async function until(ask, what, seconds = 30) {
+  for (const end = Date.now() + seconds * 1000; Date.now() < end; ) {
+    const answer = await ask();
+    if (answer) return answer;
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+  assert.fail(`not within ${seconds} s: ${typeof what === "function" ? what() : what}`);
+}
+
+export async function submitted(page, input, options) {
+  await until(() => page.now(), "the first render");
+  page.now().submit(input, options);
+  await until(() => page.now().isLoading, "a run");
+}
+
+export const idle = (page) => until(() => !page.now().isLoading, "the end of the run");
+
+/** Waits until the page shows what the thread has, nothing doubled. A page may hear of the end by one connection first. */
+export async function same(page, client) {
+  const { values } = await client.threads.getState(page.now().threadId);
+  const kept = values.messages.map((message) => [message.type, textOf(message)]);
+  const told = () => `${JSON.stringify(page.shown())} is ${JSON.stringify(kept)}`;
+  await until(() => isDeepStrictEqual(page.shown(), kept), told, 15);
+  const ids = page.now().messages.map((message) => message.id);
+  assert.equal(new Set(ids).size, ids.length);
+  return kept;
+}

@@ -1,50 +1,23 @@
 // useStream of @langchain/react, and the hook of @langchain/langgraph-sdk, against a real server.
 import assert from "node:assert/strict";
-import { existsSync, writeFileSync } from "node:fs";
 import { after, test } from "node:test";
 import { Client } from "@langchain/langgraph-sdk";
 import { useStream as useLegacyStream } from "@langchain/langgraph-sdk/react";
 import { useStream } from "@langchain/react";
-import { mount, textOf, typeOf, WebSocketOfDom, wire } from "./harness.mjs";
+import { idle, mount, same, submitted, typeOf, until, WebSocketOfDom, wire } from "./harness.mjs";
 
-const [target, restart] = [process.env.TARGET, process.env.RESTART];
-const line = await wire(target);
+const line = await wire(process.env.TARGET);
 const client = new Client({ apiUrl: line.url, apiKey: null });
 const hello = { messages: [{ type: "human", content: "hello", id: "h-1" }] };
 const SENTENCE = "one word after the other, so that there is time for something to happen";
 after(() => line.close());
 
-async function until(ask, what, seconds = 30) {
-  for (const end = Date.now() + seconds * 1000; Date.now() < end; ) {
-    const answer = await ask();
-    if (answer) return answer;
-    await new Promise((resolve) => setTimeout(resolve, 20));
-  }
-  assert.fail(`not within ${seconds} s: ${what}`);
-}
-
 function chat(assistantId, options = {}) {
   return mount(useStream, { assistantId, apiUrl: line.url, client, ...options });
 }
 
-async function submitted(page, input, options) {
-  await until(() => page.now(), "the first render");
-  page.now().submit(input, options);
-  await until(() => page.now().isLoading, "a run");
-}
-
-const idle = (page) => until(() => !page.now().isLoading, "the end of the run");
-
-/** What the thread has in the end: the same as the page shows, nothing doubled. */
-async function agreed(page) {
-  const { values } = await client.threads.getState(page.now().threadId);
-  const kept = values.messages.map((message) => [message.type, textOf(message)]);
-  await until(() => page.shown().length === kept.length, `${JSON.stringify(page.shown())} is ${JSON.stringify(kept)}`, 10);
-  assert.deepEqual(page.shown(), kept);
-  const ids = page.now().messages.map((message) => message.id);
-  assert.equal(new Set(ids).size, ids.length);
-  return kept;
-}
+/** What the thread has in the end: the same as the page shows. */
+const agreed = (page) => same(page, client);
 
 for (const transport of ["sse", "websocket"]) {
   const options = transport === "sse" ? {} : { transport, webSocketFactory: (url) => new WebSocketOfDom(url) };
@@ -139,28 +112,6 @@ test("somebody else's stop ends it here too", async () => {
   page.leave();
 });
 
-for (const [name, harm] of [
-  ["a dropped connection", async () => line.cut()],
-  ["a restart of the server", async () => {
-    writeFileSync(restart, "now");
-    await until(() => !existsSync(restart), "the restart", 60);
-  }],
-]) {
-  test(`the same messages after ${name}`, async () => {
-    const page = chat("slow");
-    await submitted(page, hello);
-    await until(() => page.shown().length === 2 && page.shown()[1][1].length > 5, "the first words");
-    await harm();
-    await until(async () => {
-      const [run] = await client.runs.list(page.now().threadId).catch(() => []);
-      return run?.status === "success";
-    }, "the end of the run", 60);
-    await idle(page);
-    assert.deepEqual(await agreed(page), [["human", "hello"], ["ai", SENTENCE]]);
-    page.leave();
-  });
-}
-
 test("a page that is opened again shows the thread", async () => {
   const first = chat("agent");
   await submitted(first, hello);
@@ -186,4 +137,73 @@ test("the former hook", async () => {
   assert.deepEqual(page.shown().map(([type]) => type), ["human", "ai", "tool", "ai"]);
   assert.equal(typeOf(page.now().messages.at(-1)), "ai");
   page.leave();
+});
+
+test("the former hook is asked, and answers", async () => {
+  const page = mount(useLegacyStream, { assistantId: "asking", apiUrl: line.url, client, messagesKey: "messages" });
+  await until(() => page.now(), "the first render");
+  page.now().submit(hello);
+  const asked = await until(() => page.now().interrupt, "a question");
+  assert.equal(asked.value, "may I?");
+  await idle(page);
+  page.now().submit(null, { command: { resume: "yes" } });
+  await until(() => page.shown().length === 3, "the answer");
+  await idle(page);
+  assert.deepEqual(page.shown().map(([, text]) => text), ["hello", "you said yes", "thank you"]);
+  assert.equal(page.now().interrupt, undefined);
+  page.leave();
+});
+
+test("two questions at once in a graph inside, answered together", async () => {
+  const page = chat("pair");
+  await submitted(page, hello);
+  await idle(page);
+  const asked = await until(() => {
+    const all = page.now().getThread().interrupts;
+    return all.length === 2 && all;
+  }, "two questions");
+  const answers = { "may I?": "yes", "and then?": "no" };
+  await page.now().respondAll(Object.fromEntries(asked.map((one) => [one.interruptId, answers[one.payload]])));
+  await until(() => page.shown().length === 4, "the end");
+  await idle(page);
+  const texts = (await agreed(page)).map(([, text]) => text);
+  assert.deepEqual(texts.slice(1).sort(), ["and no", "thank you", "you said yes"]);
+  page.leave();
+});
+
+test("words that are said in a graph inside, as they come", async () => {
+  const page = chat("deep");
+  await submitted(page, hello);
+  const partly = await until(() => page.inside().find(([path, text]) => path === "outer/inner" && text.includes("one")), "words");
+  assert.ok(partly[1].length < `hello|${SENTENCE}`.length, partly[1]);
+  await idle(page);
+  await agreed(page);
+  assert.deepEqual(page.inside(), [["outer", `hello|${SENTENCE}`], ["outer/inner", `hello|${SENTENCE}`]]);
+  page.leave();
+});
+
+test("tools that are called, one of which fails", async () => {
+  const page = chat("calling");
+  await submitted(page, hello);
+  await idle(page);
+  await agreed(page);
+  const shown = page.now().toolCalls.map((call) => [call.name, call.input ?? call.args]).sort();
+  assert.deepEqual(shown, [["divide", { number: 0 }], ["weather", { city: "Oslo" }]]);
+  assert.ok(page.now().toolCalls.every((call) => call.status !== "running"));
+  page.leave();
+});
+
+test("two pages on one thread show the same, whichever of them answers", async () => {
+  const one = chat("asking");
+  await submitted(one, hello);
+  await idle(one);
+  const other = chat("asking", { threadId: one.now().threadId });
+  await until(() => other.now()?.interrupt, "the question on the other page");
+  await one.now().respond("yes");
+  for (const page of [one, other]) {
+    await until(() => page.shown().length === 3 && !page.now().isLoading, "the answer");
+    await agreed(page);
+  }
+  assert.equal(one.now().interrupts.length, 0);
+  for (const page of [one, other]) page.leave();
 });

@@ -6,7 +6,7 @@ from typing import Any, TypedDict
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun
 from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
-from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk
 from langchain_core.tools import tool
 from langgraph.config import get_stream_writer
@@ -111,6 +111,63 @@ both = chain(ask=ask)
 both.add_node("other", other)
 both.add_edge(START, "other")
 two = both.compile()
+
+
+@tool
+def divide(number: int) -> float:
+    """One, divided by a number."""
+    return 1 / number
+
+
+class Caller(GenericFakeChatModel):
+    """Calls both tools at once: what it wants to know comes piece by piece."""
+
+    async def _astream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        for index, (name, args) in enumerate(
+            {"weather": '{"city": "Oslo"}', "divide": '{"number": 0}'}.items()
+        ):
+            for start in range(0, len(args), 6):
+                is_first = start == 0
+                call = {
+                    "type": "tool_call_chunk",
+                    "index": index,
+                    "id": f"call-{name}" if is_first else None,
+                    "name": name if is_first else None,
+                    "args": args[start : start + 6],
+                }
+                yield ChatGenerationChunk(message=AIMessageChunk(content="", tool_call_chunks=[call]))
+
+
+async def call(state: MessagesState) -> dict[str, Any]:
+    if state["messages"][-1].type == "tool":
+        return await say(state, "that is all")
+    return {"messages": [await Caller(messages=iter([])).ainvoke(state["messages"])]}
+
+
+builder = StateGraph(MessagesState)
+builder.add_node("model", call)
+builder.add_node("tools", ToolNode([weather, divide], handle_tool_errors="it can't be done"))
+builder.add_edge(START, "model")
+builder.add_conditional_edges("model", route, ["tools", END])
+builder.add_edge("tools", "model")
+calling = builder.compile()
+
+
+async def tell(state: MessagesState) -> dict[str, Any]:
+    for number in range(3):
+        get_stream_writer()({"part": number})
+    return {}
+
+
+deep = chain(outer=chain(inner=chain(tell=tell, slowly=slowly).compile()).compile(), after=thank).compile()
+failing_inside = chain(outer=chain(inner=failing).compile()).compile()
+pair = chain(outer=two, after=thank).compile()
 
 
 class Heavy(TypedDict, total=False):
