@@ -20,8 +20,8 @@ function Inside({ stream, graph }) {
   return createElement("p", { "data-path": graph.namespace.map((one) => one.split(":")[0]).join("/") }, texts.join("|"));
 }
 
-/** A component around a hook, in a document of its own; `now()` is what the hook has, `shown()` what is to be read. */
-export function mount(hook, options) {
+/** A component around a hook, in a document of its own; `now()` is what the hook has, `shown()` what is to be read. What is said in graphs inside is asked for if it is shown. */
+export function mount(hook, options, showsInside = false) {
   const seen = { stream: null, texts: [] };
   function Chat() {
     const stream = hook(options);
@@ -31,7 +31,7 @@ export function mount(hook, options) {
     });
     const items = stream.messages.map((message, n) =>
       createElement("li", { key: message.id ?? n, "data-type": typeOf(message) }, textOf(message)));
-    const graphs = [...(stream.subgraphs?.entries() ?? [])].map(([id, graph]) =>
+    const graphs = [...(showsInside ? stream.subgraphs.entries() : [])].map(([id, graph]) =>
       createElement(Inside, { key: id, stream, graph }));
     return createElement("div", null, createElement("ul", null, items), graphs);
   }
@@ -82,9 +82,6 @@ export async function wire(target) {
   };
 }
 
-/** Options of tests whose subscriptions over a WebSocket begin while words come: they are answered behind the last. */
-export const LATE = { skip: "a subscription is answered when nothing has come for a while" };
-
 export const WebSocketOfDom = dom.window.WebSocket;
 
 /** The first answer that is true. */
@@ -107,10 +104,12 @@ export const idle = (page) => until(() => !page.now().isLoading, "the end of the
 
 /** Waits until the page shows what the thread has, nothing doubled. A page may hear of the end by one connection first. */
 export async function same(page, client) {
-  const { values } = await client.threads.getState(page.now().threadId);
-  const kept = values.messages.map((message) => [message.type, textOf(message)]);
-  const told = () => `${JSON.stringify(page.shown())} is ${JSON.stringify(kept)}`;
-  await until(() => isDeepStrictEqual(page.shown(), kept), told, 15);
+  const told = () => JSON.stringify(page.shown());
+  const kept = await until(async () => {
+    const { values } = await client.threads.getState(page.now().threadId);
+    const all = values.messages.map((message) => [message.type, textOf(message)]);
+    return !page.now().isLoading && isDeepStrictEqual(page.shown(), all) && all;
+  }, told, 15);
   const ids = page.now().messages.map((message) => message.id);
   assert.equal(new Set(ids).size, ids.length);
   return kept;

@@ -1,22 +1,23 @@
 // Connections that are lost in the middle of runs: in the end all pages and streams have what one has that lost none.
 import assert from "node:assert/strict";
-import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, writeFileSync } from "node:fs";
 import { after, test } from "node:test";
 import { isDeepStrictEqual } from "node:util";
 import { Client } from "@langchain/langgraph-sdk";
 import { useStream } from "@langchain/react";
-import { idle, LATE, mount, same, submitted, until, WebSocketOfDom, wire } from "./harness.mjs";
+import { idle, mount, same, submitted, until, WebSocketOfDom, wire } from "./harness.mjs";
 
 const [target, restart] = [process.env.TARGET, process.env.RESTART];
 const HELLO = { messages: [{ type: "human", content: "hello", id: "h-1" }] };
 const CHANNELS = ["values", "updates", "messages", "tools", "lifecycle", "input", "checkpoints", "tasks", "custom"];
 const line = await wire(target);
 const client = new Client({ apiUrl: line.url, apiKey: null });
-const straight = () => new Client({ apiUrl: `http://127.0.0.1:${readFileSync(target, "utf8")}`, apiKey: null });
-after(() => line.close());
+const calm = await wire(target);
+const whole = new Client({ apiUrl: calm.url, apiKey: null }); // nobody cuts its connections
+after(() => [line, calm].forEach((one) => one.close()));
 
 const byWebSocket = { transport: "websocket", webSocketFactory: (url) => new WebSocketOfDom(url) };
-const page = (assistantId, options = {}) => mount(useStream, { assistantId, apiUrl: line.url, client, ...options });
+const page = (assistantId, options = {}) => mount(useStream, { assistantId, apiUrl: line.url, client, ...options }, assistantId === "deep");
 
 /** Pages in the middle of words of the graph and of one inside. */
 async function pages(options) {
@@ -50,13 +51,12 @@ async function finished(threadId) {
   }, "the end of the run", 60);
 }
 
-for (const [transport, options, more] of [["sse", {}, {}], ["websocket", byWebSocket, LATE]]) {
-  test(`${transport}: pages show the same after a dropped connection as those that lost none`, more, async () => {
+for (const [transport, options] of [["sse", {}], ["websocket", byWebSocket]]) {
+  test(`${transport}: pages show the same after a dropped connection as those that lost none`, async () => {
     const all = await pages(options);
-    const direct = straight();
     const twins = all.map((one) => {
       const { threadId, assistantId } = one.now();
-      return mount(useStream, { assistantId, threadId, client: direct });
+      return mount(useStream, { assistantId, threadId, client: whole }, assistantId === "deep");
     });
     await until(() => twins[0].shown()[1]?.[1].length > 5, "the first words on the other page");
     line.cut();
@@ -71,9 +71,9 @@ for (const [transport, options, more] of [["sse", {}, {}], ["websocket", byWebSo
     }
   });
 
-  test(`${transport}: all events once, and the same ones, after many dropped connections`, more, async () => {
+  test(`${transport}: all events once, and the same ones, after many dropped connections`, async () => {
     const threadId = crypto.randomUUID();
-    const own = [listening(client, threadId, options), listening(straight(), threadId)];
+    const own = [listening(client, threadId, options), listening(whole, threadId)];
     await Promise.all(own.map(({ subscribed }) => subscribed));
     await own[1].thread.run.start({ input: HELLO });
     for (let cuts = 0; cuts < 6; cuts += 1) {
@@ -81,14 +81,14 @@ for (const [transport, options, more] of [["sse", {}, {}], ["websocket", byWebSo
       line.cut();
     }
     for (const { events } of own) await until(() => endsOf(events).length === 1, "the end");
-    const whole = shown(own[1].events);
-    assert.ok(whole.length > 30, `${whole.length}`);
+    const all = shown(own[1].events);
+    assert.ok(all.length > 30, `${all.length}`);
     const told = shown(own[0].events);
-    assert.deepEqual(told.sort(([, a], [, b]) => a - b), whole);
+    assert.deepEqual(told.sort(([, a], [, b]) => a - b), all);
     for (const { thread } of own) await thread.close();
   });
 
-  test(`${transport}: a question is there once after a dropped connection, and is answered`, more, async () => {
+  test(`${transport}: a question is there once after a dropped connection, and is answered`, async () => {
     const one = page("nested", options);
     await submitted(one, HELLO);
     await idle(one);
@@ -106,7 +106,7 @@ for (const [transport, options, more] of [["sse", {}, {}], ["websocket", byWebSo
 }
 
 test("pages show the same after a restart of the server", async () => {
-  const all = [...await pages({}), ...(LATE.skip ? [] : await pages(byWebSocket))];
+  const all = (await Promise.all([pages({}), pages(byWebSocket)])).flat();
   writeFileSync(restart, "now");
   await until(() => !existsSync(restart), "the restart", 60);
   await Promise.all(all.map((one) => finished(one.now().threadId)));

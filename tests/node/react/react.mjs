@@ -172,7 +172,7 @@ test("two questions at once in a graph inside, answered together", async () => {
 });
 
 test("words that are said in a graph inside, as they come", async () => {
-  const page = chat("deep");
+  const page = mount(useStream, { assistantId: "deep", apiUrl: line.url, client }, true);
   await submitted(page, hello);
   const partly = await until(() => page.inside().find(([path, text]) => path === "outer/inner" && text.includes("one")), "words");
   assert.ok(partly[1].length < `hello|${SENTENCE}`.length, partly[1]);

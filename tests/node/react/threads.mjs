@@ -4,7 +4,7 @@ import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import { Client } from "@langchain/langgraph-sdk";
 import { StreamController } from "@langchain/langgraph-sdk/stream";
-import { LATE, textOf, typeOf, until, WebSocketOfDom } from "./harness.mjs";
+import { textOf, typeOf, until, WebSocketOfDom } from "./harness.mjs";
 
 const HELLO = { messages: [{ type: "human", content: "hello", id: "h-1" }] };
 const CHANNELS = ["values", "updates", "messages", "tools", "lifecycle", "input", "checkpoints", "tasks", "custom"];
@@ -167,7 +167,7 @@ for (const transport of ["sse", "websocket"]) {
     });
   });
 
-  test(`${transport}: a stop closes the graphs inside, the deepest first`, transport === "sse" ? {} : LATE, async () => {
+  test(`${transport}: a stop closes the graphs inside, the deepest first`, async () => {
     await opened({ assistantId: "deep", transport }, async (thread) => {
       const started = thread.run.start({ input: HELLO });
       const subscription = await thread.subscribe(["lifecycle", "messages"]);
