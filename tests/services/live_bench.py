@@ -63,8 +63,10 @@ class LiveBench:
         places = Aggregates(self.parts.log).lanes(run.lanes)
         lost = "gone" if run.attempt else ""
         now = self.parts.log.clock()
-        await self._append(decisions.claim(run, ClaimRun(worker="w", lost=lost), places, now))
-        return Feed(self.bus, FeedSource(run_id=run_id, attempt=run.attempt + 1, began_ms=began_ms))
+        position = await self._append(decisions.claim(run, ClaimRun(worker="w", lost=lost), places, now))
+        attempt = run.attempt + 1
+        source = FeedSource(run_id=run_id, attempt=attempt, began_ms=began_ms, began_at=position)
+        return Feed(self.bus, source)
 
     async def settle(self, run_id: UUID, feed: Feed | None, values: Any = None, error: str = "") -> None:
         """What a worker does last; without a feed it died before it could tell."""
