@@ -28,8 +28,6 @@ EVERYTHING = [
 ]
 Event = dict[str, Any]
 Transport = Literal["sse", "websocket"]
-IGNORED = pytest.mark.xfail(reason="subscription.subscribe ignores `since`", strict=True)
-SINCE = pytest.mark.parametrize("transport", ["sse", pytest.param("websocket", marks=IGNORED)])
 BOTH = pytest.mark.parametrize("transport", ["sse", "websocket"])
 
 
@@ -288,7 +286,7 @@ async def test_nothing_is_lost_or_doubled_by_cuts(
     assert len(set(order_of(whole.result()))) == len(whole.result())
 
 
-@SINCE
+@BOTH
 async def test_a_question_is_asked_once_whatever_is_cut(
     far: LangGraphClient, wire: Wire, transport: Transport
 ) -> None:
@@ -308,7 +306,7 @@ async def test_a_question_is_asked_once_whatever_is_cut(
         assert texts_of(await asyncio.wait_for(thread.output, 20)) == ["hello", "you said yes", "thank you"]
 
 
-@SINCE
+@BOTH
 async def test_since_leaves_out_what_is_there(
     client: LangGraphClient, http: httpx.AsyncClient, server: Any, transport: Transport
 ) -> None:

@@ -16,7 +16,14 @@ from services.gateway.commands import protocol as commands
 from services.gateway.commands.protocol import Answer
 from services.gateway.envelope import Caller
 from services.gateway.parts import GatewayParts
-from services.gateway.streams.protocol import ChannelChoice, ProtocolEvent, Shape, choice_of, natural
+from services.gateway.streams.protocol import (
+    ChannelChoice,
+    ProtocolEvent,
+    Shape,
+    choice_of,
+    natural,
+    since_of,
+)
 from services.gateway.streams.tape import Tape
 from services.kit.commands import Conflict
 from services.kit.eventlog import LogUnavailable
@@ -66,7 +73,7 @@ class Conversation:
     def __init__(self, socket: WebSocket[Any, Any, Any], parts: GatewayParts, thread_id: UUID) -> None:
         self._socket, self._parts, self._thread_id = socket, parts, thread_id
         self._caller = Caller(str(uuid4()))
-        self._choices: dict[str, ChannelChoice] = {}
+        self._choices: dict[str, tuple[ChannelChoice, int]] = {}  # and what number it has everything up to
         self._told: dict[ChannelChoice, int] = {}  # up to which number whoever wants that was told
         self._since, self._at = 0, 0  # the latter: how far the telling has come
         self._telling: asyncio.Task[None] | None = None
@@ -128,24 +135,27 @@ class Conversation:
 
     async def _subscribe(self, params: dict[str, Any]) -> dict[str, Any]:
         try:
-            choice = choice_of(msgspec.convert(params, EventSubscription))
+            given = msgspec.convert(params, EventSubscription)
+            choice, since = choice_of(given), since_of(given)
         except msgspec.ValidationError as exc:
             raise InvalidField(readable(str(exc))) from None
         if len(self._told) + len(self._choices) >= MOST_CHOICES:
             raise InvalidField(f"channels: at most {MOST_CHOICES} subscriptions are allowed on a connection")
         await self._stop()
-        count = len([event for event in await self._there() if self._is_new(event) and choice.has(event)])
         subscription_id = str(uuid4())
-        self._choices[subscription_id] = choice
+        self._choices[subscription_id] = (choice, since)
+        count = sum(
+            event.seq > since and choice.has(event) and self._is_new(event) for event in await self._there()
+        )
         return {"subscription_id": subscription_id, "replayed_events": count}
 
     def _unsubscribe(self, command_id: int, params: dict[str, Any]) -> Answer:
-        choice = self._choices.pop(str(params.get("subscription_id")), None)
-        if choice is None:
+        known = self._choices.pop(str(params.get("subscription_id")), None)
+        if known is None:
             return CommandRejected(
                 command_id, "no_such_subscription", "subscription_id: there is no such subscription"
             )
-        self._note(choice)
+        self._note(known[0])
         return CommandDone(command_id, {})
 
     async def _reconnect(self, command_id: int, params: dict[str, Any]) -> Answer:
@@ -169,7 +179,7 @@ class Conversation:
     async def _stop(self) -> None:
         """Stop the telling; it begins anew behind the answer."""
         await self.close()
-        for choice in self._choices.values():
+        for choice, _ in self._choices.values():
             self._note(choice)
         self._at = 0
 
@@ -197,11 +207,14 @@ class Conversation:
             while not tape.is_cut_off:
                 for step in await tape.next(TAPE_S):
                     for event in shape.of(step):
-                        if self._is_new(event) and any(one.has(event) for one in self._choices.values()):
+                        if self._is_new(event) and self._is_wanted(event):
                             await self._send(event.text)
                         self._at = event.seq
         finally:
             tape.close()
+
+    def _is_wanted(self, event: ProtocolEvent) -> bool:
+        return any(event.seq > since and choice.has(event) for choice, since in self._choices.values())
 
     def _is_new(self, event: ProtocolEvent) -> bool:
         """Whether it was told to nobody here."""
