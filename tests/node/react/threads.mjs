@@ -58,9 +58,10 @@ for (const transport of ["sse", "websocket"]) {
       const { run_id: runId } = await thread.run.start({ input: HELLO });
       const words = await reading;
       assert.ok(words.length > 5, `${words}`);
+      const output = await thread.output;
       const values = await kept(thread);
       assert.equal(words.join(""), textOf(values.messages.at(-1)));
-      assert.deepEqual(said(await thread.output), said(values));
+      assert.deepEqual(said(output), said(values));
       assert.deepEqual(said((await states).at(-1)), said(values));
       assert.equal((await client.runs.get(thread.threadId, runId)).status, "success");
       assert.equal(thread.interrupted, false);
