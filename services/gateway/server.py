@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import socket
 from collections.abc import Sequence
 from typing import Any
@@ -16,6 +17,17 @@ GRACE_S = 3
 TICK_S = 1.0
 LOOPBACK = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
 """Where this machine reaches a server that listens on all of its addresses."""
+
+
+UNFINISHED = "ASGI callable returned without completing response."
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether somebody should read it: what we cut off we tell of ourselves."""
+    return record.msg != UNFINISHED
+
+
+logging.getLogger("uvicorn.error").addFilter(_is_news)
 
 
 class AddressTaken(Mendable):

@@ -159,6 +159,13 @@ async def test_what_is_no_command(http: httpx.AsyncClient, body: bytes, field: s
         (
             "",
             "run.start",
+            {"assistant_id": "agent", "multitask_strategy": "later"},
+            "invalid_argument",
+            "multitaskStrategy",
+        ),
+        (
+            "",
+            "run.start",
             {"assistant_id": "agent", "config": {"configurable": {"checkpoint_id": "x"}}},
             "invalid_argument",
             "checkpoint_id",
@@ -204,6 +211,8 @@ async def test_answers_to_interrupts(http: httpx.AsyncClient) -> None:
     assert again["error"] == "no_such_interrupt"
     told = await events(http, thread, 2)
     assert lifecycles(told)[-1] == ((), "completed")
+    [answered] = [e["params"]["data"] for e in told if e["method"] == "input.answered"]
+    assert set(answered["interrupt_ids"]) == {first, second}
     state = (await http.get(f"/threads/{thread}/state")).json()["values"]
     assert {message["content"] for message in state["messages"][1:]} in (
         {"you said a", "and b"},

@@ -69,8 +69,10 @@ def work(packages: Path, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize(
     ("sdk", "tests"),
-    [("@langchain/langgraph-sdk", "*"), ("former-sdk", "[rst][uth]*")],
-    ids=["today", "former"],
+    [
+        pytest.param("@langchain/langgraph-sdk", "*", id="today"),
+        pytest.param("former-sdk", "[rst][uth]*", id="former", marks=pytest.mark.long),
+    ],
 )
 def test_the_npm_client(node: str, work: Path, make_server: Callable[..., Any], sdk: str, tests: str) -> None:
     """The client of today, and the one of a greater number that was withdrawn; of its tests, runs, streams, threads."""

@@ -184,6 +184,6 @@ async def test_a_conversation_ends_with_the_server_and_with_a_client_that_takes_
         with pytest.raises(ConnectionClosed) as told:
             await conversation.socket.recv()
     assert told.value.rcvd is not None
-    assert told.value.rcvd.code == 1001
+    assert told.value.rcvd.code == 1012
     await feed.flushed()
     await bench.watched(0)

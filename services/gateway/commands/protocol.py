@@ -67,7 +67,11 @@ async def _carried_out(
     params = command.params or {}
     match command.method:
         case "run.start":
-            return await _start(parts, caller, thread_id, _read(params, RunStart))
+            # Clients write it in both ways.
+            strategy = (
+                {"multitaskStrategy": params["multitask_strategy"]} if "multitask_strategy" in params else {}
+            )
+            return await _start(parts, caller, thread_id, _read(strategy | params, RunStart))
         case "input.respond":
             return await _respond(parts, caller, thread_id, _read(params, InputRespond))
         case "agent.getTree":

@@ -41,6 +41,10 @@ TAKEN_S = 60.0
 """A client that has not taken so many bytes in that time is cut off, and comes back where it was."""
 
 
+class CutOff(Exception):
+    """The pieces end here, and are not all: the connection is cut, so that the client comes back."""
+
+
 class Pieces(Response[bytes]):
     """The framework's form of it. `over` is called once, with whether the client left before the end."""
 
@@ -103,6 +107,8 @@ class _Sending(ASGIResponse):
     async def _send_all(self, send: Send) -> None:
         try:
             await self._send_pieces(send)
+        except CutOff:
+            pass  # a stream that ends in good order would be taken for a whole one
         except TimeoutError:
             log_.warning(
                 "gateway.client_cut_off", why=f"it took less than {SENT_BYTES} bytes in {TAKEN_S:g} s"
@@ -237,6 +243,7 @@ async def _of_tape(tape: Tape, shown: Callable[[TapeStep], Awaitable[bytes]]) ->
         piece = b"".join([await shown(step) for step in steps])
         if piece or (not steps and not tape.is_cut_off):
             yield piece or frames.HEARTBEAT
+    raise CutOff
 
 
 def _written(parts: GatewayParts, run_id: UUID) -> bytes:

@@ -113,7 +113,7 @@ class Shape:
         match what:
             case Begun():
                 self._asked.clear()
-                return [_lifecycle(run, "running", run.first, run.began_ms)]
+                return [_lifecycle(run, "running", run.first, run.began_ms), *_answers(run)]
             case Events():
                 return self._new(_of_batch(run, what))
             case Gap():
@@ -139,6 +139,14 @@ def _lifecycle(
 ) -> ProtocolEvent:
     data = {"event": event, "graph_name": run.graph_id} | (more or {})
     return _made(seq, _key(run, f"lc||{event}"), "lifecycle", (), at_ms, _encode(data))
+
+
+def _answers(run: TapeRun) -> list[ProtocolEvent]:
+    """That interrupts are answered, for whoever shows them and did not answer."""
+    if not run.answered:
+        return []
+    data = _encode({"interrupt_ids": run.answered})
+    return [_made(run.first + 1, _key(run, "input||answered"), "input.answered", (), run.began_ms, data)]
 
 
 def _end(run: TapeRun, outcome: Outcome) -> ProtocolEvent:

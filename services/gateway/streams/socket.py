@@ -38,8 +38,8 @@ TAKEN_S = 60.0
 TAPE_S = 5.0
 MOST_CHOICES = 200
 """Different ones that a connection may have subscribed to."""
-FORBIDDEN, REFUSED, GOING_AWAY = 4403, 4422, 1001
-"""Close codes: 4000 and the status that HTTP would have, and what says that the server stops."""
+FORBIDDEN, REFUSED, RESTART = 4403, 4422, 1012
+"""Close codes: 4000 and the status that HTTP would have, and what lets clients come back."""
 log_ = Log("gateway")
 _commands = msgspec.json.Decoder(ProtocolCommand)
 _encode = msgspec.json.Encoder().encode
@@ -108,7 +108,7 @@ class Conversation:
         assert self._telling is not None
         if (exc := self._telling.exception()) is not None:
             log_.warning("gateway.client_cut_off", error=exc)
-        await self._socket.close(GOING_AWAY)
+        await self._socket.close(RESTART)
 
     async def _answer(self, text: Any) -> Answer:
         try:

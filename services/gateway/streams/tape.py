@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import deque
+from typing import Any
 from uuid import UUID
 
 import msgspec
@@ -9,6 +10,7 @@ import msgspec
 from contracts.events import BODIES, RunRolledBack, RunStarted, Settled
 from contracts.subjects import RUNEV
 from domain.run import run_of
+from services.gateway.answers.values import payload_of
 from services.gateway.parts import GatewayParts
 from services.gateway.queries.filters import SQL
 from services.gateway.streams.channel import BEGINNING
@@ -36,6 +38,7 @@ class TapeRun(msgspec.Struct):
     began_ms: int
     last: int = 0
     ended_ms: int = 0
+    answered: tuple[str, ...] = ()  # interrupts that it answers, as far as it names them
 
 
 class Begun(msgspec.Struct, frozen=True):
@@ -139,6 +142,7 @@ class Tape:
         history = await self._history(run_id)
         began = next((one for one in history if one["topic"] == RunStarted.TOPIC), None)
         found = TapeRun(run_id, run.request.graph_id, run.request.kind, 0, row["at"] // 1000)
+        found.answered = await self._parts.read(lambda: _answered(payload_of(run.request.kwargs, log.blob)))
         if began is None:
             return await self._never_begun(found, row)
         found.first, found.began_ms = began["position"] * OF_POSITION, began["at"] // 1000
@@ -196,3 +200,25 @@ class Tape:
         views, params = self._parts.views, (run_id.bytes,)
         found: list[Row] = await self._parts.read(lambda: views.all(SQL["happened_to_run"], params))
         return found
+
+
+def _answered(kwargs: Any) -> tuple[str, ...]:
+    """The interrupts to which a run brings answers, by their ids."""
+    if kwargs is None:  # erased
+        return ()
+    try:
+        command = _resuming(kwargs).command
+    except msgspec.MsgspecError:  # it answers without a name
+        return ()
+    return () if command is None else tuple(command.resume)
+
+
+class _Command(msgspec.Struct):
+    resume: dict[str, msgspec.Raw] = {}
+
+
+class _Resuming(msgspec.Struct):
+    command: _Command | None = None
+
+
+_resuming = msgspec.json.Decoder(_Resuming).decode

@@ -221,7 +221,7 @@ for (const transport of ["sse", "websocket"]) {
   });
 }
 
-test("an answer ends the question for whoever else looks at the thread", { todo: "input.answered is not sent" }, async () => {
+test("an answer ends the question for whoever else looks at the thread", async () => {
   const threadId = crypto.randomUUID();
   const own = [1, 2].map(() => new StreamController({ assistantId: "asking", client, threadId }));
   const [one, other] = own;

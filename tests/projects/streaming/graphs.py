@@ -61,7 +61,7 @@ def route(state: MessagesState) -> str:
 
 
 async def slowly(state: MessagesState) -> dict[str, Any]:
-    return await say(state, SENTENCE, 0.08)
+    return await say(state, SENTENCE, 0.05)
 
 
 def ask(state: MessagesState) -> dict[str, Any]:
