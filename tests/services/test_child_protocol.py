@@ -15,17 +15,21 @@ from tests.services.graph_children import Bench, bench_of
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 GRAPHS = '''
     import asyncio
+    import sys
+    from contextlib import asynccontextmanager
     from dataclasses import dataclass, field
-    from typing import TypedDict
+    from typing import Annotated, TypedDict
 
     from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
-    from langchain_core.messages import AIMessage, HumanMessage
+    from langchain_core.messages import AIMessage, AnyMessage, HumanMessage
     from langchain_core.tools import tool
+    from langgraph.cache.memory import InMemoryCache
     from langgraph.config import get_stream_writer
-    from langgraph.func import entrypoint
-    from langgraph.graph import END, START, MessagesState, StateGraph
-    from langgraph.prebuilt import ToolNode
-    from langgraph.types import interrupt
+    from langgraph.func import entrypoint, task
+    from langgraph.graph import END, START, MessagesState, StateGraph, add_messages
+    from langgraph.prebuilt import InjectedState, ToolNode, ToolRuntime
+    from langgraph.types import CachePolicy, interrupt
+    from pydantic import BaseModel, Field
 
 
     @tool
@@ -33,6 +37,8 @@ GRAPHS = '''
         """The weather."""
         if city == "Nowhere":
             raise OSError("password")
+        if city == "Paris, Texas":
+            raise ValueError("one city at a time")
         get_stream_writer()({"looking": city})
         return "sunny"
 
@@ -60,11 +66,11 @@ GRAPHS = '''
         return builder.compile()
 
 
-    def one_of(state, **nodes):
+    def one_of(state, interrupt_before=None, **nodes):
         builder = StateGraph(state)
         builder.add_sequence(list(nodes.items()))
         builder.add_edge(START, next(iter(nodes)))
-        return builder.compile()
+        return builder.compile(interrupt_before=interrupt_before)
 
 
     class State(TypedDict, total=False):
@@ -84,8 +90,14 @@ GRAPHS = '''
     async def forever(state): await asyncio.sleep(3600)
     def keep(state): return {"log": [HumanMessage("hi", id="h-1")]}
 
+    async def wrong(state): raise ValueError("n must be positive")
+    async def late(state):
+        await asyncio.sleep(0.3)
+        raise OSError("password of a neighbour")
+
     agent = agent_of("Paris")
     broken_tool = agent_of("Nowhere")
+    wrong_tool = agent_of("Paris, Texas")
     asking = one_of(State, add=add, ask=ask)
     middle = one_of(State, deep=asking)
     nested = one_of(State, outer=middle)
@@ -98,8 +110,90 @@ GRAPHS = '''
     @entrypoint()
     async def functional(given):
         return {"n": given["n"] + 1}
+
+
+    wrong_inside = one_of(State, inside=one_of(State, deep=one_of(State, wrong=wrong)))
+    paused_inside = one_of(
+        State, inside=one_of(State, deep=one_of(State, interrupt_before=["second"], first=add, second=add))
+    )
+    neighbours_builder = StateGraph(State)
+    neighbours_builder.add_node("sub", one_of(State, deep=one_of(State, forever=forever)))
+    neighbours_builder.add_node("late", late)
+    neighbours_builder.add_edge(START, "sub")
+    neighbours_builder.add_edge(START, "late")
+    neighbours = neighbours_builder.compile()
+
+
+    @task
+    async def inside_a_task(n): return await asking.ainvoke({"n": n})
+
+
+    @entrypoint()
+    async def calling(given): return await inside_a_task(given["n"])
+
+
+    class Model(BaseModel):
+        n: int = 0
+        messages: Annotated[list[AnyMessage], add_messages] = Field(default_factory=list)
+
+
+    def tell(state): return {"messages": [AIMessage("told", id="ai-2", additional_kwargs={"own": 1})], "n": 1}
+    model = one_of(Model, tell=tell)
+
+
+    cached_builder = StateGraph(State)
+    cached_builder.add_node("five", lambda state: {"n": 5}, cache_policy=CachePolicy(key_func=lambda *_: "k"))
+    cached_builder.add_edge(START, "five")
+    cached = cached_builder.compile(cache=InMemoryCache())
+
+
+    @tool
+    def spy(q: str, runtime: ToolRuntime, state: Annotated[dict, InjectedState]) -> str:
+        """Look at what it is given."""
+        runtime.emit_output_delta({"found": q})
+        return "nothing"
+
+
+    def call_spy(state):
+        call = {"name": "spy", "args": {"q": "config"}, "id": "call-2", "type": "tool_call"}
+        return {"messages": [AIMessage("", id="ai-3", tool_calls=[call])]}
+
+
+    spying = one_of(MessagesState, call_spy=call_spy, tools=ToolNode([spy]))
+
+
+    @asynccontextmanager
+    async def older(config):
+        """A graph in whose time LangGraph has no event streaming."""
+        there = sys.modules["langgraph.stream"]
+        sys.modules["langgraph.stream"] = None
+        try:
+            yield asking
+        finally:
+            sys.modules["langgraph.stream"] = there
 '''
-NAMES = ["agent", "broken_tool", "asking", "nested", "failing", "slow", "silent", "data", "functional"]
+NAMES = [
+    "agent",
+    "broken_tool",
+    "wrong_tool",
+    "asking",
+    "nested",
+    "failing",
+    "wrong_inside",
+    "paused_inside",
+    "neighbours",
+    "calling",
+    "slow",
+    "silent",
+    "data",
+    "model",
+    "functional",
+    "cached",
+    "spying",
+    "older",
+]
+HIDDEN = "An internal error occurred"
+INTERRUPT = "__interrupt__"
 HELLO = {"messages": [{"role": "user", "content": "weather?", "id": "human-1"}]}
 
 
@@ -126,6 +220,13 @@ class Streams:
         """Method, nodes of the namespace and data of each event."""
         shown = [(e.event, nodes_of(e), msgspec.json.decode(e.data)) for e in self.bench.events]
         return [event for event in shown if not methods or event[0] in methods]
+
+    def graphs(self) -> list[tuple[tuple[str, ...], str]]:
+        """What became of the graphs inside."""
+        return [(nodes, data["event"]) for _, nodes, data in self.told("lifecycle")]
+
+    def text(self) -> bytes:
+        return b"".join(bytes(event.data) for event in self.bench.events)
 
     def keys(self, method: str) -> list[str]:
         return [e.origin.key for e in self.bench.events if e.event == method and e.origin is not None]
@@ -208,8 +309,7 @@ async def test_an_interrupt_deep_inside_is_told_once_and_answered(streams: Strea
     [key] = streams.keys("input.requested")
     assert key.startswith("input|")
     assert key.endswith(f"|{asked['interrupt_id']}")
-    graphs = [(nodes, data["event"]) for _, nodes, data in streams.told("lifecycle")]
-    assert graphs == [
+    assert streams.graphs() == [
         (("outer",), "started"),
         (("outer", "deep"), "started"),
         (("outer", "deep"), "interrupted"),
@@ -221,26 +321,104 @@ async def test_an_interrupt_deep_inside_is_told_once_and_answered(streams: Strea
     )
     assert (answered.status, answered.interrupts) == ("success", {})
     assert streams.told("values")[-1] == ("values", (), {"n": 41})
-    assert [data["event"] for _, _, data in streams.told("lifecycle")] == [
-        "started",
-        "started",
-        "completed",
-        "completed",
-    ]
+    assert [event for _, event in streams.graphs()] == ["started", "started", "completed", "completed"]
 
 
-INTERRUPT = "__interrupt__"
-
-
-async def test_an_error_inside_shows_no_secret(streams: Streams) -> None:
+async def test_an_error_inside_is_told_and_shows_no_secret(streams: Streams) -> None:
     ended = await streams.run("failing")
     assert ended.status == "error"
     *_, (_, nodes, data) = streams.told("lifecycle")
-    assert (nodes, data["event"], data["graph_name"]) == (("inside",), "failed", "inside")
-    broken = await streams.run("broken_tool", input=HELLO)
-    assert broken.status == "error"
-    assert [data["event"] for _, _, data in streams.told("tools")] == ["tool-started", "tool-error"]
-    assert b"password" not in b"".join(bytes(event.data) for event in streams.bench.events)
+    assert nodes == ("inside",)
+    assert data == {"event": "failed", "graph_name": "inside", "error": f"OSError: {HIDDEN}"}
+    assert b"password" not in streams.text()
+    await streams.run("wrong_inside")
+    assert [(nodes, data["error"]) for _, nodes, data in streams.told("lifecycle")[2:]] == [
+        (("inside", "deep"), "ValueError: n must be positive"),
+        (("inside",), "ValueError: n must be positive"),
+    ]
+
+
+async def test_errors_of_tools_are_shown_with_care(streams: Streams) -> None:
+    for graph, shown in (("broken_tool", HIDDEN), ("wrong_tool", "one city at a time")):
+        ended = await streams.run(graph, input=HELLO)
+        assert ended.status == "error"
+        tools = [data for _, _, data in streams.told("tools")]
+        assert tools[1:] == [{"event": "tool-error", "tool_call_id": "call-1", "message": shown}]
+        assert b"password" not in streams.text()
+
+
+async def test_an_error_closes_its_neighbours_the_deepest_first(streams: Streams) -> None:
+    ended = await streams.run("neighbours")
+    assert ended.status == "error"
+    assert streams.graphs() == [
+        (("sub",), "started"),
+        (("sub", "deep"), "started"),
+        (("sub", "deep"), "failed"),
+        (("sub",), "failed"),
+    ]
+    assert b"password" not in streams.text()
+
+
+async def test_a_graph_at_a_breakpoint_is_not_told_to_be_complete(streams: Streams) -> None:
+    paused = await streams.run("paused_inside")
+    assert (paused.status, paused.next) == ("success", ["inside"])
+    assert streams.graphs()[2:] == [(("inside", "deep"), "interrupted"), (("inside",), "interrupted")]
+    await streams.run("paused_inside", input=None, run_id="on")
+    assert streams.graphs()[2:] == [(("inside", "deep"), "completed"), (("inside",), "completed")]
+
+
+async def test_a_graph_that_a_task_calls_is_closed(streams: Streams) -> None:
+    await streams.run("calling", input={"n": 1})
+    [(_, event)] = streams.graphs()[1:]
+    assert event == "interrupted"
+    [(_, _, asked)] = streams.told("input.requested")
+    await streams.run("calling", input=None, run_id="called", command={"resume": {asked["interrupt_id"]: 41}})
+    assert [event for _, event in streams.graphs()] == ["started", "completed"]
+
+
+async def test_tasks_come_behind_the_begin_of_their_graph(streams: Streams) -> None:
+    await streams.run("nested", "in-order")
+    told = [(method, nodes) for method, nodes, _ in streams.told("tasks", "lifecycle")]
+    for nodes in (("outer",), ("outer", "deep")):
+        assert told.index(("lifecycle", nodes)) < told.index(("tasks", nodes))
+
+
+async def test_states_of_classes_and_updates_from_a_cache(streams: Streams) -> None:
+    await streams.run("data", input={"n": 1})
+    assert streams.told("values")[-1][2]["log"] == [{"type": "human", "content": "hi", "id": "h-1"}]
+    await streams.run("model", input={"n": 0})
+    told = {"n": 1, "messages": [{"type": "ai", "content": "told", "id": "ai-2"}]}
+    assert streams.told("values")[-1][2] == told
+    assert streams.told("updates")[-1][2] == {"node": "tell", "values": told}
+    for run_id in ("cached-1", "cached-2"):
+        await streams.run("cached", run_id=run_id)
+        assert [data for _, _, data in streams.told("updates")] == [{"node": "five", "values": {"n": 5}}]
+
+
+async def test_what_is_the_servers_own_is_not_told(streams: Streams) -> None:
+    own = {"langgraph_auth_user": {"identity": "ada", "token": "hidden-1"}, "__pregel_own": "hidden-2"}
+    config = {"configurable": {**own, "tone": "low"}, "metadata": {"langgraph_auth_user_id": "hidden-3"}}
+    await streams.run("spying", input=HELLO, config=config)
+    tools = [data for _, _, data in streams.told("tools")]
+    assert [data["event"] for data in tools] == ["tool-started", "tool-output-delta", "tool-finished"]
+    assert tools[0]["input"] == {"q": "config"}
+    assert tools[1]["delta"] == {"found": "config"}
+    await streams.run("nested", "secret", config=config)
+    assert {method for method, _, _ in streams.told()} >= {"tasks", "checkpoints", "values", "lifecycle"}
+    assert b"hidden" not in streams.text()
+    assert b"__pregel_own" not in streams.text()
+
+
+async def test_an_older_langgraph_is_told_of(streams: Streams) -> None:
+    ended = await streams.run("older")
+    assert ended.status == "error"
+    assert ended.failure is not None
+    assert "1.2.22 or newer is needed" in ended.failure.message
+    assert streams.told() == []
+    again = await streams.bench.run(
+        streams.pool, "older", run_id="by-modes", thread_id="by-modes", input={"n": 1}
+    )
+    assert again.status == "success"
 
 
 async def test_a_stop_closes_what_is_open_the_deepest_first(streams: Streams) -> None:
@@ -248,8 +426,7 @@ async def test_a_stop_closes_what_is_open_the_deepest_first(streams: Streams) ->
     await streams.bench.until(lambda event: event.event == "lifecycle" and len(nodes_of(event)) == 2)
     streams.pool.cancel("slow")
     assert (await running).status == "cancelled"
-    closed = [(nodes, data["event"]) for _, nodes, data in streams.told("lifecycle")][2:]
-    assert closed == [(("inside", "deep"), "interrupted"), (("inside",), "interrupted")]
+    assert streams.graphs()[2:] == [(("inside", "deep"), "interrupted"), (("inside",), "interrupted")]
 
 
 async def test_breakpoints_and_messages_that_nobody_streamed(streams: Streams) -> None:

@@ -221,18 +221,19 @@ class Run:
     async def _stream_events(
         self, graph: Any, given: Any, config: dict[str, Any], options: dict[str, Any]
     ) -> None:
-        emitter, event = ProtocolEmitter(self._emit), "failed"
+        emitter = ProtocolEmitter(self._emit)
         try:
-            async with contextlib.aclosing(events_of(graph, given, config, options, emitter)) as events:
+            async with contextlib.aclosing(events_of(graph, given, config, options)) as events:
                 async for one in events:
                     emitter.take(one)
                     await self._room()
-            event = "completed"
         except asyncio.CancelledError:
-            event = "interrupted"
+            emitter.close("interrupted")
             raise
-        finally:
-            emitter.close(event)
+        except BaseException as exc:
+            emitter.close("failed", exc)
+            raise
+        emitter.close("completed")
 
     async def _stream_modes(
         self, graph: Any, given: Any, config: dict[str, Any], options: dict[str, Any]
