@@ -29,6 +29,7 @@ EVERYTHING = [
 Event = dict[str, Any]
 Transport = Literal["sse", "websocket"]
 BOTH = pytest.mark.parametrize("transport", ["sse", "websocket"])
+EACH = pytest.mark.parametrize("transport", ["sse", pytest.param("websocket", marks=pytest.mark.long)])
 
 
 class Wire:
@@ -143,7 +144,7 @@ def order_of(events: list[Event]) -> list[tuple[str, int]]:
 # --- as it should be ------------------------------------------------------------------------------------
 
 
-@BOTH
+@EACH
 async def test_messages_and_the_output(client: LangGraphClient, transport: Transport) -> None:
     async with client.threads.stream(assistant_id="slow", transport=transport) as thread:
         run = await thread.run.start(input=HELLO)
@@ -157,7 +158,7 @@ async def test_messages_and_the_output(client: LangGraphClient, transport: Trans
     assert (await client.threads.get_state(thread.thread_id))["values"] == output
 
 
-@BOTH
+@EACH
 async def test_tools_that_are_called(client: LangGraphClient, transport: Transport) -> None:
     async with client.threads.stream(assistant_id="calling", transport=transport) as thread:
         calls = {}
@@ -173,7 +174,7 @@ async def test_tools_that_are_called(client: LangGraphClient, transport: Transpo
         assert texts_of(await thread.output)[-1] == "that is all"
 
 
-@BOTH
+@EACH
 async def test_an_error(client: LangGraphClient, transport: Transport) -> None:
     async with client.threads.stream(assistant_id="failing_inside", transport=transport) as thread:
         await thread.run.start(input=HELLO)
@@ -181,7 +182,7 @@ async def test_an_error(client: LangGraphClient, transport: Transport) -> None:
             await asyncio.wait_for(thread.output, 20)
 
 
-@BOTH
+@EACH
 async def test_graphs_inside(client: LangGraphClient, transport: Transport) -> None:
     async with client.threads.stream(assistant_id="deep", transport=transport) as thread:
         await thread.run.start(input=HELLO)
@@ -222,7 +223,7 @@ async def test_two_questions_at_once(
     assert sorted(texts_of(state["values"])[1:]) == ["and AND THEN?", "thank you", "you said MAY I?"]
 
 
-@BOTH
+@EACH
 async def test_a_question_two_graphs_deep(client: LangGraphClient, transport: Transport) -> None:
     async with client.threads.stream(assistant_id="nested", transport=transport) as thread:
         await thread.run.start(input=HELLO)
@@ -239,7 +240,7 @@ async def test_a_question_two_graphs_deep(client: LangGraphClient, transport: Tr
         assert texts_of(await thread.output)[1] == "you said yes"
 
 
-@BOTH
+@EACH
 async def test_a_stop(client: LangGraphClient, transport: Transport) -> None:
     async with client.threads.stream(assistant_id="deep", transport=transport) as thread:
         run = await thread.run.start(input=HELLO)
