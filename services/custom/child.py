@@ -9,6 +9,7 @@ import importlib
 import importlib.util
 import json
 import os
+import re
 import socket
 import sys
 import traceback
@@ -99,12 +100,10 @@ def routes_of(app: Any) -> list[dict[str, Any]] | None:
 
 def litestar_pattern(path: str) -> str:
     """A path such as `/items/{name:str}` as a pattern."""
-    import re
-
     parts = re.split(r"\{[^}]*?(:[^}]*)?\}", path)
     text = ""
     for n, part in enumerate(parts):
-        text += re.escape(part or "") if n % 2 == 0 else (".*" if part in (":path",) else "[^/]+")
+        text += re.escape(part or "") if n % 2 == 0 else (".*" if part == ":path" else "[^/]+")
     return f"^{text.rstrip('/')}/?$"
 
 

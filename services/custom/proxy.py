@@ -6,12 +6,12 @@ from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 import httpx
-import msgspec
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 from websockets.typing import Subprotocol
 
 from services.custom.process import CustomApp
+from services.kit.asgi import refuse
 from services.kit.lifecycle import Part
 
 FIRST = ("/ok", "/live", "/health", "/ready", "/metrics", "/docs", "/openapi.json", "/asyncapi.json")
@@ -105,7 +105,7 @@ class Proxy:
 
     async def _http(self, scope: Scope, receive: Any, send: Any) -> None:
         if self._client is None or not self._custom.is_up:
-            await _refuse(send, AWAY)
+            await refuse(send, 503, "custom_app_away", AWAY)
             return
         has_body = any(name in (b"content-length", b"transfer-encoding") for name, _ in scope["headers"])
         body = _Body(receive, has_body)
@@ -131,7 +131,7 @@ class Proxy:
         try:
             answer = await client.send(request, stream=True)
         except httpx.TransportError:
-            await _refuse(send, AWAY)
+            await refuse(send, 503, "custom_app_away", AWAY)
             return
         try:
             headers = [(k.lower(), v) for k, v in answer.headers.raw if k.lower() not in HOP_BY_HOP]
@@ -254,13 +254,4 @@ def _passed(scope: Scope) -> list[tuple[bytes, bytes]]:
         headers.append((b"x-forwarded-for", str(client[0]).encode()))
     scheme = scope.get("scheme", "http").replace("ws", "http")
     headers.append((b"x-forwarded-proto", scheme.encode()))
-    if scope.get("root_path"):
-        headers.append((b"x-forwarded-prefix", scope["root_path"].encode()))
     return headers
-
-
-async def _refuse(send: Any, why: str) -> None:
-    body = msgspec.json.encode({"detail": why, "error": "custom_app_away", "message": why})
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": 503, "headers": headers})
-    await send({"type": "http.response.body", "body": body, "more_body": False})

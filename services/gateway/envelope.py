@@ -7,6 +7,7 @@ from uuid import UUID, uuid4
 
 import msgspec
 from litestar import Request
+from litestar.connection import ASGIConnection
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -34,6 +35,7 @@ HYPHENATED = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 YES_NO = {"yes": "true", "no": "false"}
 IDS = frozenset({"thread_id", "run_id", "cron_id", "delivery_id"})
 """Path parameters that are UUIDs; an assistant can be named by its graph too."""
+UNWELCOME = "Origin: this page may not call the server"
 ANONYMOUS = "anonymous"
 """Whoever asks, as long as nobody is authenticated."""
 
@@ -62,6 +64,12 @@ def caller(request: Request[Any, Any, Any], parts: Any) -> Caller:
         return Caller(request_id)
     headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in request.scope["headers"]}
     return Caller(request_id, configurable={k: v for k, v in headers.items() if chosen.has(k)})
+
+
+def is_welcome(connection: ASGIConnection[Any, Any, Any, Any]) -> bool:
+    """Whether the page that asks, if it is one, may call the server."""
+    origin, allowed = connection.headers.get("origin"), connection.app.cors_config
+    return origin is None or allowed is None or allowed.is_origin_allowed(origin)
 
 
 class RequestEnvelope:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-import msgspec
+from services.kit.asgi import refuse
 
 PROBES = frozenset({"/ok", "/live", "/health", "/ready"})
 """Whoever watches the process asks it without knowing of the prefix."""
@@ -47,8 +47,4 @@ async def _not_there(scope: dict[str, Any], send: Any, prefix: str) -> None:
     if scope["type"] == "websocket":
         await send({"type": "websocket.close", "code": 1008, "reason": "Not Found"})
         return
-    why = f"Not Found: this server is under {prefix}"
-    body = msgspec.json.encode({"detail": why, "error": "http", "message": why})
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": 404, "headers": headers})
-    await send({"type": "http.response.body", "body": body, "more_body": False})
+    await refuse(send, 404, "http", f"Not Found: this server is under {prefix}")

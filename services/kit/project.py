@@ -225,17 +225,29 @@ def _graph(file: Path, folder: Path, graph_id: str, value: Any) -> GraphSpec:
         description, value = value.get("description"), value.get("path")
     if not isinstance(value, str):
         raise ProjectError(f"{where}: must be 'file.py:name', 'module:name' or an object with 'path'")
+    place, variable = _named(where, value)
+    if place.endswith(SCRIPT):
+        raise ProjectError(f"{where}: graphs in JavaScript are not supported")
+    path = _file(where, folder, place)
+    return GraphSpec(variable=variable, path=path, module="" if path else place, description=description)
+
+
+def _named(where: str, value: str) -> tuple[str, str]:
+    """A file or module, and the name in it."""
     place, colon, variable = value.rpartition(":")
     if not colon or not place or not variable:
         raise ProjectError(f"{where}: '{value}' names no variable; write 'file.py:name'")
-    if place.endswith(SCRIPT):
-        raise ProjectError(f"{where}: graphs in JavaScript are not supported")
-    if "/" in place or place.endswith(".py"):
-        path = (folder / place).resolve()
-        if not path.is_file():
-            raise ProjectError(f"{where}: {path} is not there")
-        return GraphSpec(variable=variable, path=path, description=description)
-    return GraphSpec(variable=variable, module=place, description=description)
+    return place, variable
+
+
+def _file(where: str, folder: Path, place: str) -> Path | None:
+    """The file that is meant; None when it is a module."""
+    if "/" not in place and not place.endswith(".py"):
+        return None
+    path = (folder / place).resolve()
+    if not path.is_file():
+        raise ProjectError(f"{where}: {path} is not there")
+    return path
 
 
 def _roots(file: Path, folder: Path, config: dict[str, Any]) -> tuple[Path, ...]:
@@ -324,15 +336,9 @@ def _http(file: Path, folder: Path, config: dict[str, Any]) -> HttpSettings:
 
 
 def _app(where: str, folder: Path, value: str) -> AppSource:
-    place, colon, variable = value.rpartition(":")
-    if not colon or not place or not variable:
-        raise ProjectError(f"{where}: '{value}' names no variable; write 'file.py:name'")
-    if "/" not in place and not place.endswith(".py"):
-        return AppSource(variable=variable, module=place)
-    path = (folder / place).resolve()
-    if not path.is_file():
-        raise ProjectError(f"{where}: {path} is not there")
-    return AppSource(variable=variable, path=path)
+    place, variable = _named(where, value)
+    path = _file(where, folder, place)
+    return AppSource(variable=variable, path=path, module="" if path else place)
 
 
 def _header(where: str, text: str, prefix: str, env: Mapping[str, str]) -> str:
@@ -374,9 +380,5 @@ def _embed(where: str, folder: Path, value: str) -> str:
     place, colon, name = value.rpartition(":")
     if not colon or not place or not name:
         raise ProjectError(f"{where}: '{value}' must be 'file.py:name', 'module:name' or 'provider:model'")
-    if "/" not in place and not place.endswith(".py"):
-        return value
-    path = (folder / place).resolve()
-    if not path.is_file():
-        raise ProjectError(f"{where}: {path} is not there")
-    return f"{path}:{name}"
+    path = _file(where, folder, place)
+    return value if path is None else f"{path}:{name}"

@@ -13,20 +13,9 @@ from langgraph_sdk.client import LangGraphClient
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-HELLO: dict[str, Any] = {"messages": [{"role": "user", "content": "hello", "id": "h-1"}]}
+from tests.flows.event_streams import EVERYTHING, HELLO, Event
+
 SENTENCE = "one word after the other, so that there is time for something to happen"
-EVERYTHING = [
-    "values",
-    "updates",
-    "messages",
-    "tools",
-    "lifecycle",
-    "input",
-    "checkpoints",
-    "tasks",
-    "custom",
-]
-Event = dict[str, Any]
 Transport = Literal["sse", "websocket"]
 BOTH = pytest.mark.parametrize("transport", ["sse", "websocket"])
 EACH = pytest.mark.parametrize("transport", ["sse", pytest.param("websocket", marks=pytest.mark.long)])

@@ -11,19 +11,7 @@ import pytest
 from langgraph_sdk import get_client
 from langgraph_sdk.client import LangGraphClient
 
-HELLO: dict[str, Any] = {"messages": [{"role": "user", "content": "hello", "id": "h-1"}]}
-EVERYTHING = [
-    "values",
-    "updates",
-    "messages",
-    "tools",
-    "lifecycle",
-    "input",
-    "checkpoints",
-    "tasks",
-    "custom",
-]
-Event = dict[str, Any]
+from tests.flows.event_streams import EVERYTHING, HELLO, Event
 
 
 @pytest.fixture(scope="module")

@@ -14,13 +14,12 @@ from contracts.answers.system import Problem
 from contracts.mcp import INVALID_REQUEST, RpcAnswer, RpcFailure, RpcMessage, RpcResult
 from services.gateway import rpc
 from services.gateway.commands.endings import stop_run
-from services.gateway.envelope import Caller
+from services.gateway.envelope import UNWELCOME, Caller, is_welcome
 from services.gateway.handlers import JSON, By, Parts, encoded, nothing, posts
 from services.gateway.parts import GatewayParts
 from services.gateway.queries import tools
 from services.gateway.rpc import RpcCall, RpcRefused
-from services.gateway.streams.answer import AGAIN_S, GONE, KEEP_ALIVE_S, Pieces
-from services.gateway.streams.outcomes import has_ended
+from services.gateway.streams.answer import GONE, Pieces, until_ended
 
 VERSION = "mcp-protocol-version"
 TAKEN = ("application/json", "text/event-stream")
@@ -58,7 +57,8 @@ class McpController(Controller):
         """Assistants are tools; a call is a run with a thread of its own that is waited for."""
         if bytes(request.scope.get("raw_path", b"")).partition(b"?")[0].endswith(b"/"):
             return nothing(307, {"Location": "../mcp"})
-        _check_origin(request)
+        if not is_welcome(request):  # its browser would only keep the answer from it
+            raise PermissionDeniedException(UNWELCOME)
         try:
             _check_accept(request)
             body = rpc.body_of(await request.body(), request.headers.get(VERSION))
@@ -77,13 +77,6 @@ class McpController(Controller):
         raise NotFoundException
 
 
-def _check_origin(request: Request[Any, Any, Any]) -> None:
-    """Refuse a page that may not call us: its browser would only keep the answer from it."""
-    origin, allowed = request.headers.get("origin"), request.app.cors_config
-    if origin is not None and allowed is not None and not allowed.is_origin_allowed(origin):
-        raise PermissionDeniedException("Origin: this page may not call the server")
-
-
 def _check_accept(request: Request[Any, Any, Any]) -> None:
     if not any(request.accept.accepts(kind) for kind in TAKEN):
         raise RpcRefused(INVALID_REQUEST, f"Accept: must have {' or '.join(TAKEN)}")
@@ -99,7 +92,7 @@ def _called(
         told = list[RpcAnswer]()
         for answer in answers:
             if isinstance(answer, RpcCall):
-                async for piece in _until_ended(parts, answer):
+                async for piece in until_ended(parts, answer.run.run_id):
                     yield piece
                 answer = await _result(parts, answer)
             told.append(answer)
@@ -110,14 +103,6 @@ def _called(
             parts.background.spawn(stop_run(parts, caller, call.run.thread_id, call.run.run_id, GONE))
 
     return Pieces(pieces(), over, headers={}, media_type=JSON)
-
-
-async def _until_ended(parts: GatewayParts, call: RpcCall) -> AsyncIterator[bytes]:
-    """A line feed now and then, which JSON may begin with, until the run has ended or is gone."""
-    while not await parts.ends.wait(call.run.run_id, KEEP_ALIVE_S):
-        yield b"\n"
-    while not await parts.read(lambda: has_ended(parts.views, parts.log, call.run.run_id)):
-        await parts.changed(AGAIN_S)  # the read models lag behind the request
 
 
 async def _result(parts: GatewayParts, call: RpcCall) -> RpcResult:

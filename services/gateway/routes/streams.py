@@ -7,6 +7,7 @@ from litestar import Controller, Request, Response, WebSocket, websocket
 from litestar.params import Parameter
 
 from contracts.answers.protocol import CommandDone, CommandRejected
+from contracts.answers.system import Problem
 from contracts.api import EventSubscription, ProtocolCommand
 from domain.errors import InvalidField
 from services.gateway.commands import protocol as commands
@@ -36,10 +37,9 @@ def no_command(_: Request[Any, Any, Any], exc: InvalidField) -> Response[Command
     return Response(CommandRejected(None, "invalid_argument", str(exc), detail=str(exc)), status_code=400)
 
 
-def no_subscription(_: Request[Any, Any, Any], exc: InvalidField) -> Response[dict[str, str]]:
+def no_subscription(_: Request[Any, Any, Any], exc: InvalidField) -> Response[Problem]:
     """The answer to a body that names no channels, as clients of the protocol expect it."""
-    told = {"detail": str(exc), "error": exc.code, "message": str(exc)}
-    return Response(told, status_code=400)
+    return Response(Problem(str(exc), exc.code, str(exc)), status_code=400)
 
 
 class StreamController(Controller):

@@ -25,7 +25,7 @@ from services.gateway.streams import frames
 from services.gateway.streams.channel import Mark
 from services.gateway.streams.cursor import Cursor, Ended, Events, Gap
 from services.gateway.streams.frames import EventChoice
-from services.gateway.streams.outcomes import Outcome, has_ended
+from services.gateway.streams.outcomes import Outcome
 from services.gateway.streams.protocol import ChannelChoice, Shape
 from services.gateway.streams.tape import Tape, TapeStep
 from services.kit.logs import Log
@@ -195,25 +195,18 @@ def _milestones(parts: GatewayParts, run_id: UUID, choice: EventChoice) -> bytes
 
 def protocol(tape: Tape, choice: ChannelChoice, since: int) -> Response[bytes]:
     """The events of a thread behind a number, by the event streaming protocol."""
-
-    def over(_: bool) -> None:
-        tape.close()
-
     shape = Shape()
 
     async def shown(step: TapeStep) -> bytes:
         return b"".join(e.frame for e in shape.of(step) if e.seq > since and choice.has(e))
 
-    return Pieces(_of_tape(tape, shown), over, headers=frames.HEADERS, media_type=frames.MEDIA_TYPE)
+    return _taped(tape, shown)
 
 
 def thread(parts: GatewayParts, tape: Tape, modes: frozenset[str], since: Mark | None) -> Response[bytes]:
     """The events of all runs of a thread behind one of them."""
     is_all = "run_modes" in modes
     choice = EventChoice(() if is_all else ("metadata",), with_ids=True)
-
-    def over(_: bool) -> None:
-        tape.close()
 
     async def shown(step: TapeStep) -> bytes:
         run, what = step
@@ -232,6 +225,13 @@ def thread(parts: GatewayParts, tape: Tape, modes: frozenset[str], since: Mark |
                 done = frames.frame("metadata", {"status": "run_done", "run_id": run.run_id})
                 return frames.of_end(outcome) + done if is_all and outcome.status == "error" else done
         return b""
+
+    return _taped(tape, shown)
+
+
+def _taped(tape: Tape, shown: Callable[[TapeStep], Awaitable[bytes]]) -> Response[bytes]:
+    def over(_: bool) -> None:
+        tape.close()
 
     return Pieces(_of_tape(tape, shown), over, headers=frames.HEADERS, media_type=frames.MEDIA_TYPE)
 
@@ -295,12 +295,18 @@ def _headers(address: RunAddress, follow: str) -> dict[str, str]:
     return told if follow == "join" else frames.HEADERS | told
 
 
-async def _when_ended(parts: GatewayParts, run_id: UUID, document: Callable[[], Any]) -> AsyncIterator[bytes]:
-    """A line feed every five seconds until the run has ended or is gone, then one JSON document."""
+async def until_ended(parts: GatewayParts, run_id: UUID) -> AsyncIterator[bytes]:
+    """A line feed every five seconds, which JSON may begin with, until the run has ended or is gone."""
     while not await parts.ends.wait(run_id, KEEP_ALIVE_S):
         yield b"\n"
-    while not await parts.read(lambda: has_ended(parts.views, parts.log, run_id)):
+    while await parts.live.outcome_of(run_id) is None:
         await parts.changed(AGAIN_S)  # the read models lag behind the request
+
+
+async def _when_ended(parts: GatewayParts, run_id: UUID, document: Callable[[], Any]) -> AsyncIterator[bytes]:
+    """Line feeds until the run has ended, then one JSON document."""
+    async for piece in until_ended(parts, run_id):
+        yield piece
     yield msgspec.json.encode(await parts.read(document))
 
 

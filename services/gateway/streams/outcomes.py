@@ -11,7 +11,7 @@ from projections.runs import GONE
 from services.gateway.answers.runs import failure_of
 from services.gateway.queries.filters import SQL
 from services.kit.eventlog import EventLog
-from services.kit.views import Row, Views
+from services.kit.views import Views
 
 ROW = SQL["row"].format(table="runs", key="run_id")
 
@@ -27,7 +27,10 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 def outcome_of(views: Views, log: EventLog, run_id: UUID) -> Outcome | None:
-    """What the run came to; None while it goes on, or the read models do not show its end."""
+    """What the run came to; None while it goes on, or the read models do not show its end.
+
+    Nothing more becomes of a run that has its outcome, is gone, or whose thread is.
+    """
     row = views.one(ROW, (run_id.bytes,))
     if row is not None and row["phase"] == "ended":
         return Outcome(
@@ -37,28 +40,18 @@ def outcome_of(views: Views, log: EventLog, run_id: UUID) -> Outcome | None:
             was_started=row["attempt"] > 0,
             asks=any(msgspec.json.decode(row["interrupts"]).values()),
         )
-    if not _is_gone(row, log, run_id):
+    if row is not None and row["hidden"] != GONE:
         return None
     run = run_of(run_id, log.stream(run_id))
     if run is None:
         return Outcome("interrupted")
+    if row is None and run.is_active and not _is_thread_gone(log, run):
+        return None
     is_undone = run.gone and run.cancel == "rollback"
     shown = "interrupted" if run.is_active else run.status
     return Outcome("rollback" if is_undone else shown, was_started=run.attempt > 0)
 
 
-def has_ended(views: Views, log: EventLog, run_id: UUID) -> bool:
-    """Whether nothing more becomes of the run: it has its outcome, is gone, or its thread is."""
-    row = views.one(ROW, (run_id.bytes,))
-    return bool(row is not None and row["phase"] == "ended") or _is_gone(row, log, run_id)
-
-
-def _is_gone(row: Row | None, log: EventLog, run_id: UUID) -> bool:
-    if row is not None:
-        return bool(row["hidden"] == GONE)
-    run: Run | None = run_of(run_id, log.stream(run_id))
-    if run is None or not run.is_active:
-        return True
+def _is_thread_gone(log: EventLog, run: Run) -> bool:
     thread_id = run.request.thread_id
-    newest = log.newest([thread_id]).values()
-    return not run.request.temporary and thread_of(thread_id, newest) is None
+    return not run.request.temporary and thread_of(thread_id, log.newest([thread_id]).values()) is None

@@ -14,7 +14,7 @@ from domain.errors import InvalidField
 from services.gateway.bodies import decoded, readable
 from services.gateway.commands import protocol as commands
 from services.gateway.commands.protocol import Answer
-from services.gateway.envelope import Caller
+from services.gateway.envelope import UNWELCOME, Caller, is_welcome
 from services.gateway.parts import GatewayParts
 from services.gateway.streams.protocol import (
     ChannelChoice,
@@ -48,10 +48,8 @@ _encode = msgspec.json.Encoder().encode
 async def serve(socket: WebSocket[Any, Any, Any], parts: GatewayParts, thread: str) -> None:
     """Serve a client until it goes, or the server stops."""
     await socket.accept()
-    origin, allowed = socket.headers.get("origin"), socket.app.cors_config
-    if origin is not None and allowed is not None and not allowed.is_origin_allowed(origin):
-        # Browsers let every page connect, and leave it to the server to look who asks.
-        await socket.close(FORBIDDEN, "Origin: this page may not call the server")
+    if not is_welcome(socket):  # browsers let every page connect, and leave it to the server to look who asks
+        await socket.close(FORBIDDEN, UNWELCOME)
         return
     thread_id = parse_uuid(thread)
     if thread_id is None:

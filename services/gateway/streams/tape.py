@@ -7,7 +7,7 @@ from uuid import UUID
 
 import msgspec
 
-from contracts.events import BODIES, RunRolledBack, RunStarted, Settled
+from contracts.events import RunDeleted, RunStarted
 from contracts.subjects import RUNEV
 from domain.run import run_of
 from services.gateway.answers.values import payload_of
@@ -15,7 +15,8 @@ from services.gateway.parts import GatewayParts
 from services.gateway.queries.filters import SQL
 from services.gateway.streams.channel import BEGINNING
 from services.gateway.streams.cursor import Cursor, Ended, Step
-from services.gateway.streams.outcomes import Outcome, outcome_of
+from services.gateway.streams.ends import ENDINGS
+from services.gateway.streams.outcomes import Outcome
 from services.kit.views import Row
 
 KEPT_S = RUNEV.max_age_s
@@ -25,7 +26,7 @@ LAG_S = 0.5
 OF_POSITION = 1 << 22
 """Events are numbered by the log's position at which their attempt began, times this, and by their place in it:
 so the numbers are the same for whoever asks, grow along a thread, and stay below 2^53 up to position 2^31."""
-OUTCOMES = frozenset(topic for topic, body in BODIES.items() if issubclass(body, Settled | RunRolledBack))
+OUTCOMES = ENDINGS - {RunDeleted.TOPIC}
 
 
 class TapeRun(msgspec.Struct):
@@ -161,9 +162,8 @@ class Tape:
         return [(run, Begun()), (run, Ended(await self._outcome(run.run_id)))]
 
     async def _outcome(self, run_id: UUID) -> Outcome:
-        parts = self._parts
-        while (found := await parts.read(lambda: outcome_of(parts.views, parts.log, run_id))) is None:
-            await parts.changed(LAG_S)  # one read model is behind the other
+        while (found := await self._parts.live.outcome_of(run_id)) is None:
+            await self._parts.changed(LAG_S)  # one read model is behind the other
         return found
 
     # --- what the read models have -------------------------------------------------------------------
@@ -179,13 +179,12 @@ class Tape:
 
         now, before, working = await self._parts.read(look)
         self._now = 0 if now is None else int(now["position"])
-        self._position = int(before["position"]) if before is not None and self._is_whole else 0
-        if not self._is_whole:
-            self._position = self._now
+        kept_from = 0 if before is None else int(before["position"])
+        self._position = kept_from if self._is_whole else self._now
         for row in working:
-            history = await self._history(UUID(bytes=row["run_id"]))
-            self._rows.extend(one for one in history if one["topic"] == RunStarted.TOPIC)
-        self._rows = deque(row for row in self._rows if row["position"] <= self._position)
+            for one in await self._history(UUID(bytes=row["run_id"])):
+                if one["topic"] == RunStarted.TOPIC and one["position"] <= self._position:
+                    self._rows.append(one)
 
     async def _look(self) -> bool:
         """Whether something more has happened on the thread."""
