@@ -64,12 +64,11 @@ class Seen:
 
 async def seen_of(bus: NatsBus, run_id: UUID) -> Seen:
     """What the attempts of a run have streamed, as far as the bus has it."""
-    pages, seen = Pages(bus, RUNEV.name, run_events_subject(run_id)), Seen()
+    seen = Seen()
     try:
-        while (values := await pages.next()) is not None:
-            for value in values:
-                for event in _batch_of(value.data).events:
-                    seen.take(event)
+        async for value in Pages(bus, RUNEV.name, run_events_subject(run_id)).rest():
+            for event in _batch_of(value.data).events:
+                seen.take(event)
     except (ConnectionError, TimeoutError):
         pass
     return seen

@@ -175,11 +175,10 @@ async def stored(bus: NatsBus, run_id: UUID, seq: int) -> None:
     """Wait until the stream has the event of that number."""
     async with asyncio.timeout(10):
         while True:
-            pages, last = Pages(bus, RUNEV.name, run_events_subject(run_id)), 0
-            while (values := await pages.next()) is not None:
-                for value in values:
-                    events = msgspec.json.decode(value.data, type=LiveBatch).events
-                    last = events[-1].seq if events else last
+            last = 0
+            async for value in Pages(bus, RUNEV.name, run_events_subject(run_id)).rest():
+                events = msgspec.json.decode(value.data, type=LiveBatch).events
+                last = events[-1].seq if events else last
             if last >= seq:
                 return
 

@@ -32,6 +32,7 @@ SETTLED_S, LOOK_S = 5.0, 0.25
 ASKING = frozenset({"input.requested", "values", "updates"})
 T = TypeVar("T")
 Answer = CommandDone | CommandRejected
+_batch_of = msgspec.json.Decoder(LiveBatch).decode
 
 
 class CommandRefused(Exception):
@@ -54,9 +55,8 @@ async def answer(parts: GatewayParts, caller: Caller, thread: str, command: Prot
     except (ThreadBusy, LaneFull) as exc:
         return CommandRejected(command.id, "unknown_error", str(exc))
     except Refused as exc:
-        is_point = (
-            type(exc) is NotFound
-        )  # of what a run names, checkpoints alone have no refusal of their own
+        # Of what a run names, checkpoints alone have no refusal of their own.
+        is_point = type(exc) is NotFound
         code: CommandError = "no_such_checkpoint" if is_point else "invalid_argument"
         return CommandRejected(command.id, code, str(exc))
 
@@ -165,28 +165,33 @@ def _asked(row: Row) -> frozenset[str]:
 
 async def _settled(parts: GatewayParts, thread_id: UUID) -> Row | None:
     """The row of the thread; a run that has just asked something may come to its end first. None without a thread."""
-    until_s = parts.clock.monotonic_s() + SETTLED_S
+    until_s, asking = parts.clock.monotonic_s() + SETTLED_S, None
     while True:
         row = await parts.read(lambda: by_id(parts.views, "threads", "thread_id", thread_id))
         if row is None or row["status"] != "busy" or parts.clock.monotonic_s() >= until_s:
             return row
-        if not await _is_asking(parts, thread_id):
+        working = await _at_work(parts, thread_id)
+        if working is None or (working != asking and not await _is_asking(parts, working)):
             return row
+        asking = working
         await parts.changed(LOOK_S)
 
 
-async def _is_asking(parts: GatewayParts, thread_id: UUID) -> bool:
-    """Whether the run that works on the thread has streamed an interrupt: then it is about to end with it."""
+async def _at_work(parts: GatewayParts, thread_id: UUID) -> UUID | None:
+    """The run that works on the thread."""
     found = await parts.read(lambda: parts.views.one(SQL["at_work_on_thread"], (thread_id.bytes,)))
-    if found is None or parts.bus is None:
+    return None if found is None else UUID(bytes=found["run_id"])
+
+
+async def _is_asking(parts: GatewayParts, run_id: UUID) -> bool:
+    """Whether the run has streamed an interrupt: then it is about to end with it."""
+    if parts.bus is None:
         return False
-    pages = Pages(parts.bus, RUNEV.name, run_events_subject(UUID(bytes=found["run_id"])))
     try:
-        while (values := await pages.next()) is not None:
-            for value in values:
-                for event in msgspec.json.decode(value.data, type=LiveBatch).events:
-                    if event.event in ASKING and b"interrupt" in bytes(event.data):
-                        return True
+        async for value in Pages(parts.bus, RUNEV.name, run_events_subject(run_id)).rest():
+            for event in _batch_of(value.data).events:
+                if event.event in ASKING and b"interrupt" in bytes(event.data):
+                    return True
     except (ConnectionError, TimeoutError, msgspec.DecodeError):
         return True  # nobody knows: wait
     return False

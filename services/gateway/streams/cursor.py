@@ -64,10 +64,7 @@ class Cursor:
         self._pages = channel.pages() if mark is not None and not is_new else None
         self._is_known = mark is None or mark == BEGINNING  # an event of the attempt that it names was there
         self._has_seen = mark is None or is_new  # else it may all be forgotten
-        self._hole: int | None = (
-            None  # the place in the stream behind which something else comes than what follows
-        )
-        self._hole_at = ""  # when the stream took that
+        self._hole: Value | None = None  # what came in the stream where something else should follow
         self._jumps = False  # what is missing is given up
         self._missing_s, self._away_s = 0.0, 0.0  # since when, by the monotonic clock; 0: it is not
         self._is_open = True
@@ -198,7 +195,7 @@ class Cursor:
         if self._admits(batch, steps):
             self._take(batch, steps)
         elif self._hole is None:
-            self._hole, self._hole_at = value.begins - 1, value.at
+            self._hole = value
 
     def _at_its_end(self, pages: Pages) -> list[Step]:
         """All of it was read: go on in memory, if what is there follows."""
@@ -220,7 +217,7 @@ class Cursor:
         if not self._is_given_up():
             self._look_s = LOOK_S
         elif self._hole is not None:
-            pages.rewind(self._hole)
+            pages.rewind(self._hole.begins - 1)
             self._jumps, self._hole = True, None
         else:
             self._pages, self._index, self._jumps = None, index, True
@@ -229,7 +226,7 @@ class Cursor:
     def _is_given_up(self) -> bool:
         self._missing_s = self._missing_s or self._now()
         if self._hole is not None:
-            taken_s = datetime.fromisoformat(self._hole_at).timestamp()
+            taken_s = datetime.fromisoformat(self._hole.at).timestamp()
             if self._channels.clock.wall_s() - taken_s >= GAP_S:
                 return True  # it would have come long ago
         return self._now() - self._missing_s >= GAP_S

@@ -29,9 +29,8 @@ class Ends:
         self._watched: dict[UUID, list[Told]] = {}
         self._fresh: set[UUID] = set()  # to be looked at next, whatever happens
         self._threads: dict[bytes, list[Told]] = {}
-        self._fresh_threads: set[bytes] = (
-            set()
-        )  # to be told next: something may have happened before we looked
+        # To be told next: something may have happened before we looked.
+        self._fresh_threads: set[bytes] = set()
         self._behind: set[UUID] = set()  # over by what happened, and not yet in the read model of runs
         self._seen: int | None = None  # the position up to which what happened was looked at
         self._somebody = asyncio.Event()

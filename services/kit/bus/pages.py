@@ -1,6 +1,7 @@
 """What a stream has on one subject, oldest first, a page at a time: nothing is held here, and nothing on the server."""
 
 import asyncio
+from collections.abc import AsyncIterator
 
 import msgspec
 
@@ -58,6 +59,12 @@ class Pages:
             if whole is not None:
                 values.append(Value(self._begins, whole, msg.headers[AT]))
         return values
+
+    async def rest(self) -> AsyncIterator[Value]:
+        """Every value that the stream has now, a page in memory at a time. Raises ConnectionError, TimeoutError."""
+        while (values := await self.next()) is not None:
+            for value in values:
+                yield value
 
     async def _page(self) -> list[Msg]:
         if not self._bus.connected:
