@@ -11,6 +11,8 @@ from textwrap import dedent
 
 import pytest
 
+from tests.postgres import Postgres, postgres_of_session
+
 REPOSITORY = Path(__file__).parents[1]
 PROJECTS = Path(__file__).parent / "projects"
 GRAPHS = '''
@@ -192,6 +194,18 @@ def servers_in(base: Path) -> Iterator[Make]:
     yield make
     for server in servers:
         server.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL server that all tests of a process share."""
+    yield from postgres_of_session()
+
+
+@pytest.fixture
+def postgres_url(postgres: Postgres) -> str:
+    """An empty database of its own."""
+    return f"postgresql://postgres@/{postgres.database()}?host={postgres.root}&port={postgres.port}"
 
 
 @pytest.fixture
