@@ -46,7 +46,7 @@ def test_what_is_no_address_is_told_without_the_password(postgres: Postgres) -> 
     for url, told in (
         ("postgresql://u:secret@127.0.0.1:1/ledger", "ledger on 127.0.0.1"),
         (f"postgresql://postgres:secret@/none?host={postgres.root}&port={postgres.port}", "none"),
-        ("mysql://u:secret@host/x", "no address of a database"),
+        ("mysql://u:secret@host/x", "no address of a PostgreSQL"),
     ):
         with pytest.raises(DatabaseProblem, match=told) as caught:
             check(url, [OLD])
