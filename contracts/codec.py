@@ -1,10 +1,12 @@
-"""Bytes to structs and back: envelopes, upcasters, payloads."""
+"""Bytes to structs and back: envelopes, upcasters, payloads. The mapper and transcoder of `eventsourcing`."""
 
 import hashlib
 from collections.abc import Callable
 from typing import Any
+from uuid import UUID
 
 import msgspec
+from eventsourcing.persistence import Mapper, Notification, StoredEvent, Transcoder
 
 from contracts.events import BODIES, UPCASTS
 from contracts.ledger import (
@@ -15,7 +17,6 @@ from contracts.ledger import (
     Envelope,
     Meta,
     Payload,
-    RawRecorded,
     Recorded,
     StoredAppend,
     StoredTransaction,
@@ -28,8 +29,26 @@ class UnknownTopic(Exception):
     """The log holds an event that this version of the code does not know."""
 
 
-class EventCodec:
-    """Envelopes to bytes and back; chains of upcasters are flattened when it is built."""
+class EnvelopeTranscoder(Transcoder):
+    """Envelopes of one kind of event as JSON."""
+
+    def __init__(self, body: type[Body]) -> None:
+        self._encode = msgspec.json.Encoder().encode
+        self._decode = msgspec.json.Decoder(Envelope[body]).decode  # type: ignore[valid-type]
+
+    def encode(self, obj: Envelope[Body]) -> bytes:
+        return self._encode(obj)
+
+    def decode(self, data: bytes) -> Envelope[Body]:
+        return self._decode(data)
+
+
+class EventCodec(Mapper[UUID]):
+    """Recorded events to stored ones and back; chains of upcasters are flattened when it is built.
+
+    The library's own mapper finds a class by its module's path and fills its `__dict__`; ours finds it by the
+    topic that stands in the contract, and structs have none.
+    """
 
     def __init__(
         self,
@@ -38,25 +57,22 @@ class EventCodec:
     ) -> None:
         bodies = BODIES if bodies is None else bodies
         upcasts = UPCASTS if upcasts is None else upcasts
-        self._encode = msgspec.json.Encoder().encode
-        self._decode: dict[str, Callable[[bytes], Envelope[Body]]] = {
-            topic: msgspec.json.Decoder(Envelope[cls]).decode  # type: ignore[valid-type]
-            for topic, cls in bodies.items()
-        }
+        super().__init__(EnvelopeTranscoder(Body))
+        self._transcoders = {topic: EnvelopeTranscoder(cls) for topic, cls in bodies.items()}
         self._upcasts = {topic: _chain(topic, upcasts) for topic in bodies}
         self._newest = {topic: _newest(topic, upcasts) for topic in bodies}
 
     def encode(self, body: Body, meta: Meta) -> tuple[str, bytes]:
         """(topic, bytes) of one event."""
         envelope = Envelope(at=meta.at, actor=meta.actor, cause=meta.cause, corr=meta.corr, data=body)
-        return body.TOPIC, self._encode(envelope)
+        return body.TOPIC, self.transcoder.encode(envelope)
 
     def decode(self, topic: str, state: bytes) -> tuple[Meta, Body]:
         """What was stored, brought up to today's meaning. Raises UnknownTopic."""
-        decode = self._decode.get(topic)
-        if decode is None:
+        transcoder = self._transcoders.get(topic)
+        if transcoder is None:
             raise UnknownTopic(topic)
-        envelope = decode(state)
+        envelope = transcoder.decode(state)
         body = envelope.data
         for upcast in self._upcasts[topic]:
             body = upcast(body)
@@ -67,10 +83,16 @@ class EventCodec:
         today = {body.TOPIC for body in bodies}
         return frozenset(topic for topic, newest in self._newest.items() if newest in today)
 
-    def recorded(self, raw: RawRecorded) -> Recorded:
-        """The decoded form of a raw event; its topic is today's."""
-        meta, body = self.decode(raw.topic, raw.state)
-        return Recorded(raw.position, raw.stream_id, raw.version, body.TOPIC, meta, body)
+    def to_stored_event(self, domain_event: Recorded) -> StoredEvent:  # type: ignore[override] # of ours only
+        topic, state = self.encode(domain_event.body, domain_event.meta)
+        return StoredEvent(domain_event.stream_id, domain_event.version, topic, state)
+
+    def to_domain_event(self, stored_event: StoredEvent) -> Recorded:
+        """Its topic is today's; its position 0 when the stored form has none. Raises UnknownTopic."""
+        meta, body = self.decode(stored_event.topic, stored_event.state)
+        position = stored_event.id if isinstance(stored_event, Notification) else 0
+        stream_id = stored_event.originator_id
+        return Recorded(position, stream_id, stored_event.originator_version, body.TOPIC, meta, body)  # type: ignore[arg-type] # ours are UUIDs
 
     def stored(self, tx: Transaction) -> StoredTransaction:
         """A transaction in the form that the recorder writes."""

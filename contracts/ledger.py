@@ -108,15 +108,16 @@ class Recorded(msgspec.Struct, frozen=True, gc=False):
     meta: Meta
     body: Body
 
+    # The library's names for these.
+    @property
+    def originator_id(self) -> UUID:
+        """`stream_id`."""
+        return self.stream_id
 
-class RawRecorded(msgspec.Struct, frozen=True, gc=False):
-    """One event with its bytes as stored: for the relay, exports and sealing, which need not decode."""
-
-    position: int
-    stream_id: UUID
-    version: int
-    topic: str
-    state: bytes
+    @property
+    def originator_version(self) -> int:
+        """`version`."""
+        return self.version
 
 
 Upcast = Callable[[Body], Body]

@@ -10,8 +10,9 @@ from typing import Any
 from uuid import UUID
 
 import msgspec
+from eventsourcing.persistence import Notification
 
-from contracts.ledger import RawRecorded, Recorded
+from contracts.ledger import Recorded
 from projections.rows import Projection, Row, Table, micros
 
 LAYOUT = 1
@@ -350,9 +351,10 @@ def mark_of(recorded: Recorded) -> str:
     return _mark(recorded.stream_id, recorded.version, recorded.meta.at)
 
 
-def mark_of_raw(raw: RawRecorded) -> str:
+def mark_of_raw(raw: Notification) -> str:
     """The same of an undecoded one."""
-    return _mark(raw.stream_id, raw.version, msgspec.json.decode(raw.state, type=_At).at)
+    at = msgspec.json.decode(raw.state, type=_At).at
+    return _mark(UUID(str(raw.originator_id)), raw.originator_version, at)
 
 
 def _mark(stream_id: UUID, version: int, at: datetime) -> str:

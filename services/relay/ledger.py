@@ -41,4 +41,4 @@ class LedgerFeed:
         if not raws:
             await self.part.rest()
         elif await self._stream.publish(list(each(raws, partial(outgoing, source=SOURCE)))):
-            self._published, self._is_known = raws[-1].position, True
+            self._published, self._is_known = raws[-1].id, True

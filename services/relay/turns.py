@@ -106,12 +106,12 @@ class Turns:
         position = self._position
         raws = await read(self._log, lambda: self._log.read_raw(position, PAGE))
         # Only what is looked at is decoded: neither is what a graph came to, nor what a newer version wrote.
-        events = list(each((raw for raw in raws if raw.topic in self._topics), self._codec.recorded))
+        events = list(each((raw for raw in raws if raw.topic in self._topics), self._codec.to_domain_event))
         await self._hint(events)
         await self._offer(turns_of(events))
         await self._put(chores_of(events))
         if raws:
-            self._position = raws[-1].position
+            self._position = raws[-1].id
         await self.part.keep(self._position)
         if not raws:
             await self.part.rest(max(0.0, self._delayed.next_s - self._clock.wall_s()))

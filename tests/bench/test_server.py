@@ -15,7 +15,7 @@ import pytest
 
 from contracts.codec import EventCodec
 from contracts.events import RunRequested
-from services.kit.eventlog.reading import SqliteReader
+from services.kit.eventlog.sqlite import SqliteReader
 
 pytestmark = pytest.mark.bench
 Say = Callable[[str, str, str], None]
@@ -105,9 +105,10 @@ async def test_burst(make_server: Any, say: Say) -> None:
 
 def reschedule(data: Path, due: datetime) -> None:
     """Let every stored cron mean one second, as if it had been created so."""
+    from eventsourcing.persistence import Notification
+
     from contracts.codec import EventCodec
     from contracts.events import CronCreated
-    from contracts.ledger import RawRecorded
 
     codec, db = EventCodec(), sqlite3.connect(data / "ledger.db")
     text = f"{due.second} {due.minute} {due.hour} * * *"
@@ -116,7 +117,7 @@ def reschedule(data: Path, due: datetime) -> None:
         " WHERE topic = 'cron.created.v1'"
     ).fetchall()
     for position, stream, version, topic, state in rows:
-        recorded = codec.recorded(RawRecorded(position, UUID(bytes=stream), version, topic, state))
+        recorded = codec.to_domain_event(Notification(UUID(bytes=stream), version, topic, state, position))
         assert isinstance(recorded.body, CronCreated)
         changed = {"schedule": text, "canonical": text}
         body = type(recorded.body)(

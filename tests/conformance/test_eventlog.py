@@ -64,7 +64,7 @@ async def test_what_was_appended_is_read_back(log: EventLog) -> None:
     assert log.read(0, 1)[0].meta == META
     assert [e.position for e in log.read_topics("thread.updated", 0, 3, 10)] == [3]
     raw = log.read_raw(2, 1)[0]
-    assert (raw.topic, raw.version) == ("thread.updated.v1", 2)
+    assert (raw.topic, raw.originator_version) == ("thread.updated.v1", 2)
 
 
 async def test_wrong_version_stores_nothing(log: EventLog) -> None:

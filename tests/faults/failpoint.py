@@ -13,10 +13,11 @@ from typing import Any
 from uuid import UUID
 
 import msgspec
+from eventsourcing.persistence import Notification
 from nats.aio.msg import Msg as NatsMsg
 
 from contracts.codec import EventCodec
-from contracts.ledger import RawRecorded, Recorded, StoredTransaction
+from contracts.ledger import Recorded, StoredTransaction
 from projections.rows import Projection, Row, Rows
 from services.kit.bus import Endpoint, RequestTimeout
 from services.kit.bus.nats import NatsBus
@@ -194,7 +195,7 @@ class FailingLog(SqliteLog):
         self._points.hit("log.read")
         return super().read_topics(prefix, after, until, limit)
 
-    def read_raw(self, after: int, limit: int, until: int | None = None) -> list[RawRecorded]:
+    def read_raw(self, after: int, limit: int, until: int | None = None) -> list[Notification]:
         self._points.hit("log.read")
         return super().read_raw(after, limit, until)
 

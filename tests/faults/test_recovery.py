@@ -17,7 +17,7 @@ from langgraph_sdk import get_client
 from contracts.codec import EventCodec
 from contracts.events import RunStarted, Settled
 from contracts.ledger import Recorded
-from services.kit.eventlog.reading import SqliteReader
+from services.kit.eventlog.sqlite import SqliteReader
 
 REPOSITORY = Path(__file__).parents[2]
 STEPS = 8

@@ -27,7 +27,7 @@ from contracts.events import (
 )
 from contracts.ledger import Recorded
 from domain.schedule import occurrences, parse_canonical, zone
-from services.kit.eventlog.reading import SqliteReader
+from services.kit.eventlog.sqlite import SqliteReader
 
 Counts = dict[UUID, Counter[int]]
 MOST = 100_000

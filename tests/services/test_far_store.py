@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 from langgraph_sdk import get_client
 
+from contracts.codec import EventCodec
 from services import up
-from services.kit.eventlog.sqlite import SqliteLog
+from services.kit.eventlog.log import RecordedLog
+from services.kit.eventlog.sqlite import SqliteRecorder
 from services.kit.project import load_project
 from services.kit.settings import Settings
 from services.kit.views import Row, Views
@@ -43,12 +45,16 @@ class Distance:
 def distance(monkeypatch: pytest.MonkeyPatch) -> Distance:
     distance = Distance()
 
-    class FarLog(SqliteLog):
+    class FarRecorder(SqliteRecorder):
         is_near = False
 
         def _rows(self, query: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
             distance.cover()
             return super()._rows(query, params)
+
+    class FarLog(RecordedLog):
+        def __init__(self, path: Path, codec: EventCodec) -> None:
+            super().__init__(FarRecorder(path), codec)
 
     class FarViews(Views):
         is_near = False

@@ -10,13 +10,14 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from eventsourcing.sqlite import SQLiteConnection, SQLiteConnectionPool
 
 from contracts.codec import EventCodec
 from contracts.events import ThreadCreated
 from contracts.ledger import Append, Meta, Transaction
 from services.kit.eventlog import BadTransaction, LogUnavailable
 from services.kit.eventlog import writer as writer_module
-from services.kit.eventlog.sqlite import SqliteLog
+from services.kit.eventlog.sqlite import LedgerDatastore, SqliteLog, SqliteRecorder
 from services.kit.eventlog.writer import GroupWriter
 from services.kit.ids import uuid7
 
@@ -24,37 +25,79 @@ META = Meta(at=datetime(2026, 11, 24, tzinfo=UTC), actor="test")
 
 
 class Disk:
-    """A connection to a real file whose statements can be made to fail or to hang."""
+    """A connection whose statements can fail."""
 
     def __init__(self, path: Path) -> None:
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self._db.execute("CREATE TABLE IF NOT EXISTS t (n INTEGER PRIMARY KEY)")
         self.before: Callable[[str], None] = lambda _: None
 
-    @property
-    def in_transaction(self) -> bool:
-        return self._db.in_transaction
+    def cursor(self) -> Any:
+        return DiskCursor(self)
 
     def execute(self, statement: str, params: Any = ()) -> sqlite3.Cursor:
         self.before(statement)
         return self._db.execute(statement, params)
 
+    def commit(self) -> None:
+        self.execute("COMMIT")
+
+    def rollback(self) -> None:
+        self.before("ROLLBACK")
+        self._db.rollback()
+
     def close(self) -> None:
         self._db.close()
+
+
+class DiskCursor:
+    def __init__(self, disk: Disk) -> None:
+        self._disk = disk
+
+    def execute(self, statement: str, params: Any = ()) -> None:
+        self._disk.execute(statement, params)
+
+    def close(self) -> None:
+        pass
+
+
+class DiskPool(SQLiteConnectionPool):
+    def __init__(self, bench: "Bench") -> None:
+        super().__init__(db_name=str(bench.path), pool_size=1, max_overflow=0)
+        self._bench = bench
+
+    def _create_connection(self) -> SQLiteConnection:
+        self._bench.opened += 1
+        self._bench.disk = Disk(self._bench.path)
+        return SQLiteConnection(self._bench.disk, None)  # type: ignore[arg-type]
+
+
+class DiskRecorder(SqliteRecorder):
+    """The real one, on such a connection; its works are functions."""
+
+    def __init__(self, bench: "Bench") -> None:
+        datastore = LedgerDatastore(bench.path)
+        datastore.made = lambda: DiskPool(bench)  # type: ignore[method-assign]
+        datastore.pool.close()
+        datastore.pool = datastore.made()
+        super().__init__(bench.path, datastore)
+
+    def open(self) -> None:
+        with self.datastore.get_connection(commit=True):
+            pass
+
+    def _carried_out(self, cursor: Any, work: Any) -> Any:
+        return work(cursor)
 
 
 class Bench:
     def __init__(self, path: Path, answer_s: float = 10.0) -> None:
         self.path, self.opened = path, 0
-        self.writer = GroupWriter(self._open, lambda _: None, answer_s)
-
-    def _open(self) -> Any:
-        self.opened += 1
-        self.disk = Disk(self.path)
-        return self.disk
+        self.disk: Disk
+        self.writer = GroupWriter(DiskRecorder(self), lambda _: None, answer_s)
 
     async def put(self, number: int) -> int:
-        def work(db: sqlite3.Connection) -> int:
+        def work(db: Any) -> int:
             db.execute("INSERT INTO t VALUES (?)", (number,))
             return number
 
@@ -83,8 +126,8 @@ def hanging(on: threading.Event) -> Callable[[str], None]:
     return before
 
 
-def bad(error: BaseException) -> Callable[[sqlite3.Connection], Any]:
-    def work(db: sqlite3.Connection) -> Any:
+def bad(error: BaseException) -> Callable[[Any], Any]:
+    def work(db: Any) -> Any:
         db.execute("INSERT INTO t VALUES (1000)")
         raise error
 
@@ -215,7 +258,7 @@ def tx(*streams: UUID, text: str = "u") -> Transaction:
 async def test_what_can_never_be_stored_is_refused_before_it_is_queued(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.kit.eventlog.sqlite.MOST_BYTES", 1000)
+    monkeypatch.setattr("services.kit.eventlog.log.MOST_BYTES", 1000)
     log, twice = SqliteLog(tmp_path / "ledger.db", EventCodec()), uuid7()
     await log.start()
     outcomes = await asyncio.gather(

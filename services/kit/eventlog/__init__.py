@@ -6,8 +6,9 @@ from typing import Protocol
 from uuid import UUID
 
 import msgspec
+from eventsourcing.persistence import Notification
 
-from contracts.ledger import RawRecorded, Recorded, StoredTransaction, Transaction
+from contracts.ledger import Recorded, StoredTransaction, Transaction
 
 
 class WrongExpectedVersion(Exception):
@@ -78,7 +79,7 @@ class EventLog(Protocol):
         """The same, only events whose topic starts so; the others are not decoded."""
         ...
 
-    def read_raw(self, after: int, limit: int, until: int | None = None) -> list[RawRecorded]:
+    def read_raw(self, after: int, limit: int, until: int | None = None) -> list[Notification]:
         """The same, undecoded."""
         ...
 

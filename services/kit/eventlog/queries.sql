@@ -4,17 +4,24 @@
 -- name: stream
 -- One stream from a version on: a range of the stream's key.
 SELECT notification_id, originator_id, originator_version, topic, state FROM stored_events
-WHERE originator_id = ? AND originator_version > ? ORDER BY originator_version;
+WHERE originator_id = ? AND originator_version > ? AND originator_version <= ?
+ORDER BY originator_version LIMIT ?;
 
--- name: newest
--- The last entry of the stream's key, whatever its length: max() with GROUP BY would walk the whole stream.
+-- name: stream_back
+-- The same from its newest event: with LIMIT 1 one entry of the key, whatever the stream's length.
 SELECT notification_id, originator_id, originator_version, topic, state FROM stored_events
-WHERE originator_id = ? ORDER BY originator_version DESC LIMIT 1;
+WHERE originator_id = ? AND originator_version > ? AND originator_version <= ?
+ORDER BY originator_version DESC LIMIT ?;
 
 -- name: range
 -- The log from a position on: a range of the primary key.
 SELECT notification_id, originator_id, originator_version, topic, state FROM stored_events
 WHERE notification_id > ? AND notification_id <= ? ORDER BY notification_id LIMIT ?;
+
+-- name: some_topics
+-- The same, as the library asks for some topics by their names.
+SELECT notification_id, originator_id, originator_version, topic, state FROM stored_events
+WHERE notification_id > ? AND notification_id <= ? AND topic IN (SELECT value FROM json_each(?)) ORDER BY notification_id LIMIT ?;
 
 -- name: topics
 -- The same for some topics: the others are passed over undecoded. Who asks bounds the range.
@@ -52,7 +59,7 @@ SELECT name, holder, until FROM leases WHERE name >= ? AND name < ? ORDER BY nam
 -- Whoever holds it renews it; anybody takes it when it is over.
 INSERT INTO leases VALUES (?, ?, ?) ON CONFLICT (name) DO UPDATE
 SET holder = excluded.holder, until = excluded.until
-WHERE leases.holder = excluded.holder OR leases.until < ?;
+WHERE leases.holder = excluded.holder OR leases.until < ? RETURNING name, holder, until;
 
 -- name: drop_lease
 DELETE FROM leases WHERE name = ? AND holder = ?;

@@ -1,55 +1,63 @@
-"""The recorder of `eventsourcing` on our table: positions that are never reused, ids of 16 bytes.
+"""What a database does for the log: the recorder of `eventsourcing`, and what it lacks.
 
-The library's own tools (repositories, exports, its transcoding mapper) work on a ledger through it. The hot
-paths of the log go to the same table directly.
+The library's recorders give streams and notifications, datastores, pools and transactions. Ours subclass them
+and add appends of many transactions with what they rest on, large values, leases and cursors.
 """
 
-import os
-import sqlite3
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any, Protocol
 from uuid import UUID
 
-from eventsourcing.persistence import Notification, StoredEvent
-from eventsourcing.sqlite import SQLiteApplicationRecorder, SQLiteCursor, SQLiteDatastore
+from eventsourcing.persistence import Notification
 
-from services.kit.mendable import Mendable, naming
+from services.kit.eventlog import LeaseRow, WrongExpectedVersion
+from services.kit.mendable import Mendable
 
-SCHEMA_VERSION = 1
-COLUMNS = "originator_id, originator_version, topic, state"
-TABLES = (
-    # AUTOINCREMENT: a position is never given out twice, even after rows were archived.
-    "CREATE TABLE IF NOT EXISTS stored_events (notification_id INTEGER PRIMARY KEY AUTOINCREMENT,"
-    " originator_id BLOB NOT NULL, originator_version INTEGER NOT NULL, topic TEXT NOT NULL,"
-    " state BLOB NOT NULL, UNIQUE (originator_id, originator_version))",
-    "CREATE TABLE IF NOT EXISTS blobs (sha256 TEXT PRIMARY KEY, data BLOB NOT NULL) WITHOUT ROWID",
-    "CREATE TABLE IF NOT EXISTS leases (name TEXT PRIMARY KEY, holder TEXT NOT NULL, until REAL NOT NULL)"
-    " WITHOUT ROWID",
-    "CREATE TABLE IF NOT EXISTS cursors (name TEXT PRIMARY KEY, position INTEGER NOT NULL) WITHOUT ROWID",
-)
+Outcome = int | WrongExpectedVersion
+END = (1 << 62) - 1
+LAST = "\U0010ffff"
+"""The greatest character: what begins with a prefix sorts before the prefix and it."""
 
 
 class ForeignLedger(Mendable):
-    """The file is no ledger of this version; opening it could harm it."""
+    """The ledger is none of this version; opening it could harm it."""
 
 
-class LedgerRecorder(SQLiteApplicationRecorder):
-    """The library's application recorder on our table."""
+class WorkFailed(Exception):
+    """A piece of work raised (`__cause__`); the transaction as such is sound, and nothing of it is stored."""
 
-    def construct_create_table_statements(self) -> list[str]:
-        return list(TABLES)
 
-    def _insert_events(
-        self, c: SQLiteCursor, stored_events: Sequence[StoredEvent], **_: Any
-    ) -> Sequence[int] | None:
-        positions = []
-        for event in stored_events:
-            assert isinstance(event.originator_id, UUID)
-            row = (event.originator_id.bytes, event.originator_version, event.topic, event.state)
-            c.execute(f"INSERT INTO stored_events ({COLUMNS}) VALUES (?,?,?,?)", row)
-            positions.append(c.lastrowid)
-        return positions
+class Committing(Protocol):
+    """What writes: called in the writer's thread only, but for `open`."""
+
+    def open(self) -> None:
+        """Be ready to write, making what is missing. Raises ForeignLedger and what edges raise."""
+        ...
+
+    def commit(self, works: Sequence[Any]) -> list[Any]:
+        """Do all of it in one transaction, durably; the result of each, in order (None for None).
+
+        Raises WorkFailed, and whatever an edge raises: then nobody knows whether it is stored.
+        """
+        ...
+
+    def recover(self) -> None:
+        """After something was raised: let the next commit begin anew."""
+        ...
+
+    def close(self) -> None:
+        """Close the connection that writes; the next commit opens one."""
+        ...
+
+
+class Reading(Protocol):
+    """What reads, from any thread: rows as they are stored."""
+
+    @property
+    def is_near(self) -> bool:
+        """Whether a read costs less than a thread hop."""
+        ...
 
     def select_events(
         self,
@@ -59,22 +67,13 @@ class LedgerRecorder(SQLiteApplicationRecorder):
         lte: int | None = None,
         desc: bool = False,
         limit: int | None = None,
-    ) -> Sequence[StoredEvent]:
-        assert isinstance(originator_id, UUID)
-        query = (
-            f"SELECT {COLUMNS} FROM stored_events WHERE originator_id = ?"
-            " AND originator_version > ? AND originator_version <= ?"
-            f" ORDER BY originator_version {'DESC' if desc else 'ASC'} LIMIT ?"
-        )
-        params = (
-            originator_id.bytes,
-            gt or 0,
-            1 << 62 if lte is None else lte,
-            -1 if limit is None else limit,
-        )
-        with self.datastore.transaction(commit=False) as c:
-            c.execute(query, params)
-            return [StoredEvent(UUID(bytes=row[0]), row[1], row[2], row[3]) for row in c.fetchall()]
+    ) -> Sequence[Notification]:
+        """One stream, as the library has it; with positions."""
+        ...
+
+    def select_newest(self, originator_ids: Iterable[UUID]) -> Sequence[Notification]:
+        """The newest event of each stream that has one."""
+        ...
 
     def select_notifications(
         self,
@@ -85,44 +84,37 @@ class LedgerRecorder(SQLiteApplicationRecorder):
         *,
         inclusive_of_start: bool = True,
     ) -> Sequence[Notification]:
-        query = (
-            f"SELECT notification_id, {COLUMNS} FROM stored_events"
-            f" WHERE notification_id {'>=' if inclusive_of_start else '>'} ? AND notification_id <= ?"
-        )
-        params: list[Any] = [start or 0, 1 << 62 if stop is None else stop]
-        if topics:
-            query += f" AND topic IN ({','.join('?' * len(topics))})"
-            params += topics
-        with self.datastore.transaction(commit=False) as c:
-            c.execute(query + " ORDER BY notification_id LIMIT ?", [*params, limit])
-            return [Notification(UUID(bytes=r[1]), r[2], r[3], r[4], r[0]) for r in c.fetchall()]
+        """The log, as the library has it."""
+        ...
 
+    def select_topics(self, prefix: str, after: int, until: int, limit: int) -> Sequence[Notification]:
+        """The log from a position on, only what has such a topic."""
+        ...
 
-def open_writer(path: Path) -> sqlite3.Connection:
-    """The one writing connection, tables made, durable at each commit. Raises ForeignLedger."""
-    os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
-    try:
-        with naming(path):
-            _lay_out(path, connection)
-    except BaseException:
-        connection.close()
-        raise
-    return connection
+    def select_positions(self, positions: Sequence[int]) -> Sequence[Notification]:
+        """The events at these positions, in the order of the log."""
+        ...
 
+    def max_notification_id(self) -> int | None:
+        """The newest position, None when there is none."""
+        ...
 
-def _lay_out(path: Path, connection: sqlite3.Connection) -> None:
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
-    if version > SCHEMA_VERSION:
-        raise ForeignLedger(f"{path} was written by a newer version (schema {version}); update the server")
-    connection.execute("PRAGMA journal_mode=WAL")
-    # What was acknowledged is on the disk, whatever happens to the machine.
-    connection.execute("PRAGMA synchronous=FULL")
-    for statement in TABLES:
-        connection.execute(statement)
-    connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+    def select_blob(self, sha256: str) -> bytes | None:
+        """A large value."""
+        ...
 
+    def select_leases(self, prefix: str) -> list[LeaseRow]:
+        """Leases whose name starts so."""
+        ...
 
-def library_recorder(path: Path) -> LedgerRecorder:
-    """The ledger through the library's interface; the caller closes `recorder.datastore`."""
-    return LedgerRecorder(SQLiteDatastore(str(path)))
+    def select_cursor(self, name: str) -> int:
+        """How far a follower has come."""
+        ...
+
+    def clock(self) -> datetime:
+        """The store's."""
+        ...
+
+    def close_readers(self) -> None:
+        """Close every connection that reads; the next read opens a new one."""
+        ...

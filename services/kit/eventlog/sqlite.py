@@ -1,144 +1,276 @@
 """The log on SQLite: one process owns the file and writes, any may read."""
 
+import json
+import os
 import sqlite3
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from uuid import UUID
+
+from eventsourcing.persistence import Notification, StoredEvent
+from eventsourcing.sqlite import (
+    SQLiteApplicationRecorder,
+    SQLiteConnection,
+    SQLiteConnectionPool,
+    SQLiteCursor,
+    SQLiteDatastore,
+)
 
 from contracts.codec import EventCodec
-from contracts.ledger import StoredAppend, StoredTransaction, Transaction
-from services.kit.eventlog import BadTransaction, LeaseRow, WrongExpectedVersion
-from services.kit.eventlog.reading import SQL, SqliteReader
-from services.kit.eventlog.recorder import open_writer
-from services.kit.eventlog.writer import GroupWriter
-from services.kit.lifecycle import Part
-from services.kit.reads import read
+from contracts.ledger import StoredAppend, StoredTransaction
+from services.kit.eventlog import LeaseRow, WrongExpectedVersion
+from services.kit.eventlog.log import LogReader, RecordedLog
+from services.kit.eventlog.recorder import END, LAST, ForeignLedger, Outcome, WorkFailed
+from services.kit.eventlog.works import AppendAsked, LeaseAsked, Work
+from services.kit.mendable import naming
+from services.kit.queries import named
+from services.kit.readers import Readers
 
-Outcome = int | WrongExpectedVersion
+SQL = named(Path(__file__).with_name("queries.sql"))
+SCHEMA_VERSION = 1
+TABLES = (
+    # AUTOINCREMENT: a position is never given out twice, even after rows were archived.
+    "CREATE TABLE IF NOT EXISTS stored_events (notification_id INTEGER PRIMARY KEY AUTOINCREMENT,"
+    " originator_id BLOB NOT NULL, originator_version INTEGER NOT NULL, topic TEXT NOT NULL,"
+    " state BLOB NOT NULL, UNIQUE (originator_id, originator_version))",
+    "CREATE TABLE IF NOT EXISTS blobs (sha256 TEXT PRIMARY KEY, data BLOB NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS leases (name TEXT PRIMARY KEY, holder TEXT NOT NULL, until REAL NOT NULL)"
+    " WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS cursors (name TEXT PRIMARY KEY, position INTEGER NOT NULL) WITHOUT ROWID",
+)
+LOCK_S = 10
 
 
-MOST_BYTES = 512 << 20
-"""Of one event or large value; SQLite refuses 1e9, and would take the whole batch with it."""
+class LedgerPool(SQLiteConnectionPool):
+    """The library's pool, with a connection of our own: theirs keeps one compiled statement, which makes an append
+    by 16 writers 0.65 times as fast.
+    """
+
+    def _create_connection(self) -> SQLiteConnection:
+        made = sqlite3.connect(self.db_name, isolation_level=None, check_same_thread=False, timeout=LOCK_S)
+        try:
+            made.execute("PRAGMA journal_mode=WAL")
+            # What was acknowledged is on the disk, whatever happens to the machine.
+            made.execute("PRAGMA synchronous=FULL")
+        except BaseException:
+            made.close()
+            raise
+        return SQLiteConnection(made, self.max_age)
 
 
-class SqliteLog(SqliteReader):
-    """An EventLog in a file, and a part: `start` before the first append, `stop` after the last."""
+class LedgerDatastore(SQLiteDatastore):
+    """The library's datastore of a ledger file, with the one connection that its writer needs."""
 
-    name, failing = "log", ""
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path), pool_size=1, max_overflow=0)
+        self.path = path
+        self.pool.close()
+        self.pool = self.made()
+
+    def made(self) -> SQLiteConnectionPool:
+        """A new pool: a closed one can't be used again."""
+        return LedgerPool(db_name=str(self.path), pool_size=1, max_overflow=0)
+
+
+class SqliteRecorder(SQLiteApplicationRecorder):
+    """The library's recorder on our table: positions that are never reused, ids of 16 bytes.
+
+    Reads go past its pool, through a connection for each thread: to take one out of the pool, to begin and to roll
+    back costs 52 us, three times what a point read of one event takes (18 us).
+    """
+
+    is_near = True
+
+    def __init__(self, path: Path, datastore: LedgerDatastore | None = None) -> None:
+        super().__init__(datastore or LedgerDatastore(path))
+        self.datastore: LedgerDatastore
+        self._path, self._readers = path, Readers(path)
+
+    # --- reading ------------------------------------------------------------------------------------------
+
+    def select_events(
+        self,
+        originator_id: UUID | str,
+        *,
+        gt: int | None = None,
+        lte: int | None = None,
+        desc: bool = False,
+        limit: int | None = None,
+    ) -> list[Notification]:
+        params = (_bytes(originator_id), gt or 0, END if lte is None else lte, -1 if limit is None else limit)
+        return self._notifications(SQL["stream_back" if desc else "stream"], params)
+
+    def select_newest(self, originator_ids: Iterable[UUID]) -> list[Notification]:
+        # A point read for each: one statement for all of them would be no faster, and has no text of its own.
+        return [found for one in originator_ids for found in self.select_events(one, desc=True, limit=1)]
+
+    def select_notifications(
+        self,
+        start: int | None,
+        limit: int,
+        stop: int | None = None,
+        topics: Sequence[str] = (),
+        *,
+        inclusive_of_start: bool = True,
+    ) -> list[Notification]:
+        after = (start or 0) - (1 if inclusive_of_start else 0)
+        within = (after, END if stop is None else stop)
+        if topics:
+            return self._notifications(SQL["some_topics"], (*within, json.dumps(list(topics)), limit))
+        return self._notifications(SQL["range"], (*within, limit))
+
+    def select_topics(self, prefix: str, after: int, until: int, limit: int) -> list[Notification]:
+        return self._notifications(SQL["topics"], (after, until, prefix, prefix + LAST, limit))
+
+    def select_positions(self, positions: Sequence[int]) -> list[Notification]:
+        wanted = sorted(set(positions))
+        return [found for position in wanted for found in self._notifications(SQL["at"], (position,))]
+
+    def max_notification_id(self) -> int:
+        return int(self._rows(SQL["head"])[0][0])
+
+    def select_blob(self, sha256: str) -> bytes | None:
+        rows = self._rows(SQL["blob"], (sha256,))
+        return bytes(rows[0][0]) if rows else None
+
+    def select_leases(self, prefix: str) -> list[LeaseRow]:
+        return [_lease(row) for row in self._rows(SQL["leases"], (prefix, prefix + LAST))]
+
+    def select_cursor(self, name: str) -> int:
+        rows = self._rows(SQL["cursor"], (name,))
+        return int(rows[0][0]) if rows else 0
+
+    def clock(self) -> datetime:
+        return datetime.now(UTC)
+
+    def close_readers(self) -> None:
+        self._readers.close()
+
+    def _rows(self, query: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        return self._readers.fetch(query, params).rows
+
+    def _notifications(self, query: str, params: Sequence[Any]) -> list[Notification]:
+        return [
+            Notification(UUID(bytes=stream), version, topic, state, position)
+            for position, stream, version, topic, state in self._rows(query, params)
+        ]
+
+    # --- writing ------------------------------------------------------------------------------------------
+
+    def construct_create_table_statements(self) -> list[str]:
+        return list(TABLES)
+
+    def open(self) -> None:
+        os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600))
+        with naming(self._path), self.datastore.get_connection(commit=True) as connection:
+            cursor = connection.cursor()
+            cursor.execute("PRAGMA user_version")
+            if (version := cursor.fetchone()[0]) > SCHEMA_VERSION:
+                told = f"was written by a newer version (schema {version}); update the server"
+                raise ForeignLedger(f"{self._path} {told}")
+            self._create_table(cursor)
+            cursor.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+
+    def commit(self, works: Sequence[Any]) -> list[Any]:
+        with self.datastore.transaction(commit=True) as cursor:
+            try:
+                return [work and self._carried_out(cursor, work) for work in works]
+            except Exception as exc:
+                raise WorkFailed from exc
+
+    def recover(self) -> None:
+        # The library leaves a connection whose commit failed in its transaction, and puts it back.
+        try:
+            with self.datastore.get_connection(commit=True) as connection:
+                connection.rollback()
+        except Exception:
+            self.close()
+
+    def close(self) -> None:
+        self.datastore.close()
+        self.datastore.pool = self.datastore.made()
+
+    def _carried_out(self, cursor: SQLiteCursor, work: Work) -> Any:
+        if isinstance(work, AppendAsked):
+            return [_store(cursor, tx) for tx in work.txs]
+        if isinstance(work, LeaseAsked):
+            return self._leased(cursor, work)
+        return cursor.execute(SQL["move_cursor"], (work.name, work.position))
+
+    def _leased(self, cursor: SQLiteCursor, asked: LeaseAsked) -> LeaseRow | None:
+        now = self.clock().timestamp()
+        if asked.ttl_s <= 0:
+            cursor.execute(SQL["drop_lease"], (asked.name, asked.holder))
+            return None
+        cursor.execute(SQL["take_lease"], (asked.name, asked.holder, now + asked.ttl_s, now))
+        row = cursor.fetchone()
+        return None if row is None else _lease(row)
+
+    def _insert_events(
+        self, c: SQLiteCursor, stored_events: Sequence[StoredEvent], **_: Any
+    ) -> Sequence[int] | None:
+        """For the library's own tools: they check no expectation but the stream's key."""
+        return [
+            _insert(c, _bytes(event.originator_id), event.originator_version, event.topic, event.state)
+            for event in stored_events
+        ]
+
+
+class SqliteReader(LogReader):
+    """What is read of a ledger file by whoever does not own it."""
 
     def __init__(self, path: Path, codec: EventCodec) -> None:
-        super().__init__(path, codec)
-        self._writer = GroupWriter(partial(open_writer, path), self._committed)
-        self.parts: Sequence[Part] = (self._writer,)
-        self._callbacks: list[Callable[[int], None]] = []
-
-    @property
-    def started(self) -> bool:
-        """True while it takes appends."""
-        return self._writer.started
-
-    async def start(self) -> None:
-        """Open the file, making it when it is not there. Raises ForeignLedger."""
-        await self._writer.start()
-
-    async def stop(self) -> None:
-        """Write what is queued, and close: readers first, because only a writer may leave one file behind."""
-        self.close_readers()
-        await self._writer.stop()
-        self.close_readers()
-
-    async def append(self, tx: Transaction) -> int:
-        [outcome] = await self.append_stored([self._codec.stored(tx)])
-        if isinstance(outcome, WrongExpectedVersion):
-            raise outcome
-        return outcome
-
-    async def append_many(self, txs: Sequence[Transaction]) -> list[Outcome]:
-        return await self.append_stored([self._codec.stored(tx) for tx in txs])
-
-    async def append_stored(self, txs: Sequence[StoredTransaction]) -> list[Outcome]:
-        for tx in txs:
-            _refuse_bad(tx)
-
-        def work(db: sqlite3.Connection) -> list[Outcome]:
-            return [_store(db, tx) for tx in txs]
-
-        outcomes: list[Outcome] = await self._writer.do(work)
-        return outcomes
-
-    def on_commit(self, callback: Callable[[int], None]) -> Callable[[], None]:
-        self._callbacks.append(callback)
-
-        def stop() -> None:
-            if callback in self._callbacks:
-                self._callbacks.remove(callback)
-
-        return stop
-
-    async def renew_lease(self, name: str, holder: str, ttl_s: float) -> LeaseRow | None:
-        now = self.clock().timestamp()
-
-        def work(db: sqlite3.Connection) -> bool:
-            if ttl_s <= 0:
-                db.execute(SQL["drop_lease"], (name, holder))
-                return False
-            cursor = db.execute(SQL["take_lease"], (name, holder, now + ttl_s, now))
-            return cursor.rowcount == 1
-
-        held: bool = await self._writer.do(work)
-        rows = await read(self, lambda: self.leases(name)) if held else []
-        return next((row for row in rows if row.name == name), None)
-
-    async def move_cursor(self, name: str, position: int) -> None:
-        def work(db: sqlite3.Connection) -> None:
-            db.execute(SQL["move_cursor"], (name, position))
-
-        await self._writer.do(work)
-
-    def _committed(self, results: list[Any]) -> None:
-        stored = [
-            o for outcomes in results if isinstance(outcomes, list) for o in outcomes if isinstance(o, int)
-        ]
-        for callback in tuple(self._callbacks) if stored else ():
-            callback(max(stored))
+        super().__init__(SqliteRecorder(path), codec)
 
 
-def _store(db: sqlite3.Connection, tx: StoredTransaction) -> Outcome:
+class SqliteLog(RecordedLog):
+    """An EventLog in a file that this process owns."""
+
+    def __init__(self, path: Path, codec: EventCodec) -> None:
+        super().__init__(SqliteRecorder(path), codec)
+
+
+def _store(cursor: SQLiteCursor, tx: StoredTransaction) -> Outcome:
     """Look first, then write: a transaction that does not fit leaves no trace in the batch."""
-    conflict = _conflict(db, tx)
+    conflict = _conflict(cursor, tx)
     if conflict is not None:
         return conflict
     position = 0
     for append in tx.appends:
-        position = _insert(db, append) or position
+        position = _append(cursor, append) or position
     for blob in tx.blobs:
-        db.execute(SQL["keep_blob"], (blob.sha256, blob.data))
+        cursor.execute(SQL["keep_blob"], (blob.sha256, blob.data))
     return position
 
 
-def _conflict(db: sqlite3.Connection, tx: StoredTransaction) -> WrongExpectedVersion | None:
+def _conflict(cursor: SQLiteCursor, tx: StoredTransaction) -> WrongExpectedVersion | None:
     wanted = [(append.stream_id, append.expected_version) for append in tx.appends]
     wanted += [(expect.stream_id, expect.version) for expect in tx.expects]
     for stream_id, version in wanted:
-        if db.execute(SQL["version"], (stream_id.bytes,)).fetchone()[0] != version:
+        cursor.execute(SQL["version"], (stream_id.bytes,))
+        if cursor.fetchone()[0] != version:
             return WrongExpectedVersion(stream_id, version)
     return None
 
 
-def _insert(db: sqlite3.Connection, append: StoredAppend) -> int:
+def _append(cursor: SQLiteCursor, append: StoredAppend) -> int:
     position = 0
     for version, (topic, state) in enumerate(append.events, start=append.expected_version + 1):
-        row = (append.stream_id.bytes, version, topic, state)
-        position = db.execute(SQL["append"], row).lastrowid or 0
+        position = _insert(cursor, append.stream_id.bytes, version, topic, state)
     return position
 
 
-def _refuse_bad(tx: StoredTransaction) -> None:
-    """Before it is queued: in the batch it would be found by the database, after others."""
-    streams = [append.stream_id for append in tx.appends]
-    if len(set(streams)) < len(streams):
-        raise BadTransaction(f"a stream stands twice in one transaction: {streams}")
-    sizes = [len(state) for append in tx.appends for _, state in append.events]
-    if max([0, *sizes, *(len(blob.data) for blob in tx.blobs)]) > MOST_BYTES:
-        raise BadTransaction(f"a value of over {MOST_BYTES} bytes can't be stored")
+def _insert(cursor: SQLiteCursor, stream: bytes, version: int, topic: str, state: bytes) -> int:
+    cursor.execute(SQL["append"], (stream, version, topic, state))
+    return int(cursor.lastrowid)
+
+
+def _bytes(originator_id: UUID | str) -> bytes:
+    return (UUID(originator_id) if isinstance(originator_id, str) else originator_id).bytes
+
+
+def _lease(row: Sequence[Any]) -> LeaseRow:
+    name, holder, until = row
+    return LeaseRow(name, holder, datetime.fromtimestamp(until, UTC))

@@ -10,6 +10,7 @@ from itertools import takewhile
 from typing import Any, NamedTuple
 
 from services.kit.eventlog import LogUnavailable
+from services.kit.eventlog.recorder import Committing, WorkFailed
 from services.kit.lifecycle import SupervisedThread
 
 MOST_WORKS = 512
@@ -22,31 +23,30 @@ STUCK_S = 2.0
 EDGE = (sqlite3.OperationalError, sqlite3.DatabaseError)
 """Of the file, whatever the work was; their subclasses tell of values that do not fit."""
 
-Work = Callable[[sqlite3.Connection], Any]
-"""Done inside a transaction; its result goes to whoever asked. If it raises, it alone is not stored."""
-
 
 class _Asked(NamedTuple):
     """A piece of work, who waits for it, and until when."""
 
-    work: Work
+    work: Any
     future: asyncio.Future[Any]
     until: float
 
 
 class GroupWriter(SupervisedThread):
-    """One writing connection, its thread, and the queue in front of it: a part."""
+    """What writes, its thread, and the queue in front of it: a part.
+
+    If a piece of work raises, it alone is not stored.
+    """
 
     def __init__(
         self,
-        opened: Callable[[], sqlite3.Connection],
+        committing: Committing,
         committed: Callable[[list[Any]], None],
         answer_s: float = ANSWER_S,
     ) -> None:
         self._told = ""
         super().__init__("log.writer", self._write, self._nudge, self._finish, most_s=1.0)
-        self._opened, self._committed, self._answer_s = opened, committed, answer_s
-        self._connection: sqlite3.Connection | None = None
+        self._committing, self._committed, self._answer_s = committing, committed, answer_s
         self._queue: queue.SimpleQueue[_Asked | None] = queue.SimpleQueue()
         self._waiting: deque[_Asked] = deque()  # in the order of the queue
         self._look: asyncio.TimerHandle | None = None
@@ -67,9 +67,9 @@ class GroupWriter(SupervisedThread):
         self._told = why
 
     async def start(self) -> None:
-        """Open the file and begin; raises what opening raises."""
-        if self._connection is None:
-            self._connection = self._opened()
+        """Open the database and begin; raises what opening raises."""
+        if not self._is_open:
+            await asyncio.to_thread(self._committing.open)
         await super().start()
         self._is_open = True
 
@@ -78,7 +78,7 @@ class GroupWriter(SupervisedThread):
         self._is_open = False
         await super().stop()
 
-    async def do(self, work: Work) -> Any:
+    async def do(self, work: Any) -> Any:
         """The result of the work, once it is durable. Raises LogUnavailable."""
         if not self._is_open:
             raise LogUnavailable("the log is closed")
@@ -132,42 +132,23 @@ class GroupWriter(SupervisedThread):
                 return batch
         return batch
 
-    def _stored(self, works: list[Work | None]) -> list[Any]:
+    def _stored(self, works: list[Any]) -> list[Any]:
         """Results in the same order, LogUnavailable for what was not stored or may not have been."""
         try:
-            return self._commit(works)
-        except _WorkFailed as exc:
-            self._roll_back()
+            return self._committing.commit(works)
+        except WorkFailed as exc:
+            self._committing.recover()
             if len(works) == 1:
                 if type(exc.__cause__) in EDGE:
                     self._broken = exc.__cause__
                 return [_unavailable(exc.__cause__)]
         except Exception as exc:
             # Not again: a commit that failed may have been stored all the same.
-            self._roll_back()
+            self._committing.recover()
             self._broken = exc
             return [_unavailable(exc)] * len(works)
         # One of them can't be stored, and the others must not suffer for it.
         return [self._stored([work])[0] for work in works]
-
-    def _commit(self, works: list[Work | None]) -> list[Any]:
-        if self._connection is None:
-            self._connection = self._opened()
-        # IMMEDIATE: what the works read is what they write upon.
-        self._connection.execute("BEGIN IMMEDIATE")
-        try:
-            results = [work and work(self._connection) for work in works]
-        except Exception as exc:
-            raise _WorkFailed from exc
-        self._connection.execute("COMMIT")
-        return results
-
-    def _roll_back(self) -> None:
-        try:
-            if self._connection is not None and self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
-        except Exception:
-            self._close()  # the next commit opens the file again
 
     def _finish(self) -> None:
         """Write what is queued, then end."""
@@ -176,12 +157,7 @@ class GroupWriter(SupervisedThread):
                 self._write()
             except Exception as exc:
                 self._log.error("log.not_written", error=exc)
-        self._close()
-
-    def _close(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
+        self._committing.close()
 
     def _resolve(self, futures: list[asyncio.Future[Any]], results: list[Any]) -> None:
         for future, result in zip(futures, results, strict=True):
@@ -193,10 +169,6 @@ class GroupWriter(SupervisedThread):
             else:
                 future.set_result(result)
         self._committed(results)
-
-
-class _WorkFailed(Exception):
-    """A piece of work raised; the transaction as such is sound."""
 
 
 def _unavailable(exc: BaseException | None) -> LogUnavailable:
