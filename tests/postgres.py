@@ -113,9 +113,9 @@ class Postgres:
             lines = (self.root / "data" / "postmaster.pid").read_text().splitlines()
         except FileNotFoundError:
             return False
-        # Of this process: a killed one left its own behind.
-        mine = len(lines) > 7 and self._process is not None and lines[7].strip() == "ready"
-        return mine and ("preexec_fn" in self._as or int(lines[0]) == self._process.pid)  # type: ignore[union-attr]
+        assert self._process is not None
+        # Of this process: a killed one leaves its own behind.
+        return len(lines) > 7 and lines[7].strip() == "ready" and int(lines[0]) == self._process.pid
 
     def _end(self, number: signal.Signals) -> None:
         process, self._process = self._process, None

@@ -4,6 +4,7 @@ One database holds a schema for each of our stores. Nothing but this module know
 a store keeps, and how it reads it, stands with the store.
 """
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import Any
 import msgspec
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.rows import tuple_row
 
 from services.kit.mendable import Mendable
 
@@ -36,6 +38,60 @@ VERSIONS = "CREATE TABLE IF NOT EXISTS schema_version (only_one boolean PRIMARY 
 
 class DatabaseProblem(Mendable):
     """The database can't be used as it is: not reached, not migrated, or of another version."""
+
+
+class Sessions:
+    """A connection for each thread that asks, opened when it does; one that was lost is opened again at once.
+
+    Not a pool: a pool's own attempts come further and further apart while the server is away, so that it would
+    come back up to half a minute after the server, and taking a connection out of one costs as much as a read.
+    """
+
+    def __init__(self, url: str, schema: str, *session: str, **given: Any) -> None:
+        self._conninfo, self._given = conninfo(url, schema, *session), given
+        self._local = threading.local()
+        self._open: set[Connection] = set()
+        self._guard = threading.Lock()
+
+    @contextmanager
+    def connection(self) -> Iterator[Connection]:
+        """That of this thread. What fails in it and has broken it is opened anew for the next. Raises psycopg.Error."""
+        mine: Connection | None = getattr(self._local, "connection", None)
+        if mine is None or mine.closed:
+            mine = psycopg.connect(self._conninfo, autocommit=True, **self._given)
+            with self._guard:
+                self._open = {one for one in self._open if not one.closed} | {mine}
+                self._local.connection = mine
+        yield mine
+
+    def drop(self) -> None:
+        """Close the one of this thread."""
+        mine: Connection | None = getattr(self._local, "connection", None)
+        if mine is not None:
+            mine.close()
+
+    def fetch(self, query: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """The rows, in binary. Once more when the connection had been lost since it was last used.
+
+        Raises psycopg.Error.
+        """
+        for is_last in (False, True):
+            with self.connection() as connection:
+                try:
+                    with connection.cursor(binary=True, row_factory=tuple_row) as cursor:
+                        return cursor.execute(query.encode(), params).fetchall()
+                except psycopg.OperationalError:
+                    if is_last or not connection.broken:
+                        raise
+                    self.drop()
+        raise AssertionError("unreachable")
+
+    def close(self) -> None:
+        """Close those of all threads; the next one that asks opens a new one."""
+        with self._guard:
+            opened, self._open, self._local = self._open, set(), threading.local()
+        for connection in opened:
+            connection.close()
 
 
 class Schema(msgspec.Struct, frozen=True):

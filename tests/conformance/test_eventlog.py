@@ -1,4 +1,4 @@
-"""What every EventLog promises, on the file and through a process that does not own it."""
+"""What every EventLog promises: on a file, through a process that does not own it, and on PostgreSQL."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -13,15 +13,25 @@ from contracts.codec import EventCodec, pack
 from contracts.events import RunRequested, ThreadCreated, ThreadUpdated
 from contracts.ledger import Append, Blob, Expect, Meta, Transaction
 from services.kit.eventlog import BadTransaction, EventLog, LogUnavailable, WrongExpectedVersion
+from services.kit.eventlog.postgres import LEDGER, PostgresLog
 from services.kit.eventlog.remote import RemoteLog, serve_remote
 from services.kit.eventlog.sqlite import SqliteLog
 from services.kit.ids import uuid7
+from services.kit.postgres import migrate
 
 META = Meta(at=datetime(2026, 11, 24, tzinfo=UTC), actor="test", cause="c", corr="r")
 
 
-@pytest.fixture(params=["sqlite", "remote"])
+@pytest.fixture(params=["sqlite", "remote", "postgres"])
 async def log(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[EventLog]:
+    if request.param == "postgres":
+        url = request.getfixturevalue("postgres_url")
+        migrate(url, [LEDGER], lambda _: None)
+        made = PostgresLog(url, EventCodec())
+        await made.start()
+        yield made
+        await made.stop()
+        return
     owner = SqliteLog(tmp_path / "ledger.db", EventCodec())
     await owner.start()
     if request.param == "sqlite":

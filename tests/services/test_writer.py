@@ -17,7 +17,7 @@ from contracts.events import ThreadCreated
 from contracts.ledger import Append, Meta, Transaction
 from services.kit.eventlog import BadTransaction, LogUnavailable
 from services.kit.eventlog import writer as writer_module
-from services.kit.eventlog.sqlite import LedgerDatastore, SqliteLog, SqliteRecorder
+from services.kit.eventlog.sqlite import FileDatastore, SqliteLog, SqliteRecorder
 from services.kit.eventlog.writer import GroupWriter
 from services.kit.ids import uuid7
 
@@ -76,7 +76,7 @@ class DiskRecorder(SqliteRecorder):
     """The real one, on such a connection; its works are functions."""
 
     def __init__(self, bench: "Bench") -> None:
-        datastore = LedgerDatastore(bench.path)
+        datastore = FileDatastore(bench.path)
         datastore.made = lambda: DiskPool(bench)  # type: ignore[method-assign]
         datastore.pool.close()
         datastore.pool = datastore.made()

@@ -25,7 +25,14 @@ class ForeignLedger(Mendable):
 
 
 class WorkFailed(Exception):
-    """A piece of work raised (`__cause__`); the transaction as such is sound, and nothing of it is stored."""
+    """A piece of work raised (`__cause__`); the transaction as such is sound, and nothing of it is stored.
+
+    `is_edge`: it was the database that failed under it, whatever the work was.
+    """
+
+    def __init__(self, *, is_edge: bool = False) -> None:
+        super().__init__()
+        self.is_edge = is_edge
 
 
 class Committing(Protocol):

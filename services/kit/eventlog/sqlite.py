@@ -41,9 +41,11 @@ TABLES = (
     "CREATE TABLE IF NOT EXISTS cursors (name TEXT PRIMARY KEY, position INTEGER NOT NULL) WITHOUT ROWID",
 )
 LOCK_S = 10
+EDGE = (sqlite3.OperationalError, sqlite3.DatabaseError)
+"""Of the file, whatever the work was; their subclasses tell of values that do not fit."""
 
 
-class LedgerPool(SQLiteConnectionPool):
+class FilePool(SQLiteConnectionPool):
     """The library's pool, with a connection of our own: theirs keeps one compiled statement, which makes an append
     by 16 writers 0.65 times as fast.
     """
@@ -60,7 +62,7 @@ class LedgerPool(SQLiteConnectionPool):
         return SQLiteConnection(made, self.max_age)
 
 
-class LedgerDatastore(SQLiteDatastore):
+class FileDatastore(SQLiteDatastore):
     """The library's datastore of a ledger file, with the one connection that its writer needs."""
 
     def __init__(self, path: Path) -> None:
@@ -71,7 +73,7 @@ class LedgerDatastore(SQLiteDatastore):
 
     def made(self) -> SQLiteConnectionPool:
         """A new pool: a closed one can't be used again."""
-        return LedgerPool(db_name=str(self.path), pool_size=1, max_overflow=0)
+        return FilePool(db_name=str(self.path), pool_size=1, max_overflow=0)
 
 
 class SqliteRecorder(SQLiteApplicationRecorder):
@@ -83,9 +85,9 @@ class SqliteRecorder(SQLiteApplicationRecorder):
 
     is_near = True
 
-    def __init__(self, path: Path, datastore: LedgerDatastore | None = None) -> None:
-        super().__init__(datastore or LedgerDatastore(path))
-        self.datastore: LedgerDatastore
+    def __init__(self, path: Path, datastore: FileDatastore | None = None) -> None:
+        super().__init__(datastore or FileDatastore(path))
+        self.datastore: FileDatastore
         self._path, self._readers = path, Readers(path)
 
     # --- reading ------------------------------------------------------------------------------------------
@@ -178,7 +180,7 @@ class SqliteRecorder(SQLiteApplicationRecorder):
             try:
                 return [work and self._carried_out(cursor, work) for work in works]
             except Exception as exc:
-                raise WorkFailed from exc
+                raise WorkFailed(is_edge=type(exc) in EDGE) from exc
 
     def recover(self) -> None:
         # The library leaves a connection whose commit failed in its transaction, and puts it back.

@@ -2,7 +2,6 @@
 
 import asyncio
 import queue
-import sqlite3
 import time
 from collections import deque
 from collections.abc import Callable
@@ -20,8 +19,6 @@ MOST_WAITING = 10_000
 ANSWER_S = 10.0
 """After so long nobody waits any more for a commit that does not come back."""
 STUCK_S = 2.0
-EDGE = (sqlite3.OperationalError, sqlite3.DatabaseError)
-"""Of the file, whatever the work was; their subclasses tell of values that do not fit."""
 
 
 class _Asked(NamedTuple):
@@ -139,7 +136,7 @@ class GroupWriter(SupervisedThread):
         except WorkFailed as exc:
             self._committing.recover()
             if len(works) == 1:
-                if type(exc.__cause__) in EDGE:
+                if exc.is_edge:
                     self._broken = exc.__cause__
                 return [_unavailable(exc.__cause__)]
         except Exception as exc:
