@@ -16,7 +16,7 @@ from contracts.events import ThreadCreated, ThreadUpdated
 from contracts.ledger import Append, Meta, Recorded, StoredAppend, StoredTransaction, Transaction
 from domain.thread import thread_of
 from services.kit.eventlog import LogUnavailable, WrongExpectedVersion
-from services.kit.eventlog.batch import Batch
+from services.kit.eventlog.fold import Fold
 from services.kit.eventlog.postgres import LEDGER, PostgresLog, PostgresRecorder
 from services.kit.ids import uuid7
 from services.kit.postgres import DatabaseProblem, connect, migrate
@@ -168,8 +168,8 @@ def test_nobody_inserts_past_the_function(ledger_url: str) -> None:
 def test_a_batch_that_was_assumed_wrong_is_folded_again() -> None:
     a, b = uuid7(), uuid7()
     txs = [EventCodec().stored(one) for one in (tx(a, 3), tx(a, 4), tx(b), tx(b), tx(a, 9))]
-    assumed = Batch(txs)
+    assumed = Fold(txs)
     assert assumed.rests == {a: 3, b: 0}
     assert [isinstance(o, int) for o in assumed.placed(103)] == [True, True, True, False, False]
-    known = Batch(txs, {a: 9, b: 0})
+    known = Fold(txs, {a: 9, b: 0})
     assert [o if isinstance(o, int) else None for o in known.placed(102)] == [None, None, 101, None, 102]

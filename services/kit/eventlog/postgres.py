@@ -16,7 +16,7 @@ from psycopg.rows import dict_row
 from contracts.codec import EventCodec
 from contracts.ledger import StoredAppend, StoredTransaction
 from services.kit.eventlog import LeaseRow, LogUnavailable, WrongExpectedVersion
-from services.kit.eventlog.batch import Batch
+from services.kit.eventlog.fold import Fold
 from services.kit.eventlog.log import RecordedLog
 from services.kit.eventlog.recorder import END, LAST, Outcome, WorkFailed
 from services.kit.eventlog.works import AppendAsked, LeaseAsked, Work
@@ -199,20 +199,20 @@ class PostgresLog(RecordedLog):
 
 def _stored(connection: Connection, txs: Sequence[StoredTransaction]) -> list[Outcome]:
     """One call when each stream is where its first transaction expects it; when not, a look and another."""
-    batch = Batch(txs)
+    batch = Fold(txs)
     last = _call(connection, batch)
     if last is None:
         with connection.transaction():
             connection.execute(SQL["lock"].encode())
             cursor = connection.cursor(binary=True)
             found = cursor.execute(SQL["versions"].encode(), (list(batch.rests),)).fetchall()
-            batch = Batch(txs, {row["stream"]: row["coalesce"] for row in found})
+            batch = Fold(txs, {row["stream"]: row["coalesce"] for row in found})
             last = _call(connection, batch)
             assert last is not None
     return batch.placed(last)
 
 
-def _call(connection: Connection, batch: Batch) -> int | None:
+def _call(connection: Connection, batch: Fold) -> int | None:
     row = connection.cursor(binary=True).execute(SQL["append"].encode(), batch.arguments()).fetchone()
     assert row is not None
     last: int | None = row["ledger_append"]

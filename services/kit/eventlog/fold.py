@@ -9,7 +9,7 @@ from services.kit.eventlog import WrongExpectedVersion
 from services.kit.eventlog.recorder import Outcome
 
 
-class Batch:
+class Fold:
     """What a commit stores, and what becomes of each of its transactions.
 
     Each is all or nothing, a conflict fails its own alone, and later ones see what earlier ones of the batch did.
