@@ -34,6 +34,7 @@ from services.kit.lifecycle import FAULTS, Part, Supervised
 from services.kit.logs import Log
 from services.kit.reads import read
 from services.kit.settings import Settings
+from services.kit.tenure import Tenure
 from services.kit.views import Views
 from services.scheduler.backfills import Backfills
 from services.scheduler.backlog import Backlog
@@ -46,6 +47,13 @@ PAGE = 500
 PART = 5000
 LOAD_S = 120.0
 STALLED_S = 10.0
+LEASE = "scheduler"
+LEASE_S = 5.0
+"""Of the one that decides: after its death the next one begins within this, after its end in order within 0.25 s."""
+HANGS_S = 30.0
+"""After so long in one step it may keep the lease no longer."""
+KEPT_S = 20
+"""How long a scheduler that stands by keeps what was due: four times as long as a dead one's lease goes on."""
 AGAIN_S = 1.0
 AHEAD_S = 2.0
 """Up to here a host's clock that is ahead of the store's is believed."""
@@ -69,16 +77,26 @@ class Scheduler:
 
     name = "scheduler"
 
-    def __init__(self, log: EventLog, views: Views, clock: Clock, settings: Settings) -> None:
+    def __init__(
+        self, log: EventLog, views: Views, clock: Clock, settings: Settings, tenure: Tenure | None = None
+    ) -> None:
+        """`tenure` says whether it is this one of several that decides; without one it is."""
+        self._tenure = tenure
+        self.decides = tenure is None
+        """Whether it is this one that decides now."""
         self._log, self._views, self._clock = log, views, clock
         self._timer = Timer()
         self._plans = Plans(log, views)
         self._firing = Firing(log, self._plans, self._timer, clock)
         self._backlog = Backlog(log, views, clock, settings, self._firing, self._timer)
-        self._backfills = Backfills(log, views, clock, self._timer, lambda: self._held)
+        self._backfills = Backfills(log, views, clock, self._timer, lambda: self._held or self._other)
+        # By itself: a lease is not to end because there is much to load or to fire.
+        self._renewing = Supervised("scheduler.lease", self._renew, AGAIN_S)
         self.parts: Sequence[Part] = self._backfills.parts
+        if tenure is not None:
+            self.parts = (self._renewing, *self.parts)
         self._position: int | None = None
-        self._highest = 0.0
+        self._highest = self._turned_s = 0.0
         self._skew_s = 0.0  # of the host's clock, to the store's
         self._tzdata = ""  # the newest that anything was planned by
         self._wake, self._loaded = asyncio.Event(), asyncio.Event()
@@ -94,7 +112,7 @@ class Scheduler:
     def failing(self) -> str:
         """'' when it fires, else why not."""
         due = self._timer.next_due()
-        late_s = 0.0 if due is None else self._clock.wall_s() - due
+        late_s = 0.0 if due is None or not self.decides else self._clock.wall_s() - due
         late = f"due for {late_s:.0f} s and not fired" if late_s > STALLED_S else ""
         return self._loop.failing or self._held or late
 
@@ -120,6 +138,8 @@ class Scheduler:
             async with asyncio.timeout(LOAD_S):
                 await self._loaded.wait()
             await self._backfills.start()
+            if self._tenure is not None:
+                await self._renewing.start()
         except BaseException:
             await self.stop()
             raise
@@ -131,16 +151,21 @@ class Scheduler:
             self._unsubscribe = None
             await self._backfills.stop()
             await self._loop.stop()
+            self.decides = self._tenure is None
+            if self._tenure is not None:
+                await self._renewing.stop()
+                await self._tenure.release()
 
     # --- the loop ---------------------------------------------------------------------------------
 
     async def _step(self) -> None:
+        self._turned_s = self._clock.monotonic_s()
         self._wake.clear()
         if not self._loaded.is_set():
             await self._load()
         await self._follow()
         now = await self._now()
-        if self._held:
+        if await self._stands_by(int(now)) or self._held:
             await self._clock.wait(self._wake, POLL_S)
             return
         await self._fire_due(int(now))
@@ -148,6 +173,34 @@ class Scheduler:
         await self._backlog.reschedule()
         await self._backlog.pause_failing(await self._now())
         await self._sleep()
+
+    async def _renew(self) -> None:
+        assert self._tenure is not None
+        # One that does not go round any more must not keep the others from it.
+        if self._clock.monotonic_s() - self._turned_s < HANGS_S:
+            await self._tenure.is_ours()
+        await asyncio.sleep(max(0.01, self._tenure.pause_s))
+
+    async def _stands_by(self, now: int) -> bool:
+        """Whether another scheduler decides. Then this one keeps what was due in the last seconds, so that it can
+        decide it all at once when the other one does not.
+        """
+        if self._tenure is None:
+            return False
+        was_ours, self.decides = self.decides, self._tenure.held
+        if self.decides and not was_ours and not self._held:
+            log_.info("scheduler.takes_over", lease=self._tenure.name)
+            await self._fire_due(now)
+            # Of those that stand apart, and of what the other one left undecided for longer, the read model knows.
+            self._position = await read(self._log, self._log.head)
+            self._loaded.clear()
+            await self._load()
+            await self._follow()
+        elif not self.decides:
+            while (group := self._timer.due(now - KEPT_S)) is not None:
+                self._timer.pass_over(group)
+                await asyncio.sleep(0)
+        return not self.decides
 
     @property
     def _held(self) -> str:
@@ -157,6 +210,10 @@ class Scheduler:
         if self._tzdata > tzdata_version():
             return f"the crons are planned by tzdata {self._tzdata}, and this is {tzdata_version()}"
         return ""
+
+    @property
+    def _other(self) -> str:
+        return "" if self.decides else "another scheduler decides"
 
     async def _fire_due(self, now: int) -> None:
         while (group := self._timer.due(now)) is not None:

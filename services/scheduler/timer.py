@@ -234,6 +234,13 @@ class Timer:
         group.waits, group.next = at, coming
         self._queue(group)
 
+    def pass_over(self, group: Group) -> None:
+        """Go on to the next instant: another scheduler has decided this one for all of them."""
+        assert group.next is not None
+        for slot in group.members:
+            self._cursor[slot] = max(self._cursor[slot], group.next)
+        self.advance(group)
+
     def scatter(self, group: Group, most: int, now: float, position: int) -> None:
         """Let `most` members be looked at alone: their instant passed unseen, by a halt or a jump of the clock.
 

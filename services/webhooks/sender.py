@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from tenacity import wait_exponential, wait_random
 from tenacity.wait import wait_combine
@@ -24,6 +24,7 @@ from services.kit.queries import named
 from services.kit.reads import read
 from services.kit.retries import pause_s
 from services.kit.settings import Settings
+from services.kit.tenure import Tenure
 from services.kit.views import Views
 from services.repository import Repository
 from services.webhooks.post import Post, Reply
@@ -38,10 +39,7 @@ AGAIN_S = 5.0
 MOST_PAUSE_S = 3600.0
 TOPICS = "delivery."
 LEASE = "webhooks.sender"
-RENEWALS = 3
 """In the time of a lease."""
-MARGIN = 0.9
-"""Part of the lease's time that its holder trusts: clocks of two hosts do not run alike."""
 log_ = Log("webhooks")
 
 
@@ -81,8 +79,7 @@ class Sender:
         self._position: int | None = None
         self._is_loaded = False
         self._news = asyncio.Event()
-        self._holder, self._lease_s = f"s-{uuid4().hex[:12]}", settings.lease_s
-        self._held_until_s = self._renew_at_s = float("-inf")
+        self._tenure = Tenure(log, clock, LEASE, settings.lease_s)
         self._loop = Supervised("webhooks.sender", self._step, AGAIN_S)
         self._sending = Background("webhooks.attempts")
         self.parts: Sequence[Part] = (self._loop, self._sending)
@@ -112,9 +109,7 @@ class Sender:
             self._unsubscribe = None
             await self._loop.stop()
             await self._sending.stop()
-            if self._held_until_s > float("-inf"):
-                self._held_until_s = self._renew_at_s = float("-inf")
-                await self._log.renew_lease(LEASE, self._holder, 0)
+            await self._tenure.release()
 
     # --- the loop ---------------------------------------------------------------------------------
 
@@ -123,22 +118,12 @@ class Sender:
         if not self._is_loaded:
             await self._load()
         await self._follow()
-        is_ours = await self._is_ours()
+        is_ours = await self._tenure.is_ours()
         while is_ours and (taken := self._queue.take(self._clock.wall_s())) is not None:
             self._sending.spawn(self._attempt(*taken))
-        most_s = min(POLL_S, self._lease_s / RENEWALS)
         # Whoever has no place although it is due waits for one: the end of an attempt is news.
-        pause_s = max(0.0, self._queue.next_s - self._clock.wall_s()) if is_ours else most_s
-        await self._clock.wait(self._news, min(most_s, pause_s))
-
-    async def _is_ours(self) -> bool:
-        """Whether it is this sender that posts. Raises LogUnavailable."""
-        now_s = self._clock.monotonic_s()
-        if now_s >= self._renew_at_s:
-            row = await self._log.renew_lease(LEASE, self._holder, self._lease_s)
-            self._held_until_s = float("-inf") if row is None else now_s + self._lease_s * MARGIN
-            self._renew_at_s = now_s + self._lease_s / RENEWALS
-        return self._clock.monotonic_s() < self._held_until_s
+        pause_s = max(0.0, self._queue.next_s - self._clock.wall_s()) if is_ours else POLL_S
+        await self._clock.wait(self._news, min(POLL_S, pause_s, self._tenure.pause_s))
 
     async def _load(self) -> None:
         """Take over what is pending from the read model; twice is harmless."""

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -152,10 +151,8 @@ class FailingLog(SqliteLog):
 
     def __init__(self, path: Path, points: Failpoints, clock: Clock) -> None:
         super().__init__(path, EventCodec())
-        self._points, self._day = points, clock
-
-    def clock(self) -> datetime:
-        return self._day.now()
+        self._points = points
+        self._recorder.clock = clock.now  # type: ignore[method-assign]
 
     async def append_stored(self, txs: Sequence[StoredTransaction]) -> list[Outcome]:
         self._points.hit("log.append")

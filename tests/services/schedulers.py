@@ -26,9 +26,10 @@ from services.kit.eventlog import LogUnavailable
 from services.kit.eventlog.sqlite import SqliteLog
 from services.kit.ids import uuid7
 from services.kit.settings import Settings
+from services.kit.tenure import Tenure
 from services.kit.views import Views
 from services.projector.projector import Projector
-from services.scheduler.scheduler import Scheduler
+from services.scheduler.scheduler import LEASE, LEASE_S, Scheduler
 
 START = datetime(2026, 11, 24, 12, 0, 0, 500_000, tzinfo=UTC)
 ASSISTANT = UUID(int=7)
@@ -135,7 +136,7 @@ class Bench:
         self.folder = folder
         self.clock = MovedClock()
         self.log = SqliteLog(folder / "ledger.db", EventCodec())
-        self.log.clock = self.clock.now  # type: ignore[method-assign]
+        self.log._recorder.clock = self.clock.now  # type: ignore[method-assign]
         self.projector = Projector(self.log, folder / "views.db")
         self.views = Views(folder / "views.db")
         self.edge_log, self.edge_views = Edge(self.log), Edge(self.views)
@@ -160,6 +161,17 @@ class Bench:
             await self.begin(
                 Scheduler(cast(Any, self.edge_log), cast(Any, self.edge_views), self.clock, self.settings)
             )
+
+    async def rivals(self, how_many: int) -> list[Scheduler]:
+        """Schedulers of which one decides: the first."""
+        begun = []
+        for _ in range(how_many):
+            tenure = Tenure(self.log, self.clock, LEASE, LEASE_S)
+            edges = cast(Any, self.edge_log), cast(Any, self.edge_views)
+            begun.append(Scheduler(*edges, self.clock, self.settings, tenure))
+            await self.begin(begun[-1])
+            await self.until(lambda: begun[0].decides)
+        return begun
 
     async def begin(self, scheduler: Scheduler) -> None:
         self.schedulers.append(scheduler)

@@ -330,9 +330,9 @@ async def test_what_waits_when_a_sender_ends_is_sent_by_another_one(house: House
 async def test_one_takes_over_when_the_other_is_silent(house: House, receiver: Receiver) -> None:
     first, second = await house.sender(), await house.sender()
     await house.until(await house.ended(receiver.url("/ok/one")), DELIVERED)
-    holder = first if first._held_until_s > 0 else second
+    holder = first if first._tenure.held else second
     holder._queue.take = lambda now_s: None  # type: ignore[method-assign]  # it hangs
-    holder._renew_at_s = float("inf")
+    holder._tenure._ask_at_s = float("inf")
     await house.until(await house.ended(receiver.url("/ok/two")), DELIVERED)
     await first.stop()
     await second.stop()

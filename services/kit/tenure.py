@@ -1,0 +1,67 @@
+"""Who of several does a work that one is enough for: whoever holds its lease in the log."""
+
+from uuid import uuid4
+
+from services.kit.clock import Clock
+from services.kit.eventlog import EventLog
+from services.kit.reads import read
+
+RENEWALS = 3
+"""In the time of a lease, by who holds it."""
+MARGIN = 0.9
+"""Part of the lease's time that its holder trusts: clocks of two hosts do not run alike."""
+LOOK_S = 0.25
+"""How often the others look whether it is free: so long after an end in order is nobody at work."""
+NEVER = float("-inf")
+
+
+class Tenure:
+    """A lease that is asked for, renewed while it is held, and given back.
+
+    It is for economy, and never what keeps two from doing the same: between a look at it and what is done then a
+    process may stand still for as long as it likes.
+    """
+
+    def __init__(self, log: EventLog, clock: Clock, name: str, ttl_s: float) -> None:
+        self._log, self._clock, self.name, self._ttl_s = log, clock, name, ttl_s
+        self._holder = f"{name}-{uuid4().hex[:12]}"
+        self._held_until_s = self._ask_at_s = NEVER
+
+    @property
+    def held(self) -> bool:
+        """Whether it is ours still, on the monotonic clock from before it was asked for."""
+        return self._clock.monotonic_s() < self._held_until_s
+
+    @property
+    def pause_s(self) -> float:
+        """Seconds until it is to be asked for again."""
+        return max(0.0, self._ask_at_s - self._clock.monotonic_s())
+
+    async def is_ours(self) -> bool:
+        """Whether it is, asking for it when it is time to. Raises LogUnavailable."""
+        now_s = self._clock.monotonic_s()
+        if now_s >= self._ask_at_s:
+            row = (
+                await self._log.renew_lease(self.name, self._holder, self._ttl_s)
+                if await self._is_free()
+                else None
+            )
+            self._held_until_s = NEVER if row is None else now_s + self._ttl_s * MARGIN
+            self._ask_at_s = now_s + (min(LOOK_S, self._ttl_s) if row is None else self._ttl_s / RENEWALS)
+        return self.held
+
+    async def release(self) -> None:
+        """Let another one take it at once; safe when it is not held. Raises LogUnavailable."""
+        if self._held_until_s > NEVER:
+            self._held_until_s = self._ask_at_s = NEVER
+            await self._log.renew_lease(self.name, self._holder, 0)
+
+    async def _is_free(self) -> bool:
+        """A look before the write: the others look often."""
+
+        def free() -> bool:
+            now = self._log.clock()
+            rows = [row for row in self._log.leases(self.name) if row.name == self.name]
+            return all(row.holder == self._holder or row.until < now for row in rows)
+
+        return await read(self._log, free)
