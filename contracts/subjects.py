@@ -106,6 +106,11 @@ def log_nudge_subject() -> str:
     return "nudge.log"
 
 
+def views_position_subject() -> str:
+    """The position that all read models have passed, told when it grows. A hint."""
+    return "nudge.views"
+
+
 def rebuild_subject() -> str:
     """Requests to build read models anew, for the one process that owns them."""
     return "views.rebuild"

@@ -1,4 +1,4 @@
-"""The command line: `cronledger up`, `crons`, `deliveries`, `audit`, `replay`."""
+"""The command line: `cronledger up`, the services, `crons`, `deliveries`, `audit`, `replay`."""
 
 import argparse
 import sys
@@ -9,6 +9,17 @@ from pathlib import Path
 from services.commandline import audit, crons, deliveries, replay
 from services.kit.process import command
 from services.kit.settings import Settings
+
+SERVICES = {
+    "up": "run the whole server in this folder",
+    "gateway": "answer HTTP, beside a server",
+    "scheduler": "stand by to fire, beside a server",
+    "relay": "bring events and work to NATS, beside a server",
+    "worker": "run graphs, beside a server",
+    "sender": "stand by to send webhooks, beside a server",
+}
+WITH_PROJECT = ("up", "gateway", "worker", "sender")
+LISTENING = ("up", "gateway")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -25,7 +36,7 @@ def _carried_out(args: argparse.Namespace) -> None:
 
 def _serve(args: argparse.Namespace) -> None:
     # Imported here: the server is a hundred times what a command is, and a person waits for each command.
-    from services.up import serve
+    from services.serve import serve
 
     serve(args)
 
@@ -37,16 +48,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {version('cronledger')}")
     parser.set_defaults(command=lambda _: parser.print_help())
     commands = parser.add_subparsers(metavar="COMMAND")
-    up = commands.add_parser("up", help="run the whole server in this folder")
-    up.add_argument(
-        "--config", type=Path, help="langgraph.json or aegra.json; found in this folder by default"
-    )
-    up.add_argument(
-        "--data", type=Path, default=None, help="where everything is kept; .cronledger by default"
-    )
-    up.add_argument("--host", help="address to listen on; 127.0.0.1 by default")
-    up.add_argument("--port", type=int, help="port to listen on; 2026 by default, 0 = any free one")
-    up.set_defaults(command=_serve)
+    for service, help_ in SERVICES.items():
+        parser_of = commands.add_parser(service, help=help_)
+        if service in WITH_PROJECT:
+            told = "langgraph.json or aegra.json; found in this folder by default"
+            parser_of.add_argument("--config", type=Path, help=told)
+        told = "where everything is kept; .cronledger by default"
+        parser_of.add_argument("--data", type=Path, default=None, help=told)
+        if service in LISTENING:
+            parser_of.add_argument("--host", help="address to listen on; 127.0.0.1 by default")
+            told = "port to listen on; 2026 by default, 0 = any free one"
+            parser_of.add_argument("--port", type=int, help=told)
+        parser_of.set_defaults(command=_serve, service=service)
     for module in (crons, deliveries, audit, replay):
         module.add(commands)
     return parser

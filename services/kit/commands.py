@@ -1,8 +1,10 @@
 """Load, decide, append; and once more when somebody was quicker."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
 from contextlib import asynccontextmanager
+from itertools import count
 
 from tenacity import wait_random_exponential
 
@@ -10,6 +12,10 @@ from contracts.ledger import Transaction
 from services.kit.eventlog import EventLog, WrongExpectedVersion
 from services.kit.retries import pause_s
 
+PATIENCE_S = 10.0
+"""Commands of one process queue for an object (KeyedLocks), those of several collide: on a thread for which all
+of them have work, each is beaten in every second attempt.
+"""
 COLLIDED = wait_random_exponential(multiplier=0.002, max=0.5)
 
 
@@ -18,14 +24,17 @@ class Conflict(Exception):
 
 
 async def execute(
-    log: EventLog, decide: Callable[[], Awaitable[Transaction | None]], *, attempts: int = 5
+    log: EventLog, decide: Callable[[], Awaitable[Transaction | None]], *, attempts: int = 8
 ) -> int | None:
     """The position of what was decided; None when there was nothing to do.
 
-    `decide` reads the state that it needs by itself, each time anew. Raises Conflict, LogUnavailable and
-    whatever `decide` refuses.
+    `decide` reads the state that it needs by itself, each time anew. It is tried so often, and for PATIENCE_S.
+    Raises Conflict, LogUnavailable and whatever `decide` refuses.
     """
-    for attempt in range(1, attempts + 1):
+    until_s = time.monotonic() + PATIENCE_S
+    for attempt in count(1):
+        if attempt > attempts and time.monotonic() > until_s:
+            break
         tx = await decide()
         if tx is None or not tx.appends:
             return None

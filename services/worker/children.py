@@ -162,10 +162,10 @@ class ChildPool:
     """
 
     def __init__(
-        self, settings: Settings, project: Project, folder: Path, url: Callable[[], str] = str
+        self, settings: Settings, project: Project, folder: Path, url: Callable[[], str] | None = None
     ) -> None:
         """`url` tells where the server is, as soon as a child is to be started."""
-        self._spec, self._url = child_spec(settings, project, folder), url
+        self._spec, self._url = child_spec(settings, project, folder), url or str
         self._settings = settings
         self._suspicion, self._news = Suspicion(), News()
         self._waiting = 0

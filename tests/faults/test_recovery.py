@@ -235,7 +235,7 @@ class SecondWorker:
     def __init__(self, server: Any, environment: dict[str, str]) -> None:
         config = server.folder / "project" / "langgraph.json"
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "services.worker", str(server.data), str(config)],
+            [sys.executable, "-m", "services", "worker", "--data", str(server.data), "--config", str(config)],
             cwd=REPOSITORY,
             env={**os.environ, **environment},
             stdout=subprocess.PIPE,

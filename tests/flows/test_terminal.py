@@ -173,11 +173,16 @@ def test_a_ledger_of_a_newer_version(project: Path) -> None:
     assert "written by a newer version" in told(project, "up")
 
 
-@pytest.mark.parametrize("module", ["services.worker", "services.scheduler"])
-def test_the_services_by_themselves(tmp_path: Path, module: str) -> None:
-    missing: list[Any] = [tmp_path / "none"] + [tmp_path / "none.json"] * (module == "services.worker")
+@pytest.mark.parametrize("service", ["gateway", "worker", "scheduler", "relay", "sender"])
+def test_the_services_by_themselves(tmp_path: Path, service: str) -> None:
+    missing: list[Any] = ["--data", tmp_path / "none"]
+    missing += ["--config", tmp_path / "none.json"] * (service in ("gateway", "worker", "sender"))
     done = subprocess.run(
-        [sys.executable, "-m", module, *missing], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-m", "services", service, *missing],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert done.returncode == 1
     assert "Traceback" not in done.stderr

@@ -305,7 +305,16 @@ def test_on_the_command_line(server: Any) -> None:
 async def test_of_two_senders_one_posts(server: Any, receiver: Receiver) -> None:
     body = {"assistant_id": "counter", "input": {"count": 1}, "webhook": receiver.url("/ok/beside")}
     config = server.folder / "project" / "langgraph.json"
-    command = [sys.executable, "-m", "services.webhooks", str(server.data), "--config", str(config)]
+    command = [
+        sys.executable,
+        "-m",
+        "services",
+        "sender",
+        "--data",
+        str(server.data),
+        "--config",
+        str(config),
+    ]
     beside = await asyncio.create_subprocess_exec(
         *command, stdout=asyncio.subprocess.PIPE, env={**os.environ, **SETTINGS}
     )

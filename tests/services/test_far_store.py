@@ -78,7 +78,7 @@ async def client(distance: Distance, tmp_path: Path) -> AsyncIterator[Any]:
     server = up.Embedded(settings, load_project(PROJECT, tmp_path))
     await server.start()
     try:
-        async with get_client(url=f"http://127.0.0.1:{server.gateway.port}") as connected:
+        async with get_client(url=server.serving.url) as connected:
             yield connected
     finally:
         await server.stop()

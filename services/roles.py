@@ -1,0 +1,41 @@
+"""The services as lists of parts: what `cronledger up` starts all of, and each command one of."""
+
+from collections.abc import Callable
+from importlib.metadata import version
+from uuid import uuid4
+
+from services.ground import Ground
+from services.kit.lifecycle import Part
+from services.kit.project import Project
+from services.kit.tenure import Tenure
+from services.relay.relay import Relay
+from services.scheduler.scheduler import LEASE, LEASE_S, Scheduler
+from services.webhooks.sender import Sender
+from services.worker.children import ChildPool
+from services.worker.worker import Worker
+
+
+def scheduling(ground: Ground) -> list[Part]:
+    """What fires: any number of it, of which one decides."""
+    tenure = Tenure(ground.log, ground.clock, LEASE, min(LEASE_S, ground.settings.lease_s))
+    return [Scheduler(ground.log, ground.views, ground.clock, ground.settings, tenure)]
+
+
+def relaying(ground: Ground) -> list[Part]:
+    """What brings events and work to NATS: any number of it, each of which does no harm to the others."""
+    return [Relay(ground.log, ground.views, ground.bus, ground.clock)]
+
+
+def working(ground: Ground, project: Project, url: Callable[[], str] | None = None) -> list[Part]:
+    """What runs the graphs of a project: any number of it. `url` is where graphs reach the server."""
+    children = ChildPool(ground.settings, project, ground.folder, url)
+    shared = (ground.log, ground.bus, children, project, ground.clock, ground.settings)
+    return [children, Worker(*shared, worker_id=f"w-{uuid4().hex[:12]}")]
+
+
+def sending(ground: Ground, project: Project) -> list[Part]:
+    """What tells others of the ends of runs: any number of it, of which one sends."""
+    if not project.webhooks.enabled:
+        return []
+    shared = (ground.log, ground.views, ground.clock, ground.settings)
+    return [Sender(*shared, project.webhooks, version("cronledger"))]
