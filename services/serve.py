@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import logging
+import os
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -12,7 +13,7 @@ from services.ground import Ground, beside
 from services.kit.lifecycle import Part, Whole
 from services.kit.logs import Log
 from services.kit.process import run
-from services.kit.project import Project, load_project
+from services.kit.project import VARIABLE, Project, load_project, without_project
 from services.kit.settings import Settings
 from services.roles import relaying, scheduling, sending, working
 from services.serving import Serving
@@ -57,7 +58,7 @@ def _made(service: str, settings: Settings, args: argparse.Namespace) -> tuple[W
     whole = Whole(service)
     whole.parts += ground.parts
     if service == "gateway":
-        serving = Serving(ground, _project(args), [whole])
+        serving = Serving(ground, _project(args, is_needed=False), [whole])
         whole.parts = [serving.bound, *whole.parts, *serving.parts]
         return whole, lambda: f"gateway is ready on {serving.address}"
     role = _role(service, ground, args)
@@ -71,11 +72,14 @@ def _role(service: str, ground: Ground, args: argparse.Namespace) -> list[Part]:
     if service == "worker":
         return working(ground, _project(args))
     if service == "sender":
-        return sending(ground, _project(args))
+        return sending(ground, _project(args, is_needed=False))
     return {"scheduler": scheduling, "relay": relaying}[service](ground)
 
 
-def _project(args: argparse.Namespace) -> Project:
+def _project(args: argparse.Namespace, *, is_needed: bool = True) -> Project:
+    """That of the file; one that is not needed counts only when it is named."""
+    if not is_needed and args.config is None and VARIABLE not in os.environ:
+        return without_project(Path.cwd())
     project = load_project(args.config, Path.cwd())
     for notice in project.notices:
         log_.warning("project.notice", notice=notice)

@@ -1,7 +1,7 @@
 """The gateway of a process: its application, the project's own beside it, and where both are."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from services.custom.process import CustomApp
 from services.custom.proxy import Proxy
 from services.gateway.app import GatewayParts, build_app, paths_of
 from services.gateway.mount import Mounted
+from services.gateway.registry import RegisteredGraphs
 from services.gateway.server import GatewayServer
 from services.ground import Ground
 from services.kit.lifecycle import Part, Step, health, notices
@@ -17,9 +18,17 @@ from services.kit.project import Project
 
 
 class Serving:
-    """What answers HTTP. `whole` are the parts of the process, whose health it tells."""
+    """What answers HTTP. `whole` are the parts of the process, whose health it tells.
+
+    Without graphs in the project, those that workers have registered are asked for.
+    """
 
     def __init__(self, ground: Ground, project: Project, whole: Sequence[Part]) -> None:
+        self.parts: list[Part] = []
+        graphs: Collection[str] = tuple(project.graphs)
+        if not graphs:
+            registered = RegisteredGraphs(ground.log, ground.views)
+            graphs, self.parts = registered, [registered]
         self._host, self._prefix = ground.settings.host, project.http.mount_prefix
         custom = None
         if project.http.app is not None:
@@ -36,13 +45,12 @@ class Serving:
             health=lambda: health(whole),
             notices=lambda: notices(whole),
             version=version("cronledger"),
-            graphs=tuple(project.graphs),
+            graphs=graphs,
             webhooks=project.webhooks,
             http=project.http,
             beside=lambda: None if custom is None else custom.announced.openapi,
         )
         app: Any = build_app(shared)
-        self.parts: list[Part] = []
         if custom is not None:
             app = Proxy(app, custom, paths_of(app))
             self.parts += [custom, app]

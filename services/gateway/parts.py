@@ -1,6 +1,6 @@
 """What the gateway is built of; whoever wires the process makes it."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -28,7 +28,7 @@ class GatewayParts:
     `reached(position, timeout_s)` waits until the read models have passed a position; `changed(timeout_s)`
     waits until they move at all; `health()` gives the name of each part with '' or why it is not well,
     `notices()` what else an operator should know of one. `beside()` is the OpenAPI document of the project's own
-    application, if it has one.
+    application, if it has one. `graphs` are those that can be asked for.
     """
 
     log: EventLog
@@ -41,7 +41,7 @@ class GatewayParts:
     health: Callable[[], dict[str, str]]
     notices: Callable[[], dict[str, str]] = dict
     version: str
-    graphs: tuple[str, ...]
+    graphs: Collection[str]
     webhooks: WebhookSettings = field(default_factory=WebhookSettings)
     http: HttpSettings = field(default_factory=HttpSettings)
     beside: Callable[[], dict[str, Any] | None] = lambda: None

@@ -144,6 +144,11 @@ class Project(msgspec.Struct, frozen=True, kw_only=True):
     notices: tuple[str, ...] = ()
 
 
+def without_project(cwd: Path) -> Project:
+    """That of a process for which no file was named: no graphs, and the defaults of everything else."""
+    return Project(file=cwd, folder=cwd, graphs={})
+
+
 def load_project(path: Path | None, cwd: Path) -> Project:
     """The project of that file, or of the one in `cwd`. Raises ProjectError."""
     file = _find(path, cwd)

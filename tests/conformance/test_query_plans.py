@@ -291,6 +291,7 @@ GATEWAY_PLANS = {
     "due_of_cron": "SEARCH crons USING INDEX cron_id (cron_id=?)",
     "crons_of_thread": "SEARCH crons USING COVERING INDEX thread_id,cron_id (thread_id=?)",
     "crons_of_assistant": "SEARCH crons USING COVERING INDEX assistant_id,cron_id (assistant_id=?)",
+    "default_assistants": "SCAN assistants",
     "assistants_behind": "SEARCH assistants USING INDEX created_at,assistant_id ((created_at,assistant_id)>(?,?))",
     "crons_of_user": "CO-ROUTINE (subquery-1); SEARCH crons USING COVERING INDEX user_id (user_id=?); SCAN (subquery-1)",
 }

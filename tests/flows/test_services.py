@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from langgraph_sdk import get_client
+from langgraph_sdk.errors import UnprocessableEntityError
 
 from tests.conftest import Make, Server
 
@@ -53,8 +54,7 @@ def begin(server: Server) -> Iterator[Begin]:
 @pytest.fixture(scope="module")
 def urls(server: Server, begin: Begin) -> tuple[str, str]:
     """Two gateways."""
-    config = str(server.folder / "project" / "langgraph.json")
-    said = begin("gateway", "--config", config, "--port", "0")
+    said = begin("gateway", "--port", "0")
     return server.url, said.rsplit(" ", 1)[1].strip()
 
 
@@ -107,6 +107,13 @@ async def test_many_clients_of_one_thread_meet_no_conflict(clients: list[Any]) -
     for run in runs:
         await clients[0].runs.join(thread_id, run["run_id"])
     assert (await clients[1].threads.get_state(thread_id))["values"]["count"] == 2 * len(runs)
+
+
+async def test_a_gateway_without_a_project_knows_the_graphs_of_the_workers(clients: list[Any]) -> None:
+    for client in clients:
+        with pytest.raises(UnprocessableEntityError, match="graphs are .*counter"):
+            await client.runs.create(None, "nonsense")
+        assert {a["graph_id"] for a in await client.assistants.search(graph_id="counter")} == {"counter"}
 
 
 async def test_the_others_work_beside_it(server: Server, begin: Begin, clients: list[Any]) -> None:
