@@ -14,15 +14,18 @@ TYPE_PREFIX = "io.cronledger."
 REF_TEMPLATE = "#/components/schemas/{name}"
 
 
-def asyncapi_document(version: str) -> dict[str, Any]:
-    """The whole document for a server of this version; the same bytes for the same events."""
+def asyncapi_document(version: str, prefix: str = "") -> dict[str, Any]:
+    """The whole document for a server of this version; the same bytes for the same events.
+
+    `prefix` is that of the installation: before each subject with a dot, before the stream's name with a line.
+    """
     topics = sorted(BODIES)
     schemas, payloads = _schemas(topics)
     return {
         "asyncapi": "3.0.0",
-        "info": _info(version),
+        "info": _info(version, f"{prefix}_LEDGER" if prefix else "LEDGER"),
         "defaultContentType": "application/json",
-        "channels": {topic: _channel(topic) for topic in topics},
+        "channels": {topic: _channel(topic, f"{prefix}." if prefix else "") for topic in topics},
         "operations": {f"publish.{topic}": _operation(topic) for topic in topics},
         "components": {
             "messages": {topic: _message(topic, payloads[topic]) for topic in topics},
@@ -38,12 +41,12 @@ def parts_of(topic: str) -> tuple[str, str]:
     return aggregate, event
 
 
-def _info(version: str) -> dict[str, Any]:
+def _info(version: str, js_stream: str) -> dict[str, Any]:
     return {
         "title": "Cronledger ledger",
         "version": version,
         "description": (
-            "Every recorded event, in the order of the log, on the JetStream stream LEDGER. "
+            f"Every recorded event, in the order of the log, on the JetStream stream {js_stream}. "
             "Delivery is at least once: tell doubles by `ce-id`. Events older than the stream keeps "
             "are at `GET /ledger`, by position."
         ),
@@ -65,10 +68,10 @@ def dedented(schemas: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _channel(topic: str) -> dict[str, Any]:
+def _channel(topic: str, before: str) -> dict[str, Any]:
     aggregate, event = parts_of(topic)
     return {
-        "address": f"ledger.{aggregate}.{event}.{{id}}",
+        "address": f"{before}ledger.{aggregate}.{event}.{{id}}",
         "parameters": {"id": {"description": "The id of the stream that the event is on."}},
         "messages": {"event": {"$ref": f"#/components/messages/{topic}"}},
     }

@@ -11,7 +11,8 @@ from domain.assistant import Assistant, RetireGraph, default_assistant_id
 from domain.changes import Changes
 from services.ground import Ground
 from services.kit.bus.embedded import EmbeddedNats
-from services.kit.bus.nats import NatsBus, Streams
+from services.kit.bus.nats import NatsBus
+from services.kit.bus.streams import Streams
 from services.kit.bus.work import void_deliveries
 from services.kit.clock import SystemClock
 from services.kit.eventlog.owner import LogNews, LogOwner

@@ -45,6 +45,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     catch_up_spread_s: Annotated[float, msgspec.Meta(ge=0)] = 60.0
     catch_up_window_s: Annotated[int, msgspec.Meta(ge=0)] = 86_400
     graph_python: str = ""
+    nats_url: str = ""
+    nats_creds: str = ""
+    nats_ca: str = ""
+    nats_cert: str = ""
+    nats_key: str = ""
+    nats_prefix: str = ""
+    nats_replicas: Annotated[int, msgspec.Meta(ge=0, le=5)] = 0
     cors_origins: str = "*"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 

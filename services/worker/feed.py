@@ -165,7 +165,8 @@ class Feed:
             size -= self._streamed.popleft()[0]
         kept = sum(parts for _, parts in self._streamed)
         try:
-            await self._bus.api(f"STREAM.PURGE.{RUNEV.name}", {"filter": self._subject, "keep": kept})
+            what = {"filter": self._bus.subject(self._subject), "keep": kept}
+            await self._bus.api(f"STREAM.PURGE.{self._bus.js_stream(RUNEV.name)}", what)
         except (ConnectionError, TimeoutError):
             return  # with the next message
         self._since_trimmed = 0

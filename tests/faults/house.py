@@ -14,7 +14,7 @@ import msgspec
 
 from contracts.subjects import RUNS, STREAMS
 from services.kit.bus.embedded import EmbeddedNats
-from services.kit.bus.nats import Streams
+from services.kit.bus.streams import Streams
 from services.kit.bus.work import void_deliveries
 from services.kit.clock import Clock
 from services.kit.lifecycle import Part, Step, Whole, health

@@ -10,7 +10,8 @@ from pathlib import Path
 from contracts.codec import EventCodec
 from contracts.subjects import STREAMS
 from services.kit.bus.embedded import EmbeddedNats
-from services.kit.bus.nats import NatsBus, Streams
+from services.kit.bus.nats import NatsBus
+from services.kit.bus.streams import Streams
 from services.kit.eventlog.owner import LogOwner
 from services.kit.eventlog.sqlite import SqliteLog
 from services.kit.lifecycle import Part, Whole

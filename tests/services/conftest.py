@@ -7,7 +7,8 @@ import pytest
 
 from contracts.subjects import STREAMS
 from services.kit.bus.embedded import EmbeddedNats
-from services.kit.bus.nats import NatsBus, ensure_streams
+from services.kit.bus.nats import NatsBus
+from services.kit.bus.streams import ensure_streams
 from tests.services.schedulers import Bench
 
 

@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import msgspec
 import pytest
 from nats.aio.msg import Msg as NatsMsg
 
 from contracts.subjects import LEDGER, RUNEV, RUNS, STREAMS, StreamSpec, run_queue_subject, token
-from services.kit.bus import Endpoint, NoResponders, Outgoing, RequestTimeout
+from services.kit.bus import Endpoint, Login, NoResponders, Outgoing, RequestTimeout
 from services.kit.bus.embedded import EmbeddedNats, runtime_endpoint
-from services.kit.bus.nats import NatsBus, StreamDiffers, Streams, ensure_streams
+from services.kit.bus.nats import NatsBus
 from services.kit.bus.ordered import OrderedPublisher
+from services.kit.bus.streams import StreamDiffers, Streams, ensure_streams
 from services.kit.bus.work import PullLoop, WorkQueue, void_deliveries
 
 
@@ -56,7 +56,7 @@ async def test_requests(bus: NatsBus) -> None:
 
 async def test_wrong_token_is_refused(nats: EmbeddedNats) -> None:
     with pytest.raises(ConnectionError):
-        await NatsBus.connect(Endpoint(nats.endpoint.url, "wrong"), "thief")
+        await NatsBus.connect(Endpoint(nats.endpoint.servers, Login("wrong")), "thief")
 
 
 async def test_second_server_on_the_folder_attaches(nats: EmbeddedNats, tmp_path: Path) -> None:
@@ -318,7 +318,8 @@ async def test_work_is_put_once_until_it_is_done(bus: NatsBus) -> None:
 
 
 async def test_work_that_is_refused_is_no_work_that_is_there(bus: NatsBus) -> None:
-    await ensure_streams(bus, [msgspec.structs.replace(RUNS, max_msgs=1)])
+    config = (await bus.api(f"STREAM.INFO.{RUNS.name}"))["config"]
+    await bus.api(f"STREAM.UPDATE.{RUNS.name}", {**config, "max_msgs": 1})
     queue = WorkQueue(bus, RUNS.name)
     assert await queue.put(*work(1))
     with pytest.raises(ConnectionError, match="maximum messages exceeded"):

@@ -19,7 +19,8 @@ from contracts.subjects import LEDGER, RUNS, STREAMS
 from domain import decisions
 from domain.lane import Lane, lane_id_of
 from services.kit.bus.embedded import EmbeddedNats
-from services.kit.bus.nats import NatsBus, Streams, ensure_streams
+from services.kit.bus.nats import NatsBus
+from services.kit.bus.streams import Streams, ensure_streams
 from services.kit.bus.work import WorkQueue
 from services.kit.ids import uuid7
 from services.kit.lifecycle import Whole, health

@@ -9,7 +9,8 @@ import pytest
 
 from contracts.events import RunReleased, RunStarted
 from contracts.subjects import RUNS, STREAMS
-from services.kit.bus.nats import NatsBus, ensure_streams
+from services.kit.bus.nats import NatsBus
+from services.kit.bus.streams import ensure_streams
 from services.kit.clock import SystemClock
 from services.kit.ids import uuid7
 from services.kit.lifecycle import health

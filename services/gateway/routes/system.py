@@ -64,4 +64,4 @@ class DescriptionController(Controller):
     @reads("/asyncapi.json", summary="The events on NATS")
     async def asyncapi(self, parts: Parts) -> dict[str, Any]:
         """What subscribers get (AsyncAPI)."""
-        return asyncapi_document(parts.version)
+        return asyncapi_document(parts.version, parts.settings.nats_prefix)

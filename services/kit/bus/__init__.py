@@ -5,6 +5,8 @@ from typing import Protocol
 
 import msgspec
 
+from services.kit.lifecycle import Part
+
 
 class NoResponders(ConnectionError):
     """Nobody listens on the subject of a request."""
@@ -14,11 +16,59 @@ class RequestTimeout(TimeoutError):
     """Nobody answered a request in time."""
 
 
-class Endpoint(msgspec.Struct, frozen=True):
-    """Where a nats-server listens, and the token that it asks for ('' = none)."""
+class Login(msgspec.Struct, frozen=True):
+    """Who we are to a server: a token, a user with a password, or a file of credentials. '' = not given.
 
-    url: str
+    Shown without its secrets, so that it may stand in a log.
+    """
+
     token: str = ""
+    user: str = ""
+    password: str = ""
+    creds: str = ""
+
+    def __repr__(self) -> str:
+        ways = [name for name in self.__struct_fields__ if getattr(self, name)]
+        return f"Login({', '.join(ways) or 'none'})"
+
+
+class Certificates(msgspec.Struct, frozen=True):
+    """Files for TLS: the authority that servers are trusted by ('' = the system's), and a certificate of our own."""
+
+    ca: str = ""
+    cert: str = ""
+    key: str = ""
+
+
+class Endpoint(msgspec.Struct, frozen=True):
+    """Where nats-servers listen (`nats://` or `tls://`, host and port), and how they are to be talked to.
+
+    `prefix` stands before every subject and in the name of every stream; '' = none.
+    """
+
+    servers: tuple[str, ...]
+    login: Login = Login()
+    certificates: Certificates = Certificates()
+    prefix: str = ""
+
+    @property
+    def url(self) -> str:
+        """The first of the servers."""
+        return self.servers[0]
+
+
+class NatsServer(Part, Protocol):
+    """A part that knows where the bus is: a child of ours, or servers that somebody else runs."""
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Where it listens; after `start`."""
+        ...
+
+    @property
+    def replicas(self) -> int:
+        """How many servers are to have each stream; 0 = as many as there are, at most 3."""
+        ...
 
 
 class Outgoing(msgspec.Struct, frozen=True):

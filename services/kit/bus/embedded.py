@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tenacity import wait_exponential
 
-from services.kit.bus import Endpoint
+from services.kit.bus import Endpoint, Login
 from services.kit.lifecycle import Part, ended
 from services.kit.logs import Log
 from services.kit.mendable import Mendable
@@ -85,7 +85,7 @@ def _why_not(chosen: str) -> str:
 class EmbeddedNats:
     """A nats-server on a folder: a part. A second process that asks for the same folder attaches to the first one's."""
 
-    name = "nats"
+    name, replicas = "nats", 1
     parts: Sequence[Part] = ()
 
     def __init__(self, folder: Path, *, sync: str = "always") -> None:
@@ -178,7 +178,7 @@ class EmbeddedNats:
             if last == -1:
                 raise
             port = await self._spawn(lock, token, -1)  # somebody else has the port of the last time
-        endpoint = Endpoint(f"nats://127.0.0.1:{port}", token)
+        endpoint = Endpoint((f"nats://127.0.0.1:{port}",), Login(token))
         _write_private(self._runtime, json.dumps({"url": endpoint.url, "token": token}))
         return endpoint
 
@@ -280,7 +280,7 @@ def runtime_endpoint(folder: Path) -> Endpoint:
     """Where the server of that folder listens, as it told last. Raises NatsStartFailed."""
     try:
         told = json.loads((folder / "runtime.json").read_text())
-        return Endpoint(told["url"], told["token"])
+        return Endpoint((told["url"],), Login(told["token"]))
     except (OSError, ValueError, KeyError):
         raise NatsStartFailed(f"{folder} does not say where its server listens; is one running?") from None
 

@@ -27,7 +27,10 @@ class OrderedPublisher:
         """Position and sequence of the stream's newest message, zeros when it is empty. Raises ConnectionError."""
         # The sequence first: whoever publishes between the two questions makes our next batch a refused one.
         self._sequence, messages = await self._newest()
-        answer = await self._bus.api(f"STREAM.MSG.GET.{self._stream}", {"last_by_subj": self._subjects})
+        answer = await self._bus.api(
+            f"STREAM.MSG.GET.{self._bus.js_stream(self._stream)}",
+            {"last_by_subj": self._bus.subject(self._subjects)},
+        )
         error = answer.get("error")
         if error is not None:
             # A server that has just come back may not find yet what its stream has.
@@ -79,7 +82,7 @@ class OrderedPublisher:
 
     async def _newest(self) -> tuple[int, int]:
         """The last sequence, and how many messages there are."""
-        info = await self._bus.api(f"STREAM.INFO.{self._stream}")
+        info = await self._bus.api(f"STREAM.INFO.{self._bus.js_stream(self._stream)}")
         if "error" in info:
             raise ConnectionError(f"{self._stream}: {info['error'].get('description')}")
         return int(info["state"]["last_seq"]), int(info["state"]["messages"])

@@ -82,7 +82,9 @@ class Pages:
         inbox = self._bus.new_inbox()
         subscription = await self._bus.subscribe(inbox, on_msg)
         try:
-            await self._bus.publish(f"$JS.API.DIRECT.GET.{self._stream}", self._question(), reply=inbox)
+            await self._bus.publish(
+                f"$JS.API.DIRECT.GET.{self._bus.js_stream(self._stream)}", self._question(), reply=inbox
+            )
             async with asyncio.timeout(PAGE_S):
                 status = await done
         except TimeoutError:
@@ -100,7 +102,7 @@ class Pages:
         return msgspec.json.encode(
             {
                 "seq": self._behind + 1,
-                "next_by_subj": self._subject,
+                "next_by_subj": self._bus.subject(self._subject),
                 "batch": PAGE_MESSAGES,
                 "max_bytes": PAGE_BYTES,
             }

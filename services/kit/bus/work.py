@@ -15,6 +15,8 @@ from services.kit.lifecycle import Supervised
 HEARTBEAT_S = 2.0
 EXPIRES_S = 30.0
 AGAIN_S = 1.0
+MOST_WAITING = 4096
+"""Workers that may wait for work of one pool at a time; the next one is refused, and asks again and again."""
 EXPIRED = frozenset({"404", "408"})
 STORE_FAILED, IS_THERE = 10077, "maximum messages per subject exceeded"
 
@@ -32,7 +34,7 @@ class WorkQueue:
         Without a message id: its window would swallow work that was done and is to be done again.
         Raises ConnectionError when the stream does not take it, RequestTimeout.
         """
-        headers = {"Nats-Expected-Stream": self._stream}
+        headers = {"Nats-Expected-Stream": self._bus.js_stream(self._stream)}
         answer = await self._bus.request_msg(subject, data, 5.0, headers)
         error = json.loads(answer.data).get("error")
         if error is None:
@@ -48,9 +50,10 @@ async def void_deliveries(bus: NatsBus, stream: str) -> None:
 
     For a process that knows that whoever it was delivered to is dead. Consumers are made anew by those who pull.
     """
-    names = (await bus.api(f"CONSUMER.NAMES.{stream}")).get("consumers") or ()
+    js_stream = bus.js_stream(stream)
+    names = (await bus.api(f"CONSUMER.NAMES.{js_stream}")).get("consumers") or ()
     for name in names:
-        await bus.api(f"CONSUMER.DELETE.{stream}.{name}")
+        await bus.api(f"CONSUMER.DELETE.{js_stream}.{name}")
 
 
 class Delivery:
@@ -114,12 +117,11 @@ class PullLoop(Supervised):
         self._stream, self._durable, self._subject = stream, durable, subject
         self._slots = slots
         self._ack_wait_s = ack_wait_s
-        self._next = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{durable}"
         self._queue: asyncio.Queue[Delivery] = asyncio.Queue()
         self._kick = asyncio.Event()
         self._in_use = self._wanted = self._request = 0
         self._heard = 0.0
-        self._inbox = ""
+        self._inbox = self._refusal = ""
         self._subscription: Any = None
         self._fresh = True
         self._leave: Callable[[], None] = lambda: None
@@ -159,22 +161,40 @@ class PullLoop(Supervised):
         self._kick.set()
 
     async def _ensure_consumer(self) -> None:
-        config = {
+        config: dict[str, Any] = {
             "durable_name": self._durable,
-            "filter_subject": self._subject,
+            "filter_subject": self.bus.subject(self._subject),
             "ack_policy": "explicit",
             "ack_wait": int(self._ack_wait_s * 1e9),
             "max_deliver": -1,
             # Whoever pulls asks for no more than its free slots; a bound here would be one for all of them together.
             "max_ack_pending": -1,
-            "max_waiting": 512,
+            "max_waiting": MOST_WAITING,
         }
-        body = {"stream_name": self._stream, "config": config}
-        answer = await self.bus.api(f"CONSUMER.DURABLE.CREATE.{self._stream}.{self._durable}", body)
-        if "error" in answer:
-            raise ConnectionError(f"consumer {self._durable}: {answer['error'].get('description')}")
+        error = await self._make(config)
+        if error is not None and (waiting := await self._waiting()) is not None:
+            # Of one that an older version made: the only thing in it that a server never changes.
+            error = await self._make({**config, "max_waiting": waiting})
+        if error is not None:
+            raise ConnectionError(f"consumer {self._durable}: {error.get('description')}")
+
+    async def _make(self, config: Mapping[str, Any]) -> dict[str, Any] | None:
+        js_stream = self.bus.js_stream(self._stream)
+        body = {"stream_name": js_stream, "config": config}
+        answer = await self.bus.api(f"CONSUMER.DURABLE.CREATE.{js_stream}.{self._durable}", body)
+        error: dict[str, Any] | None = answer.get("error")
+        return error
+
+    async def _waiting(self) -> int | None:
+        """How many may wait at the consumer that is there; None without one, or when it is as many as it should."""
+        answer = await self.bus.api(f"CONSUMER.INFO.{self.bus.js_stream(self._stream)}.{self._durable}")
+        waiting = int(answer.get("config", {}).get("max_waiting", MOST_WAITING))
+        return None if waiting == MOST_WAITING else waiting
 
     async def _pull(self) -> None:
+        refusal, self._refusal = self._refusal, ""
+        if refusal:
+            raise ConnectionError(f"consumer {self._durable}: {refusal}")  # so that the next try comes later
         try:
             await self._ask()
         except BaseException:
@@ -202,7 +222,8 @@ class PullLoop(Supervised):
             "expires": int(EXPIRES_S * 1e9),
             "idle_heartbeat": int(HEARTBEAT_S * 1e9),
         }
-        await self.bus.publish(self._next, json.dumps(body).encode(), reply=f"{self._inbox}.{self._request}")
+        ask = f"$JS.API.CONSUMER.MSG.NEXT.{self.bus.js_stream(self._stream)}.{self._durable}"
+        await self.bus.publish(ask, json.dumps(body).encode(), reply=f"{self._inbox}.{self._request}")
 
     async def _new_inbox(self) -> None:
         # The server drops requests whose inbox nobody listens to, so the old ones end with the old inbox.
@@ -229,5 +250,7 @@ class PullLoop(Supervised):
         elif status != "100" and msg.subject == f"{self._inbox}.{self._request}":
             self._wanted = 0  # this request is over
             self._fresh = self._fresh or status not in EXPIRED  # the consumer went away, or its stream
+            told = (msg.headers or {}).get("Description", "")
+            self._refusal = told if told.startswith("Exceeded") else ""
         if self._wanted <= 0:
             self._kick.set()
