@@ -5,11 +5,12 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import msgspec
 import pytest
 from nats.aio.msg import Msg as NatsMsg
 
@@ -24,6 +25,23 @@ from services.kit.bus.work import PullLoop, WorkQueue, void_deliveries
 
 def messages(first: int, last: int) -> list[Outgoing]:
     return [Outgoing(n, f"ledger.run.done.{n}", str(n).encode()) for n in range(first, last + 1)]
+
+
+class Prefixed(EmbeddedNats):
+    """A server that is said to be shared, so that every name of ours has a prefix."""
+
+    @property
+    def endpoint(self) -> Endpoint:
+        return msgspec.structs.replace(super().endpoint, prefix="inst")
+
+
+@pytest.fixture(params=[EmbeddedNats, Prefixed])
+async def nats(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[EmbeddedNats]:
+    """The bundled server in a folder of its own: all is the same with a prefix and without."""
+    server: EmbeddedNats = request.param(tmp_path / "nats")
+    await server.start()
+    yield server
+    await server.stop()
 
 
 async def kill(nats: EmbeddedNats) -> None:
@@ -61,7 +79,7 @@ async def test_wrong_token_is_refused(nats: EmbeddedNats) -> None:
 
 async def test_second_server_on_the_folder_attaches(nats: EmbeddedNats, tmp_path: Path) -> None:
     second = EmbeddedNats(tmp_path / "nats")
-    assert await second.start() == nats.endpoint
+    assert (await second.start()).servers == nats.endpoint.servers
     assert (nats.owned, second.owned) == (True, False)
     await second.stop()
     await (await NatsBus.connect(nats.endpoint, "still there")).stop()
@@ -123,7 +141,7 @@ async def test_server_that_lost_its_folder_gets_its_streams_again(
 
     async def are_there() -> bool:
         try:
-            answers = [await bus.api(f"STREAM.INFO.{spec.name}") for spec in STREAMS]
+            answers = [await bus.api(f"STREAM.INFO.{bus.js_stream(spec.name)}") for spec in STREAMS]
         except (ConnectionError, TimeoutError):
             return False
         return not any("error" in answer for answer in answers)
@@ -166,7 +184,7 @@ async def test_stream_that_nobody_misses_is_made_anew_in_another_kind(bus: NatsB
     await bus.publish("runs.x.ev", b"old")
     for spec in (other, RUNEV):
         await ensure_streams(bus, [spec])
-        info = await bus.api(f"STREAM.INFO.{RUNEV.name}")
+        info = await bus.api(f"STREAM.INFO.{bus.js_stream(RUNEV.name)}")
         assert info["config"]["storage"] == spec.storage
         assert info["state"]["messages"] == 0
 
@@ -175,8 +193,8 @@ async def test_streams_are_as_they_should_be_after_a_restart_too(nats: EmbeddedN
     for _ in range(2):
         await ensure_streams(bus, STREAMS)
         for spec in STREAMS:
-            config = (await bus.api(f"STREAM.INFO.{spec.name}"))["config"]
-            assert tuple(config["subjects"]) == spec.subjects
+            config = (await bus.api(f"STREAM.INFO.{bus.js_stream(spec.name)}"))["config"]
+            assert config["subjects"] == [bus.subject(subject) for subject in spec.subjects]
             assert (config["storage"], config["retention"]) == (spec.storage, spec.retention)
             assert config["max_bytes"] == spec.max_bytes
             assert config.get("persist_mode", "") == ("async" if spec.persist_async else "")
@@ -241,10 +259,12 @@ async def test_two_publishers_put_each_message_once_and_in_order(nats: EmbeddedN
         await asyncio.gather(*racing)
     found = []
     for sequence in range(1, last + 1):
-        answer = await bus.request(f"$JS.API.DIRECT.GET.{LEDGER.name}", b'{"seq": %d}' % sequence, 5)
+        answer = await bus.request(
+            f"$JS.API.DIRECT.GET.{bus.js_stream(LEDGER.name)}", b'{"seq": %d}' % sequence, 5
+        )
         found.append(int(answer))
     assert found == list(range(1, last + 1))
-    assert (await bus.api(f"STREAM.INFO.{LEDGER.name}"))["state"]["messages"] == last
+    assert (await bus.api(f"STREAM.INFO.{bus.js_stream(LEDGER.name)}"))["state"]["messages"] == last
 
 
 RUN_IDS = [UUID(int=n) for n in range(5)]
@@ -296,7 +316,9 @@ async def test_what_is_no_work_takes_no_slot(bus: NatsBus) -> None:
     async def on_request(msg: NatsMsg) -> None:
         inboxes.put_nowait(msg.reply)
 
-    await bus.client.subscribe(f"$JS.API.CONSUMER.MSG.NEXT.{RUNS.name}.w_default_normal", cb=on_request)
+    await bus.client.subscribe(
+        f"$JS.API.CONSUMER.MSG.NEXT.{bus.js_stream(RUNS.name)}.w_default_normal", cb=on_request
+    )
     await loop.start()
     async with asyncio.timeout(10):
         await bus.publish(await inboxes.get(), b"stray")
@@ -318,8 +340,8 @@ async def test_work_is_put_once_until_it_is_done(bus: NatsBus) -> None:
 
 
 async def test_work_that_is_refused_is_no_work_that_is_there(bus: NatsBus) -> None:
-    config = (await bus.api(f"STREAM.INFO.{RUNS.name}"))["config"]
-    await bus.api(f"STREAM.UPDATE.{RUNS.name}", {**config, "max_msgs": 1})
+    config = (await bus.api(f"STREAM.INFO.{bus.js_stream(RUNS.name)}"))["config"]
+    await bus.api(f"STREAM.UPDATE.{bus.js_stream(RUNS.name)}", {**config, "max_msgs": 1})
     queue = WorkQueue(bus, RUNS.name)
     assert await queue.put(*work(1))
     with pytest.raises(ConnectionError, match="maximum messages exceeded"):
@@ -357,7 +379,7 @@ async def test_a_consumer_that_is_lost_is_made_again(bus: NatsBus) -> None:
 async def test_a_stream_that_is_lost_fails_the_pull_and_is_found_again(bus: NatsBus) -> None:
     loop = pull_loop(bus)
     await loop.start()
-    await bus.api(f"STREAM.DELETE.{RUNS.name}")
+    await bus.api(f"STREAM.DELETE.{bus.js_stream(RUNS.name)}")
     async with asyncio.timeout(20):
         while not loop.failing:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
@@ -384,8 +406,10 @@ async def test_a_refusal_of_the_stream_is_an_error(bus: NatsBus) -> None:
 
 async def _limit(bus: NatsBus, most_bytes: int) -> None:
     """Let the stream refuse larger messages: that stands for a full store, a seal, a lost quorum."""
-    config = (await bus.api(f"STREAM.INFO.{LEDGER.name}"))["config"]
-    answer = await bus.api(f"STREAM.UPDATE.{LEDGER.name}", {**config, "max_msg_size": most_bytes})
+    config = (await bus.api(f"STREAM.INFO.{bus.js_stream(LEDGER.name)}"))["config"]
+    answer = await bus.api(
+        f"STREAM.UPDATE.{bus.js_stream(LEDGER.name)}", {**config, "max_msg_size": most_bytes}
+    )
     assert "error" not in answer, answer
 
 

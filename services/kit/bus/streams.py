@@ -117,16 +117,11 @@ class _Stream:
 
     def _fewer(self, error: Config, *, waits: bool) -> None:
         """Go on with one server less, if that is ours to choose. Raises StreamDiffers."""
-        if self._is_given:
-            raise StreamDiffers(
-                f"stream {self.name}: {self._replicas} replicas are asked for, and NATS has no room for them on as "
-                f"many servers of one cluster ({error.get('description')}); see CRONLEDGER_NATS_REPLICAS"
-            )
-        if self._replicas > 1 and not waits:
+        if self._is_given or self._replicas == 1:
+            raise self._refused(error)
+        if not waits:
             self._replicas -= 1
             log_.warning("bus.fewer_replicas", stream=self.name, replicas=self._replicas)
-        elif self._replicas == 1:
-            raise self._refused(error)
 
     async def _mend(self, present: Config) -> None:
         wanted = self._config()
@@ -215,8 +210,15 @@ class _Stream:
         raise ConnectionError(f"JetStream does not answer STREAM.{call}.{self.name}: {why}")
 
     def _refused(self, error: Mapping[str, Any]) -> StreamDiffers:
-        hint = "; set CRONLEDGER_NATS_PREFIX" if error.get("err_code") == OVERLAP else ""
-        return StreamDiffers(f"stream {self.name}: {error.get('description')}{hint}")
+        text = str(error.get("description"))
+        if error.get("err_code") == OVERLAP:
+            text += "; set CRONLEDGER_NATS_PREFIX"
+        if error.get("err_code") in FEW_PEERS and self._is_given:
+            text = (
+                f"NATS has no room for {self._replicas} replicas on as many servers of one cluster ({text}); see "
+                "CRONLEDGER_NATS_REPLICAS"
+            )
+        return StreamDiffers(f"stream {self.name}: {text}")
 
     def _config(self) -> Config:
         spec = self._spec
