@@ -111,7 +111,7 @@ async def test_many_clients_of_one_thread_meet_no_conflict(clients: list[Any]) -
 
 async def test_a_gateway_without_a_project_knows_the_graphs_of_the_workers(clients: list[Any]) -> None:
     for client in clients:
-        with pytest.raises(UnprocessableEntityError, match="graphs are .*counter"):
+        with pytest.raises(UnprocessableEntityError, match=r"graphs are .*counter"):
             await client.runs.create(None, "nonsense")
         assert {a["graph_id"] for a in await client.assistants.search(graph_id="counter")} == {"counter"}
 

@@ -75,7 +75,7 @@ class Bench:
         self.bus = bus
         self.clock, self.store_clock = HandClock(), HandClock()
         self.log = SqliteLog(folder / "ledger.db", EventCodec())
-        self.log.clock = self.store_clock.now  # type: ignore[method-assign]
+        self.log._recorder.clock = self.store_clock.now  # type: ignore[method-assign]
         self.projector = Projector(self.log, folder / "views.db")
         self.views = Views(folder / "views.db")
         self.relays: list[Relay] = []

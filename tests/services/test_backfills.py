@@ -269,12 +269,12 @@ async def test_clocks_that_are_wrong(bench: Bench, asker: Asker) -> None:
     await asker.begin(cron_id, 65)
     await released(bench, cron_id, 3)
     right = bench.clock.at
-    bench.log.clock = lambda: right - timedelta(hours=1)  # type: ignore[method-assign]
+    bench.log._recorder.clock = lambda: right - timedelta(hours=1)  # type: ignore[method-assign]
     await bench.quiet()
     bench.clock.move(seconds=1)
     await bench.quiet()
     assert len(bench.fired(cron_id)) == 3
-    bench.log.clock = bench.clock.now  # type: ignore[method-assign]
+    bench.log._recorder.clock = bench.clock.now  # type: ignore[method-assign]
     bench.clock.at = right - timedelta(minutes=40)
     await over(bench)
     assert len(bench.fired(cron_id)) == 6
