@@ -3,17 +3,17 @@
 from contracts.events import AssistantCreated, AssistantDeleted, AssistantSaid, AssistantVersionChosen
 from contracts.ledger import Recorded
 from projections import facets
-from projections.rows import Row, Rows, Table, micros, text
+from projections.rows import Column, Row, Rows, Table, micros, text
 
 NAME = "assistants"
-VERSION = 3
-FIELDS = {
-    "graph_id": "TEXT NOT NULL",
-    "name": "TEXT NOT NULL",
-    "description": "TEXT",
-    "config": "TEXT NOT NULL",
-    "context": "TEXT NOT NULL",
-    "metadata": "TEXT NOT NULL",
+VERSION = 4
+FIELDS: dict[str, Column] = {
+    "graph_id": "text",
+    "name": "text",
+    "description": "text?",
+    "config": "json",
+    "context": "json",
+    "metadata": "json",
 }
 """What a version says; the assistant itself has those of the version in force."""
 JSON = frozenset({"config", "context", "metadata"})
@@ -21,14 +21,15 @@ TABLES = (
     Table(
         "assistants",
         {
-            "assistant_id": "BLOB",
+            "assistant_id": "id",
             **FIELDS,
-            "version": "INTEGER NOT NULL",  # the one in force
-            "system": "INTEGER NOT NULL",
-            "user_id": "TEXT NOT NULL",
-            "created_at": "INTEGER NOT NULL",
-            "updated_at": "INTEGER NOT NULL",
-            "position": "INTEGER NOT NULL",
+            "folded_name": "text",  # for a search in whatever case: each database folds other letters
+            "version": "int",  # the one in force
+            "system": "flag",
+            "user_id": "text",
+            "created_at": "instant",
+            "updated_at": "instant",
+            "position": "int",
         },
         "assistant_id",
         (
@@ -42,11 +43,11 @@ TABLES = (
     Table(
         "assistant_versions",
         {
-            "version_id": "BLOB",  # assistant id, then the number in four bytes
-            "assistant_id": "BLOB NOT NULL",
+            "version_id": "bytes",  # assistant id, then the number in four bytes
+            "assistant_id": "id",
             **FIELDS,
-            "version": "INTEGER NOT NULL",
-            "created_at": "INTEGER NOT NULL",
+            "version": "int",
+            "created_at": "instant",
         },
         "version_id",
         ("(assistant_id, version, version_id)",),
@@ -93,6 +94,7 @@ def _row(recorded: Recorded, body: AssistantSaid, known: Row | None) -> Row:
     return {
         "assistant_id": recorded.stream_id.bytes,
         **{name: text(value) if name in JSON else value for name, value in given.items()},
+        "folded_name": body.name.casefold(),
         "version": body.number,
         "system": int(body.system),
         "user_id": body.user_id,

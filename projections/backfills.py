@@ -17,24 +17,24 @@ TABLES = (
     Table(
         "backfills",
         {
-            "backfill_id": "BLOB",
-            "cron_id": "BLOB NOT NULL",
-            "state": "TEXT NOT NULL",  # running, finished, cancelled
-            "include": "TEXT NOT NULL",  # unfired, all
-            "overlap": "TEXT",  # NULL: as the cron has it
-            "start_at": "INTEGER NOT NULL",
-            "end_at": "INTEGER NOT NULL",
-            "planned": "INTEGER NOT NULL",
-            "already_fired": "INTEGER NOT NULL",
-            "fired": "INTEGER NOT NULL",
-            "skipped": "INTEGER NOT NULL",
-            "revision": "INTEGER NOT NULL",
-            "requested_by": "TEXT NOT NULL",
-            "requested_at": "INTEGER NOT NULL",
-            "ended_at": "INTEGER",
-            "note": "TEXT NOT NULL",
-            "reason": "TEXT NOT NULL",  # of a cancelled one
-            "position": "INTEGER NOT NULL",
+            "backfill_id": "id",
+            "cron_id": "id",
+            "state": "text",  # running, finished, cancelled
+            "include": "text",  # unfired, all
+            "overlap": "text?",  # NULL: as the cron has it
+            "start_at": "instant",
+            "end_at": "instant",
+            "planned": "int",
+            "already_fired": "int",
+            "fired": "int",
+            "skipped": "int",
+            "revision": "int",
+            "requested_by": "text",
+            "requested_at": "instant",
+            "ended_at": "instant?",
+            "note": "text",
+            "reason": "text",  # of a cancelled one
+            "position": "int",
         },
         "backfill_id",
         (

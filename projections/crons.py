@@ -50,46 +50,46 @@ TABLES = (
     Table(
         "crons",
         {
-            "cron_id": "BLOB",
-            "assistant_id": "BLOB NOT NULL",
-            "graph_id": "TEXT NOT NULL",
-            "thread_id": "BLOB",
-            "user_id": "TEXT NOT NULL",
-            "schedule": "TEXT NOT NULL",
-            "canonical": "TEXT NOT NULL",
-            "timezone": "TEXT",
-            "start_at": "INTEGER",
-            "end_at": "INTEGER",
-            "enabled": "INTEGER NOT NULL",
-            "state": "TEXT NOT NULL",  # active, paused, expired, exhausted
-            "paused_until": "INTEGER",
-            "on_run_completed": "TEXT",
-            "metadata": "TEXT NOT NULL",
-            "payload": "TEXT NOT NULL",
-            "cursor": "INTEGER NOT NULL",  # seconds: everything up to here is decided
-            "wall": "INTEGER",  # what the cron's clock showed at the newest occurrence that is, as seconds since 1970
-            "since": "INTEGER NOT NULL",  # seconds: the rule in force decides about later instants
-            "undecided": "TEXT NOT NULL",  # JSON [[after, until, rule]], or '': what rules before it left over
-            "next_at": "INTEGER",
-            "revision": "INTEGER NOT NULL",
-            "version": "INTEGER NOT NULL",  # of the stream
-            "created_at": "INTEGER NOT NULL",
-            "updated_at": "INTEGER NOT NULL",
-            "tzdata": "TEXT NOT NULL",
-            "fired": "INTEGER NOT NULL",
-            "skipped": "INTEGER NOT NULL",
-            "missed": "INTEGER NOT NULL",
-            "last_scheduled_for": "INTEGER",
-            "note": "TEXT NOT NULL",
-            "catch_up": "TEXT NOT NULL",  # latest, skip, all
-            "catch_up_window_s": "INTEGER",  # NULL: as the server is set
-            "jitter_s": "INTEGER NOT NULL",
-            "max_runs": "INTEGER",
-            "counted": "INTEGER NOT NULL",  # runs of the schedule
-            "pause_after_failures": "INTEGER",
-            "failures": "INTEGER NOT NULL",  # runs that failed since one succeeded, or since it was resumed
-            "overlap": "TEXT",  # NULL: as its strategy says
-            "position": "INTEGER NOT NULL",
+            "cron_id": "id",
+            "assistant_id": "id",
+            "graph_id": "text",
+            "thread_id": "id?",
+            "user_id": "text",
+            "schedule": "text",
+            "canonical": "text",
+            "timezone": "text?",
+            "start_at": "instant?",
+            "end_at": "instant?",
+            "enabled": "flag",
+            "state": "text",  # active, paused, expired, exhausted
+            "paused_until": "instant?",
+            "on_run_completed": "text?",
+            "metadata": "json",
+            "payload": "json",
+            "cursor": "second",  # everything up to here is decided
+            "wall": "second?",  # what the cron's clock showed at the newest occurrence that is, as seconds since 1970
+            "since": "second",  # the rule in force decides about later instants
+            "undecided": "text",  # JSON [[after, until, rule]], or '': what rules before it left over
+            "next_at": "instant?",
+            "revision": "int",
+            "version": "int",  # of the stream
+            "created_at": "instant",
+            "updated_at": "instant",
+            "tzdata": "text",
+            "fired": "int",
+            "skipped": "int",
+            "missed": "int",
+            "last_scheduled_for": "second?",
+            "note": "text",
+            "catch_up": "text",  # latest, skip, all
+            "catch_up_window_s": "int?",  # NULL: as the server is set
+            "jitter_s": "int",
+            "max_runs": "int?",
+            "counted": "int",  # runs of the schedule
+            "pause_after_failures": "int?",
+            "failures": "int",  # runs that failed since one succeeded, or since it was resumed
+            "overlap": "text?",  # NULL: as its strategy says
+            "position": "int",
         },
         "cron_id",
         (

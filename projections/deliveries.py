@@ -18,20 +18,20 @@ TABLES = (
     Table(
         "deliveries",
         {
-            "delivery_id": "BLOB",
-            "run_id": "BLOB NOT NULL",
-            "thread_id": "BLOB NOT NULL",
-            "cron_id": "BLOB",
-            "url": "TEXT NOT NULL",
-            "host": "TEXT NOT NULL",
-            "state": "TEXT NOT NULL",  # pending, delivered, abandoned
-            "attempts": "INTEGER NOT NULL",
-            "requested_at": "INTEGER NOT NULL",
-            "next_at": "INTEGER",  # when it is tried next; none of one that is over
-            "ended_at": "INTEGER",
-            "status": "INTEGER",  # of HTTP, of the last attempt that had an answer
-            "why": "TEXT NOT NULL",
-            "position": "INTEGER NOT NULL",
+            "delivery_id": "id",
+            "run_id": "id",
+            "thread_id": "id",
+            "cron_id": "id?",
+            "url": "text",
+            "host": "text",
+            "state": "text",  # pending, delivered, abandoned
+            "attempts": "int",
+            "requested_at": "instant",
+            "next_at": "instant?",  # when it is tried next; none of one that is over
+            "ended_at": "instant?",
+            "status": "int?",  # of HTTP, of the last attempt that had an answer
+            "why": "text",
+            "position": "int",
         },
         "delivery_id",
         (

@@ -27,7 +27,7 @@ _encode = msgspec.json.Encoder().encode
 
 def facet_table(name: str) -> Table:
     """The facets of a table's rows: the digest, then the id of the row that has it."""
-    return Table(name, {"facet": "BLOB"}, "facet", rowless=True)
+    return Table(name, {"facet": "bytes"}, "facet", rowless=True)
 
 
 def keep(rows: Rows, table: str, owner: bytes, before: str | None, after: str | None) -> None:

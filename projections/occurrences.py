@@ -10,21 +10,21 @@ TABLES = (
     Table(
         "occurrences",
         {
-            "position": "INTEGER",
-            "cron_id": "BLOB NOT NULL",
-            "scheduled_for": "INTEGER NOT NULL",  # seconds; of a stretch: its first
-            "until": "INTEGER",  # seconds; of a stretch: its last
-            "count": "INTEGER NOT NULL",
-            "status": "TEXT NOT NULL",  # fired, skipped, missed
-            "reason": "TEXT NOT NULL",
-            "kind": "TEXT NOT NULL",
-            "fires_at": "INTEGER",  # where its jitter put it
-            "fired_at": "INTEGER NOT NULL",
-            "run_id": "BLOB",
-            "thread_id": "BLOB",
-            "revision": "INTEGER NOT NULL",
-            "tzdata": "TEXT NOT NULL",
-            "local": "TEXT NOT NULL",
+            "position": "int",
+            "cron_id": "id",
+            "scheduled_for": "second",  # of a stretch: its first
+            "until": "second?",  # of a stretch: its last
+            "count": "int",
+            "status": "text",  # fired, skipped, missed
+            "reason": "text",
+            "kind": "text",
+            "fires_at": "instant?",  # where its jitter put it
+            "fired_at": "instant",
+            "run_id": "id?",
+            "thread_id": "id?",
+            "revision": "int",
+            "tzdata": "text",
+            "local": "text",
         },
         "position",
         ("(cron_id, scheduled_for)", "(cron_id, status, scheduled_for)", "(scheduled_for)"),

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 from uuid import UUID
 
 import msgspec
@@ -13,14 +13,26 @@ Row = dict[str, Any]
 _encode = msgspec.json.Encoder().encode
 
 
-class Table(msgspec.Struct, frozen=True):
-    """A table: column -> SQL type, the key column, and indexes (`(columns) [WHERE ...]`).
+Column = Literal[
+    "id", "id?", "bytes", "bytes?", "text", "text?", "json", "json?",
+    "instant", "instant?", "second", "second?", "int", "int?", "flag",
+]  # fmt: skip
+"""What a column holds; with `?` it may be missing.
 
-    `rowless`: the rows stand in the tree of the key itself; for small rows that are found by their key.
+`id`: the 16 bytes of a UUID. `text`: sorted by its code points. `json`: JSON as text. `instant`: microseconds,
+`second`: seconds since 1970. `int`: 64 bits. `flag`: 0 or 1.
+"""
+
+
+class Table(msgspec.Struct, frozen=True):
+    """A table: column -> what it holds, the key column, and indexes (`(columns) [WHERE ...]`).
+
+    `rowless`: where a database can, the rows stand in the tree of the key itself; for small rows that are found
+    by their key.
     """
 
     name: str
-    columns: dict[str, str]
+    columns: dict[str, Column]
     key: str
     indexes: tuple[str, ...] = ()
     rowless: bool = False

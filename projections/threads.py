@@ -26,32 +26,32 @@ TABLES = (
     Table(
         "threads",
         {
-            "thread_id": "BLOB",
-            "user_id": "TEXT NOT NULL",
-            "metadata": "TEXT NOT NULL",
-            "graph_id": "TEXT NOT NULL",  # of its newest run, '' before the first
-            "assistant_id": "BLOB",  # the same
-            "status": "TEXT NOT NULL",
-            "settled_status": "TEXT NOT NULL",  # what it is when nothing is in flight
-            "in_flight": "INTEGER NOT NULL",
-            "interrupts": "TEXT NOT NULL",
-            "next": "TEXT NOT NULL",
-            "checkpoint": "TEXT",
-            "parent_checkpoint": "TEXT",
-            "checkpoint_metadata": "TEXT NOT NULL",
-            "checkpoint_at": "TEXT",
-            "error": "TEXT",
-            "last_run_id": "BLOB",
-            "writes": "TEXT NOT NULL",  # JSON array: runs in flight that only write its state
-            "cron_id": "BLOB",
-            "temporary": "INTEGER NOT NULL",
-            "created_at": "INTEGER NOT NULL",
-            "updated_at": "INTEGER NOT NULL",
-            "state_updated_at": "INTEGER",
-            "position": "INTEGER NOT NULL",
+            "thread_id": "id",
+            "user_id": "text",
+            "metadata": "json",
+            "graph_id": "text",  # of its newest run, '' before the first
+            "assistant_id": "id?",  # the same
+            "status": "text",
+            "settled_status": "text",  # what it is when nothing is in flight
+            "in_flight": "int",
+            "interrupts": "json",
+            "next": "json",
+            "checkpoint": "json?",
+            "parent_checkpoint": "json?",
+            "checkpoint_metadata": "json",
+            "checkpoint_at": "text?",
+            "error": "json?",
+            "last_run_id": "id?",
+            "writes": "json",  # JSON array: runs in flight that only write its state
+            "cron_id": "id?",
+            "temporary": "flag",
+            "created_at": "instant",
+            "updated_at": "instant",
+            "state_updated_at": "instant?",
+            "position": "int",
             # The large ones last: what stands behind them is reached through all of their pages.
-            "tasks": "TEXT",
-            "values": "TEXT",
+            "tasks": "json?",
+            "values": "json?",
         },
         "thread_id",
         (

@@ -13,6 +13,7 @@ from services.kit.lifecycle import Part, Step
 from services.kit.reach import Reach
 from services.kit.settings import Settings
 from services.kit.views import Views
+from services.kit.views.sqlite import SqliteViews
 from services.projector.catalog import ALL
 
 
@@ -38,7 +39,7 @@ class Ground:
 def beside(settings: Settings, service: str) -> Ground:
     """That of a data folder that `cronledger up` owns."""
     folder = Path(settings.data)
-    owner, views = Beside(folder, f"cronledger-{service}"), Views(folder / "views.db")
+    owner, views = Beside(folder, f"cronledger-{service}"), SqliteViews(folder / "views.db")
     reach = Reach(owner.bus, views, lambda: slowest(views))
     return Ground(
         settings=settings,

@@ -24,7 +24,7 @@ from services.kit.project import Project
 from services.kit.queries import named
 from services.kit.reads import read
 from services.kit.settings import Settings
-from services.kit.views import Views
+from services.kit.views.sqlite import SqliteViews
 from services.projector.door import Door
 from services.projector.projector import Projector
 from services.repository import Aggregates, Repository
@@ -49,7 +49,10 @@ class Embedded(Whole):
         path = self._folder.path
         self._nats = EmbeddedNats(path / "nats")
         bus = NatsBus(lambda: self._nats.endpoint, "cronledger")
-        self._ledger, self._views = SqliteLog(path / "ledger.db", EventCodec()), Views(path / "views.db")
+        self._ledger, self._views = (
+            SqliteLog(path / "ledger.db", EventCodec()),
+            SqliteViews(path / "views.db"),
+        )
         self._projector = Projector(self._ledger, path / "views.db")
         ground = Ground(
             settings=settings,

@@ -11,6 +11,7 @@ from contracts.codec import EventCodec
 from services.kit.eventlog.remote import RemoteLog
 from services.kit.mendable import Mendable
 from services.kit.views import Views
+from services.kit.views.sqlite import SqliteViews
 
 
 class CommandFailed(Mendable):
@@ -38,7 +39,7 @@ class Folder:
         """The read models. Raises CommandFailed when they were never built."""
         if not self.views_path.exists():
             raise CommandFailed("no read models yet; start the server once, or run `cronledger replay`")
-        return Views(self.views_path)
+        return SqliteViews(self.views_path)
 
 
 def instant(text: str) -> datetime:

@@ -17,7 +17,7 @@ from services.kit.lifecycle import Part, SupervisedThread
 from services.kit.logs import Log
 from services.kit.positions import PositionSignal
 from services.projector.catalog import ALL
-from services.projector.store import OtherLayout, ViewStore, mark_of_raw
+from services.projector.store import ViewStore, home_of, mark_of_raw
 
 POLL_S = 1.0
 """Each commit wakes it, but one whose outcome was not known: that is told by nobody."""
@@ -26,7 +26,6 @@ STUCK_S = 10.0
 BATCH = 2000
 BESIDE = 500
 """Events that are projected beside the live read models before it is the live ones' turn again."""
-DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 log_ = Log("projector")
 
 
@@ -39,8 +38,8 @@ class Projector:
 
     name = "projector"
 
-    def __init__(self, log: EventLog, path: Path, projections: Sequence[Projection] = ALL) -> None:
-        self._log, self._path = log, path
+    def __init__(self, log: EventLog, place: Path | str, projections: Sequence[Projection] = ALL) -> None:
+        self._log, self._place, self._home = log, place, home_of(place)
         self._projections = projections
         self.signal = PositionSignal()
         self._wake = threading.Event()
@@ -60,7 +59,7 @@ class Projector:
     def failing(self) -> str:
         """Where the read models stand still, while they do."""
         if self._is_damaged:
-            return f"{self._path} is damaged: it is built again at the next start"
+            return f"{self._home} is damaged: it is built again at the next start"
         is_stuck = self.started and time.monotonic() - self._began > STUCK_S
         if self._thread.failing or is_stuck:
             return f"nothing is shown after position {self.signal.current}"
@@ -128,7 +127,7 @@ class Projector:
             # One event at a time next, so that all before a bad one are shown; and whatever it was that
             # failed, on a connection of which nothing is known.
             self._many = 1
-            self._is_damaged = self._is_damaged or is_damage(exc)
+            self._is_damaged = self._is_damaged or self._home.is_damage(exc)
             self._let_go()
             raise
         if not is_busy:
@@ -193,15 +192,15 @@ class Projector:
         try:
             return self._prepared()
         except sqlite3.DatabaseError as exc:
-            if not is_damage(exc):
+            if not self._home.is_damage(exc):
                 raise
             # It can be built again from the log, so a damaged file is no reason not to start.
-            log_.warning("projector.damaged", path=self._path, error=exc)
-            remove(self._path)
+            log_.warning("projector.damaged", path=str(self._home), error=exc)
+            self._home.remove()
             return self._prepared()
 
     def _prepared(self) -> ViewStore:
-        store = ViewStore(self._path, self._projections)
+        store = ViewStore(self._place, self._projections)
         try:
             store.prepare(self._log.head(), lambda position: mark_at(self._log, position))
             old = [p.NAME for p in self._projections if p.NAME not in store.positions()]
@@ -228,7 +227,7 @@ class Projector:
     def _close(self) -> None:
         self._let_go()
         if self._is_damaged:
-            remove(self._path)
+            self._home.remove()
 
 
 def build(store: ViewStore, log: EventLog, names: Sequence[str]) -> Iterator[int]:
@@ -261,15 +260,3 @@ def mark_at(log: EventLog, position: int) -> str:
     """Which event the log has at that position, for `ViewStore.prepare`; '-' when there is none."""
     found = log.read_raw(position - 1, 1, position)
     return mark_of_raw(found[0]) if found else "-"
-
-
-def is_damage(exc: Exception) -> bool:
-    """Whether SQLite says that the file is no database, or a broken one; a lock or a full disk is no damage."""
-    code = getattr(exc, "sqlite_errorcode", 0) & 0xFF
-    return isinstance(exc, OtherLayout) or (isinstance(exc, sqlite3.DatabaseError) and code in DAMAGE)
-
-
-def remove(path: Path) -> None:
-    """Remove a database with what lies beside it."""
-    for suffix in ("", "-wal", "-shm"):
-        Path(f"{path}{suffix}").unlink(missing_ok=True)

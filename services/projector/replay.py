@@ -5,16 +5,16 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from contracts.ledger import Recorded
 from projections.rows import Projection, Table
 from services.kit.eventlog import EventLog
-from services.kit.readers import connected
 from services.projector.catalog import ALL
-from services.projector.projector import batches, build, chosen_of, is_damage, mark_at, remove
-from services.projector.store import ViewStore, physical
+from services.projector.projector import batches, build, chosen_of, mark_at
+from services.projector.store import ViewStore, home_of, physical
 
 
 class Difference(msgspec.Struct, frozen=True):
@@ -29,7 +29,7 @@ class Difference(msgspec.Struct, frozen=True):
         return f"{self.table} {self.key}: live {self.live or 'missing'}, ledger {self.told or 'missing'}"
 
 
-def rebuild(log: EventLog, path: Path, names: Sequence[str] = ()) -> Iterator[int]:
+def rebuild(log: EventLog, place: Path | str, names: Sequence[str] = ()) -> Iterator[int]:
     """Build read models anew beside the present ones, and swap; the positions on the way.
 
     Only while no server has the folder: the projector alone owns the read models. A damaged file is made anew.
@@ -37,16 +37,16 @@ def rebuild(log: EventLog, path: Path, names: Sequence[str] = ()) -> Iterator[in
     """
     chosen = chosen_of(ALL, names)
     try:
-        yield from _rebuilt(log, path, chosen)
+        yield from _rebuilt(log, place, chosen)
     except sqlite3.DatabaseError as exc:
-        if not is_damage(exc):
+        if not home_of(place).is_damage(exc):
             raise
-        remove(path)
-        yield from _rebuilt(log, path, chosen_of(ALL, ()))  # the others were lost with them
+        home_of(place).remove()
+        yield from _rebuilt(log, place, chosen_of(ALL, ()))  # the others were lost with them
 
 
-def _rebuilt(log: EventLog, path: Path, chosen: Sequence[str]) -> Iterator[int]:
-    store = ViewStore(path, ALL)
+def _rebuilt(log: EventLog, place: Path | str, chosen: Sequence[str]) -> Iterator[int]:
+    store = ViewStore(place, ALL)
     try:
         store.prepare(log.head(), lambda position: mark_at(log, position))
         yield from build(store, log, chosen)
@@ -70,21 +70,15 @@ def as_of(log: EventLog, path: Path, until: int | datetime | None) -> Iterator[i
         store.close()
 
 
-def verify(log: EventLog, path: Path) -> list[Difference]:
+def verify(log: EventLog, place: Path | str) -> list[Difference]:
     """Fold the log into a temporary database and compare it with the live one, row by row."""
     with tempfile.TemporaryDirectory() as folder:
         told_path = Path(folder) / "told.db"
-        live = connected(path)
-        try:
-            live.execute("BEGIN")  # one picture, also while the server goes on
+        with home_of(place).picture() as live:
             return [d for p in ALL for d in _compare(log, live, told_path, p)]
-        finally:
-            live.close()
 
 
-def _compare(
-    log: EventLog, live: sqlite3.Connection, told_path: Path, projection: Projection
-) -> Iterator[Difference]:
+def _compare(log: EventLog, live: Any, told_path: Path, projection: Projection) -> Iterator[Difference]:
     query = "SELECT version, generation, pos FROM tracking WHERE name = ?"
     version, generation, until = live.execute(query, (projection.NAME,)).fetchone() or (0, 0, 0)
     if version != projection.VERSION:
@@ -102,13 +96,11 @@ def _compare(
         store.close()
 
 
-def _rows(
-    live: sqlite3.Connection, told: sqlite3.Connection, table: Table, shown: str
-) -> Iterator[Difference]:
+def _rows(live: Any, told: Any, table: Table, shown: str) -> Iterator[Difference]:
     query = 'SELECT * FROM "{}" ORDER BY ' + table.key
     at = list(table.columns).index(table.key)
-    theirs = {row[at]: row for row in live.execute(query.format(shown))}
-    for row in told.execute(query.format(table.name)):
+    theirs = {row[at]: row for row in live.execute(query.format(shown)).fetchall()}
+    for row in told.execute(query.format(table.name)).fetchall():
         mine = theirs.pop(row[at], None)
         if mine != row:
             yield Difference(table.name, _key(row[at]), "" if mine is None else repr(mine), repr(row))

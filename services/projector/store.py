@@ -1,9 +1,6 @@
-"""Read models in SQLite: tables by version, batches of rows, the position in the same transaction."""
+"""Read models: tables by version, batches of rows, the position in the same transaction."""
 
-import os
-import sqlite3
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -13,79 +10,61 @@ import msgspec
 from eventsourcing.persistence import Notification
 
 from contracts.ledger import Recorded
-from projections.rows import Projection, Row, Table, micros
+from projections.rows import Projection, Row, Rows, Table, micros
+from services.projector.database import Changes, Database, Home, Stored
+from services.projector.database.postgres import PostgresHome
+from services.projector.database.sqlite import SqliteHome
 
-LAYOUT = 1
-"""Of the tables below; a file of another one is thrown away and built again."""
-COPY = "(name TEXT PRIMARY KEY, version INTEGER NOT NULL, generation INTEGER NOT NULL, pos INTEGER NOT NULL, mark TEXT NOT NULL)"
-TABLES = (
-    f"CREATE TABLE IF NOT EXISTS tracking {COPY}",  # what is shown
-    f"CREATE TABLE IF NOT EXISTS building {COPY}",  # what is built beside it
-    # A number of a table is never given out twice: one that is being emptied may still have it.
-    "CREATE TABLE IF NOT EXISTS generations (id INTEGER PRIMARY KEY AUTOINCREMENT)",
-)
-ORPHANS = """
-SELECT name FROM sqlite_master WHERE type = 'table' AND name GLOB '*__v[0-9]*' ORDER BY name
-"""
-STATEMENTS = 512
-"""Kept compiled: of each table one for each set of columns that changes together."""
-WAL_PAGES = 4000
-"""16 MiB: each commit touches many indexes, and their pages are copied into the file once for many commits."""
 SWEPT_AT_ONCE = 2000
 """Rows of a former table that are removed in one transaction: the live ones must not wait."""
-
-
-class OtherLayout(sqlite3.DatabaseError):
-    """The file was made by another version of this module."""
 
 
 class PositionMoved(Exception):
     """Somebody else has projected meanwhile: read the position again."""
 
 
-class Statements:
-    """The SQL of one table of a copy."""
-
-    def __init__(self, table: Table, physical: str) -> None:
-        self.table, self.columns = table, tuple(table.columns)
-        marks = ",".join("?" * len(self.columns))
-        self._physical = physical
-        self.select = f'SELECT * FROM "{physical}" WHERE {table.key} = ?'
-        self.replace = f'INSERT OR REPLACE INTO "{physical}" VALUES ({marks})'
-        self.delete = f'DELETE FROM "{physical}" WHERE {table.key} = ?'
-
-    def update(self, changed: tuple[int, ...]) -> str:
-        """Set these columns, by number, of a row by its key."""
-        sets = ", ".join(f'"{self.columns[n]}" = ?' for n in changed)
-        return f'UPDATE "{self._physical}" SET {sets} WHERE {self.table.key} = ?'
-
-    def keys(self, column: str) -> str:
-        """The keys of the rows with a value in that column."""
-        return f'SELECT {self.table.key} FROM "{self._physical}" WHERE {column} = ?'
+def home_of(place: Path | str) -> Home:
+    """Where read models are: a file of SQLite, or the address of a PostgreSQL database."""
+    return SqliteHome(place) if isinstance(place, Path) else PostgresHome(place)
 
 
 class BatchRows:
     """The rows of one batch: read once, changed in memory, written together."""
 
-    def __init__(self, db: sqlite3.Connection, statements: dict[str, Statements]) -> None:
-        self._db, self._statements = db, statements
-        self._cache: dict[str, dict[Any, Row | None]] = {name: {} for name in statements}
-        self._read: dict[str, dict[Any, tuple[Any, ...]]] = {name: {} for name in statements}
-        self._dirty: dict[str, set[Any]] = {name: set() for name in statements}
+    def __init__(self, db: Database, stored: dict[str, Stored]) -> None:
+        self._db, self._stored = db, stored
+        self._cache: dict[str, dict[Any, Row | None]] = {name: {} for name in stored}
+        self._read: dict[str, dict[Any, tuple[Any, ...]]] = {name: {} for name in stored}
+        self._dirty: dict[str, set[Any]] = {name: set() for name in stored}
+
+    def learn(self, apply: Callable[["Asked"], None]) -> None:
+        """Read the rows that the batch will ask for at once, as far as it can be told without them."""
+        asked = Asked()
+        apply(asked)
+        wanted = [(self._stored[name], list(keys)) for name, keys in asked.keys.items()]
+        for stored, keys in wanted:
+            self._cache[stored.table.name].update(dict.fromkeys(keys))
+        for stored, found in self._db.rows(wanted):
+            at = stored.columns.index(stored.table.key)
+            for row in found:
+                self._known(stored, row[at], row)
 
     def get(self, table: str, key: bytes | int) -> Row | None:
         cache = self._cache[table]
         if key not in cache:
-            statements = self._statements[table]
-            found = self._db.execute(statements.select, (key,)).fetchone()
+            stored = self._stored[table]
+            found = self._db.row(stored, key)
             cache[key] = None
             if found is not None:
-                self._read[table][key] = found
-                cache[key] = dict(zip(statements.columns, found, strict=True))
+                self._known(stored, key, found)
         return cache[key]
 
+    def _known(self, stored: Stored, key: Any, row: tuple[Any, ...]) -> None:
+        self._read[stored.table.name][key] = row
+        self._cache[stored.table.name][key] = dict(zip(stored.columns, row, strict=True))
+
     def put(self, table: str, row: Row) -> None:
-        key = row[self._statements[table].table.key]
+        key = row[self._stored[table].table.key]
         self._cache[table][key] = row
         self._dirty[table].add(key)
 
@@ -94,42 +73,56 @@ class BatchRows:
         self._dirty[table].add(key)
 
     def delete_where(self, table: str, column: str, value: bytes | int) -> None:
-        statements = self._statements[table]
+        stored = self._stored[table]
+        key = stored.table.key
         for row in list(self._cache[table].values()):
             if row is not None and row[column] == value:
-                self.delete(table, row[statements.table.key])
-        for (stored,) in self._db.execute(statements.keys(column), (value,)).fetchall():
-            self.delete(table, stored)
+                self.delete(table, row[key])
+        query = f'SELECT {key} FROM "{stored.physical}" WHERE {column} = ?'
+        for (found,) in self._db.execute(query, (value,)).fetchall():
+            self.delete(table, found)
 
     def flush(self) -> None:
         """Write what changed."""
-        for name, keys in self._dirty.items():
-            if keys:
-                self._write(self._statements[name], self._cache[name], self._read[name], keys)
+        self._db.write(
+            [(self._stored[name], self._changes(name)) for name, keys in self._dirty.items() if keys]
+        )
 
-    def _write(
-        self,
-        statements: Statements,
-        cache: dict[Any, Row | None],
-        read: dict[Any, tuple[Any, ...]],
-        keys: set[Any],
-    ) -> None:
-        work: dict[str, list[tuple[Any, ...]]] = {}
-        for key in keys:
+    def _changes(self, name: str) -> Changes:
+        changes, columns = Changes(), self._stored[name].columns
+        cache, read = self._cache[name], self._read[name]
+        for key in self._dirty[name]:
             row = cache[key]
             if row is None:
-                work.setdefault(statements.delete, []).append((key,))
+                changes.gone.append(key)
                 continue
-            values = tuple([row[column] for column in statements.columns])
+            values = tuple([row[column] for column in columns])
             former = read.get(key)
             if former is None:
-                work.setdefault(statements.replace, []).append(values)
+                changes.put.append(values)
             elif changed := tuple([n for n, value in enumerate(values) if value != former[n]]):
-                # By column: an index without any of these stays as it is, and there are many indexes.
-                sets = (*(values[n] for n in changed), key)
-                work.setdefault(statements.update(changed), []).append(sets)
-        for statement, rows in work.items():
-            self._db.executemany(statement, rows)
+                changes.update.setdefault(changed, []).append((*(values[n] for n in changed), key))
+        return changes
+
+
+class Asked:
+    """Rows of which only the keys are noted that they are asked for by: none is there, and nothing is kept."""
+
+    def __init__(self) -> None:
+        self.keys: dict[str, set[Any]] = {}
+
+    def get(self, table: str, key: bytes | int) -> Row | None:
+        self.keys.setdefault(table, set()).add(key)
+        return None
+
+    def put(self, table: str, row: Row) -> None:
+        """Nothing: what a row becomes is not asked for."""
+
+    def delete(self, table: str, key: bytes | int) -> None:
+        """Nothing."""
+
+    def delete_where(self, table: str, column: str, value: bytes | int) -> None:
+        """Nothing: those are looked for when it comes to it."""
 
 
 class _Copy(msgspec.Struct, frozen=True):
@@ -153,31 +146,10 @@ class ViewStore:
     it, and takes its place in one transaction, so that a reader meets either the one or the other.
     """
 
-    def __init__(self, path: Path, projections: Sequence[Projection]) -> None:
+    def __init__(self, place: Path | str, projections: Sequence[Projection]) -> None:
         self._projections = {projection.NAME: projection for projection in projections}
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-        self._statements: dict[str, Statements] = {}
-        self.db = sqlite3.connect(
-            path, isolation_level=None, check_same_thread=False, timeout=10, cached_statements=STATEMENTS
-        )
-        try:
-            self._lay_out()
-        except BaseException:
-            self.db.close()
-            raise
-
-    def _lay_out(self) -> None:
-        self.db.execute("PRAGMA journal_mode=WAL")
-        # A lost tail is projected again: position and rows are lost together.
-        self.db.execute("PRAGMA synchronous=NORMAL")
-        self.db.execute(f"PRAGMA wal_autocheckpoint={WAL_PAGES}")
-        layout = self.db.execute("PRAGMA user_version").fetchone()[0]
-        is_new = not self.db.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchall()
-        if layout != LAYOUT and not is_new:
-            raise OtherLayout(f"layout {layout}")
-        for statement in TABLES:
-            self.db.execute(statement)
-        self.db.execute(f"PRAGMA user_version={LAYOUT}")
+        self._stored: dict[str, Stored] = {}
+        self.db = home_of(place).opened()
 
     def close(self) -> None:
         """Close the database; twice is harmless."""
@@ -192,13 +164,13 @@ class ViewStore:
         """
         self.discard()
         for projection in self._projections.values():
-            copy = self._copies("tracking").get(projection.NAME)
-            if (
-                copy is None
-                or copy.position > head
-                or (mark_at and copy.mark not in ("", mark_at(copy.position)))
-            ):
-                with self._transaction():
+            with self.db.transaction(alone=True):
+                copy = self._copies("tracking").get(projection.NAME)
+                if (
+                    copy is None
+                    or copy.position > head
+                    or (mark_at and copy.mark not in ("", mark_at(copy.position)))
+                ):
                     self._show(self._made(projection))
         return {name: self.positions().get(name, 0) for name in self._projections}
 
@@ -218,7 +190,7 @@ class ViewStore:
 
     def begin(self, names: Sequence[str]) -> None:
         """Make empty tables beside those that are shown."""
-        with self._transaction():
+        with self.db.transaction(alone=True):
             for name in names:
                 self._put("building", self._made(self._projections[name]))
 
@@ -232,7 +204,7 @@ class ViewStore:
 
     def swap(self, names: Sequence[str]) -> None:
         """Show what was built. Raises PositionMoved when what is shown is further: nobody is taken back."""
-        with self._transaction():
+        with self.db.transaction(alone=True):
             built, shown = self._copies("building"), self._copies("tracking")
             for name in names:
                 if name not in built or (
@@ -252,7 +224,7 @@ class ViewStore:
         keys = {
             table.name: table.key for projection in self._projections.values() for table in projection.TABLES
         }
-        for (name,) in self.db.execute(ORPHANS).fetchall():
+        for name in self.db.names():
             if name not in kept and (key := keys.get(name.rpartition("__v")[0])):
                 some = f'SELECT {key} FROM "{name}" LIMIT {SWEPT_AT_ONCE}'
                 if self.db.execute(f'DELETE FROM "{name}" WHERE {key} IN ({some})').rowcount < SWEPT_AT_ONCE:
@@ -262,45 +234,45 @@ class ViewStore:
 
     # --- how it is stored ---------------------------------------------------------------------------------
 
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self.db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self.db.execute("COMMIT")
-        except BaseException:
-            if self.db.in_transaction:
-                self.db.execute("ROLLBACK")
-            raise
-
     def _apply(self, which: str, names: Sequence[str], events: Sequence[Recorded], previous: int) -> None:
         chosen = [self._projections[name] for name in names]
         last = events[-1]
-        with self._transaction():
-            rows = BatchRows(self.db, self._statements_of(which, chosen))
+
+        def apply(rows: Rows) -> None:
             for projection in chosen:
                 apply = projection.apply
                 for recorded in events:
                     apply(rows, recorded)
-            rows.flush()
-            for projection in chosen:
-                cursor = self.db.execute(
-                    f"UPDATE {which} SET pos = ?, mark = ? WHERE name = ? AND version = ? AND pos = ?",
-                    (last.position, mark_of(last), projection.NAME, projection.VERSION, previous),
-                )
-                if cursor.rowcount != 1:
-                    raise PositionMoved(projection.NAME)
 
-    def _statements_of(self, which: str, chosen: Sequence[Projection]) -> dict[str, Statements]:
-        """By the tables' names; each physical table's are made once."""
-        copies = self._copies(which)
-        found: dict[str, Statements] = {}
+        with self.db.transaction():
+            rows = BatchRows(self.db, self._stored_of(which, chosen))
+            if self.db.learns:
+                rows.learn(apply)
+            apply(rows)
+            rows.flush()
+            self._advance(which, chosen, last, previous)
+
+    def _advance(self, which: str, chosen: Sequence[Projection], last: Recorded, previous: int) -> None:
+        those = " OR ".join(["(name = ? AND version = ?)"] * len(chosen))
+        params: list[Any] = [last.position, mark_of(last), previous]
         for projection in chosen:
+            params += [projection.NAME, projection.VERSION]
+        cursor = self.db.execute(f"UPDATE {which} SET pos = ?, mark = ? WHERE pos = ? AND ({those})", params)
+        if cursor.rowcount != len(chosen):
+            raise PositionMoved(", ".join(projection.NAME for projection in chosen))
+
+    def _stored_of(self, which: str, chosen: Sequence[Projection]) -> dict[str, Stored]:
+        """By the tables' names; of each physical table there is one."""
+        copies = self._copies(which)
+        found: dict[str, Stored] = {}
+        for projection in chosen:
+            if projection.NAME not in copies:
+                raise PositionMoved(projection.NAME)  # another projector has given it up
             for table in projection.TABLES:
                 name = copies[projection.NAME].physical(table)
-                if name not in self._statements:
-                    self._statements[name] = Statements(table, name)
-                found[table.name] = self._statements[name]
+                if name not in self._stored:
+                    self._stored[name] = Stored(table, name, tuple(table.columns))
+                found[table.name] = self._stored[name]
         return found
 
     def _copies(self, which: str) -> dict[str, _Copy]:
@@ -316,21 +288,16 @@ class ViewStore:
 
     def _put(self, which: str, copy: _Copy) -> None:
         self.db.execute(
-            f"INSERT OR REPLACE INTO {which} VALUES (?, ?, ?, ?, ?)", msgspec.structs.astuple(copy)
+            f"INSERT INTO {which} (name, version, generation, pos, mark) VALUES (?, ?, ?, ?, ?) ON CONFLICT (name)"
+            " DO UPDATE SET version = excluded.version, generation = excluded.generation, pos = excluded.pos,"
+            " mark = excluded.mark",
+            msgspec.structs.astuple(copy),
         )
 
     def _made(self, projection: Projection) -> _Copy:
-        generation = self.db.execute("INSERT INTO generations DEFAULT VALUES").lastrowid or 0
-        copy = _Copy(projection.NAME, projection.VERSION, generation)
+        copy = _Copy(projection.NAME, projection.VERSION, self.db.generation())
         for table in projection.TABLES:
-            name = copy.physical(table)
-            columns = ", ".join(
-                f'"{column}" {kind}{" PRIMARY KEY" if column == table.key else ""}'
-                for column, kind in table.columns.items()
-            )
-            self.db.execute(f'CREATE TABLE "{name}" ({columns}){" WITHOUT ROWID" if table.rowless else ""}')
-            for n, index in enumerate(table.indexes):
-                self.db.execute(f'CREATE INDEX "{name}_{n}" ON "{name}" {index}')
+            self.db.create(Stored(table, copy.physical(table), tuple(table.columns)))
         return copy
 
     def _show(self, copy: _Copy) -> None:

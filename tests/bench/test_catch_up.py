@@ -21,7 +21,7 @@ from services.kit.eventlog.sqlite import SqliteLog
 from services.kit.ids import uuid7
 from services.kit.process import spare_the_present
 from services.kit.settings import Settings
-from services.kit.views import Views
+from services.kit.views.sqlite import SqliteViews
 from services.projector.projector import Projector
 from services.scheduler.scheduler import Scheduler
 
@@ -82,7 +82,9 @@ async def test_start_with_crons_behind(say: Say, tmp_path: Path, many: int) -> N
     await projector.start()
     while not await projector.reached(log.head(), 60.0):
         pass
-    scheduler = Scheduler(log, Views(tmp_path / "views.db"), SystemClock(), Settings(catch_up_spread_s=0))
+    scheduler = Scheduler(
+        log, SqliteViews(tmp_path / "views.db"), SystemClock(), Settings(catch_up_spread_s=0)
+    )
     head, blocks = log.head(), Blocks()
     spare_the_present()
     measuring = asyncio.create_task(blocks.measure())

@@ -22,7 +22,7 @@ from httpx import ASGITransport
 from contracts.codec import EventCodec
 from services.gateway.app import build_app
 from services.kit.eventlog.sqlite import SqliteLog
-from services.kit.views import Views
+from services.kit.views.sqlite import SqliteViews
 from services.projector.projector import Projector
 from tests.bench.test_server import cpu_s
 from tests.populated import ASSISTANT, GRAPH, cron_id, populate, thread_id
@@ -102,7 +102,7 @@ async def http(folder: Path) -> AsyncIterator[httpx.AsyncClient]:
     await log.start()
     projector = Projector(log, folder / "views.db")
     await projector.start()
-    views = Views(folder / "views.db")
+    views = SqliteViews(folder / "views.db")
     parts = gateway_parts(log, views, projector, graphs=(GRAPH,))
     app: Any = build_app(parts)
     async with httpx.AsyncClient(transport=ASGITransport(app), base_url="http://t", timeout=60) as client:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from projections.facets import KEPT_CHARS, LARGE, MOST, facets, kept, needed
-from services.kit.views import json_contains
+from services.kit.views.sqlite import json_contains
 
 CASES: list[tuple[Any, Any, bool]] = [
     # has, wanted: what `SELECT has::jsonb @> wanted::jsonb` says

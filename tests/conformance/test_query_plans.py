@@ -36,7 +36,7 @@ from services.kit.eventlog.sqlite import SqliteLog
 from services.kit.ids import uuid7
 from services.kit.queries import named
 from services.kit.readers import connected
-from services.kit.views import give_functions
+from services.kit.views.sqlite import give_functions
 from services.relay.turns import SQL as RELAY_SQL
 from services.scheduler.plans import SQL as SCHEDULER_SQL
 from services.up import SQL as UP_SQL
@@ -293,7 +293,7 @@ GATEWAY_PLANS = {
     "crons_of_assistant": "SEARCH crons USING COVERING INDEX assistant_id,cron_id (assistant_id=?)",
     "default_assistants": "SCAN assistants",
     "assistants_behind": "SEARCH assistants USING INDEX created_at,assistant_id ((created_at,assistant_id)>(?,?))",
-    "crons_of_user": "CO-ROUTINE (subquery-1); SEARCH crons USING COVERING INDEX user_id (user_id=?); SCAN (subquery-1)",
+    "crons_of_user": "CO-ROUTINE few; SEARCH crons USING COVERING INDEX user_id (user_id=?); SCAN few",
 }
 PUT_TOGETHER = {
     "few", "gather", "walk", "count", "count_all", "up_to", "of_facet", "has_facet", "count_facets", "row",

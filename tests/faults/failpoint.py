@@ -23,7 +23,7 @@ from services.kit.bus.nats import NatsBus
 from services.kit.clock import Clock
 from services.kit.eventlog import LeaseRow, LogUnavailable, WrongExpectedVersion
 from services.kit.eventlog.sqlite import SqliteLog
-from services.kit.views import Views
+from services.kit.views.sqlite import SqliteViews
 
 ERRORS: Mapping[str, Callable[[str], Exception]] = {
     "log.append": LogUnavailable,  # nothing of it is stored
@@ -209,7 +209,7 @@ class FailingLog(SqliteLog):
         return super().blob(sha256)
 
 
-class FailingViews(Views):
+class FailingViews(SqliteViews):
     """Read models that can't always be read."""
 
     def __init__(self, path: Path, points: Failpoints) -> None:

@@ -25,7 +25,7 @@ from services.kit.bus.work import Delivery, PullLoop
 from services.kit.eventlog.sqlite import SqliteLog
 from services.kit.ids import uuid7
 from services.kit.lifecycle import Part
-from services.kit.views import Views
+from services.kit.views.sqlite import SqliteViews
 from services.projector.projector import Projector
 from services.relay.relay import Relay
 from services.repository import Aggregates
@@ -77,7 +77,7 @@ class Bench:
         self.log = SqliteLog(folder / "ledger.db", EventCodec())
         self.log._recorder.clock = self.store_clock.now  # type: ignore[method-assign]
         self.projector = Projector(self.log, folder / "views.db")
-        self.views = Views(folder / "views.db")
+        self.views = SqliteViews(folder / "views.db")
         self.relays: list[Relay] = []
         self.pulls: list[PullLoop] = []
 

@@ -29,7 +29,7 @@ from services.kit.bus.pages import Pages
 from services.kit.clock import SystemClock
 from services.kit.eventlog.sqlite import SqliteLog
 from services.kit.settings import Settings
-from services.kit.views import Views
+from services.kit.views.sqlite import SqliteViews
 from services.projector.projector import Projector
 from services.repository import Aggregates
 from services.worker.feed import Feed, FeedSource
@@ -151,7 +151,7 @@ async def live_bench(folder: Path, bus: NatsBus, **settings: Any) -> AsyncIterat
     await log.start()
     projector = Projector(log, folder / "views.db")
     await projector.start()
-    views = Views(folder / "views.db")
+    views = SqliteViews(folder / "views.db")
     events = assistants.decide(None, RegisterGraph(graph_id="agent", name="agent"))
     made = Changes(appends=assistants.appends(default_assistant_id("agent"), None, events))
     await projector.reached(await log.append(made.by(Meta(at=SystemClock().now(), actor="test"))), 10)

@@ -27,7 +27,7 @@ from services.kit.eventlog.sqlite import SqliteLog
 from services.kit.ids import uuid7
 from services.kit.settings import Settings
 from services.kit.tenure import Tenure
-from services.kit.views import Views
+from services.kit.views.sqlite import SqliteViews
 from services.projector.projector import Projector
 from services.scheduler.scheduler import LEASE, LEASE_S, Scheduler
 
@@ -138,7 +138,7 @@ class Bench:
         self.log = SqliteLog(folder / "ledger.db", EventCodec())
         self.log._recorder.clock = self.clock.now  # type: ignore[method-assign]
         self.projector = Projector(self.log, folder / "views.db")
-        self.views = Views(folder / "views.db")
+        self.views = SqliteViews(folder / "views.db")
         self.edge_log, self.edge_views = Edge(self.log), Edge(self.views)
         self.settings = Settings(catch_up_spread_s=0)
         self.schedulers: list[Scheduler] = []

@@ -28,7 +28,7 @@ from services.kit.bus.large import answer
 from services.kit.bus.nats import NatsBus
 from services.kit.clock import SystemClock
 from services.kit.eventlog.sqlite import SqliteLog
-from services.kit.views import Views
+from services.kit.views.sqlite import SqliteViews
 from services.projector.projector import Projector
 from tests.services.gateways import gateway_parts
 
@@ -66,7 +66,7 @@ async def http(tmp_path: Path, bus: NatsBus) -> AsyncIterator[httpx.AsyncClient]
     await log.start()
     projector = Projector(log, tmp_path / "views.db")
     await projector.start()
-    views = Views(tmp_path / "views.db")
+    views = SqliteViews(tmp_path / "views.db")
     for graph_id in GRAPHS:
         await _register(log, graph_id)
     await projector.reached(log.head(), 10)

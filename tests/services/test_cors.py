@@ -12,7 +12,7 @@ from services.gateway.app import build_app
 from services.kit.eventlog.sqlite import SqliteLog
 from services.kit.http import GROUPS, HttpSettings
 from services.kit.settings import Settings
-from services.kit.views import Views
+from services.kit.views.sqlite import SqliteViews
 from services.projector.projector import Projector
 from tests.services.gateways import gateway_parts
 
@@ -29,7 +29,7 @@ async def test_origins(tmp_path: Path, allowed: str, origin: str, answered: str 
     log = SqliteLog(tmp_path / "ledger.db", EventCodec())
     projector = Projector(log, tmp_path / "views.db")
     parts = gateway_parts(
-        log, Views(tmp_path / "views.db"), projector, settings=Settings(cors_origins=allowed), graphs=()
+        log, SqliteViews(tmp_path / "views.db"), projector, settings=Settings(cors_origins=allowed), graphs=()
     )
     app: Any = build_app(parts)
     async with httpx.AsyncClient(transport=ASGITransport(app), base_url="http://test") as client:
@@ -48,7 +48,7 @@ async def test_what_is_left_out(tmp_path: Path) -> None:
     log = SqliteLog(tmp_path / "ledger.db", EventCodec())
     projector = Projector(log, tmp_path / "views.db")
     settings = HttpSettings(disabled=frozenset(GROUPS))
-    app: Any = build_app(gateway_parts(log, Views(tmp_path / "views.db"), projector, http=settings))
+    app: Any = build_app(gateway_parts(log, SqliteViews(tmp_path / "views.db"), projector, http=settings))
     paths = (
         "/threads",
         "/runs",

@@ -28,14 +28,15 @@ from domain.lane import lane_id_of
 from services.gateway.streams.ends import Ends
 from services.kit.clock import SystemClock
 from services.kit.eventlog.sqlite import SqliteLog
-from services.kit.views import Row, Views
+from services.kit.views import Row
+from services.kit.views.sqlite import SqliteViews
 from services.projector.projector import Projector
 from tests.populated import populate, run_id, thread_id
 
 ACTIVE = 40
 
 
-class CountedViews(Views):
+class CountedViews(SqliteViews):
     """Views that count the runs which are asked for, and may be told to be behind or to fail."""
 
     def __init__(self, path: Path) -> None:

@@ -17,7 +17,8 @@ from services.kit.eventlog.log import RecordedLog
 from services.kit.eventlog.sqlite import SqliteRecorder
 from services.kit.project import load_project
 from services.kit.settings import Settings
-from services.kit.views import Row, Views
+from services.kit.views import Row
+from services.kit.views.sqlite import SqliteViews
 
 READ_S = 0.05
 PROJECT = Path(__file__).parents[1] / "projects" / "agents" / "langgraph.json"
@@ -56,7 +57,7 @@ def distance(monkeypatch: pytest.MonkeyPatch) -> Distance:
         def __init__(self, path: Path, codec: EventCodec) -> None:
             super().__init__(FarRecorder(path), codec)
 
-    class FarViews(Views):
+    class FarViews(SqliteViews):
         is_near = False
 
         def all(self, query: str, params: Sequence[Any] = ()) -> list[Row]:
@@ -68,7 +69,7 @@ def distance(monkeypatch: pytest.MonkeyPatch) -> Distance:
             return super().one(query, params)
 
     monkeypatch.setattr(up, "SqliteLog", FarLog)
-    monkeypatch.setattr(up, "Views", FarViews)
+    monkeypatch.setattr(up, "SqliteViews", FarViews)
     return distance
 
 

@@ -17,7 +17,7 @@ from domain.changes import Changes
 from services.gateway.app import build_app
 from services.kit.clock import SystemClock
 from services.kit.eventlog.sqlite import SqliteLog
-from services.kit.views import Views
+from services.kit.views.sqlite import SqliteViews
 from services.projector.projector import Projector
 from tests.services.gateways import gateway_parts
 
@@ -26,7 +26,7 @@ from tests.services.gateways import gateway_parts
 async def client(tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
     log = SqliteLog(tmp_path / "ledger.db", EventCodec())
     await log.start()
-    projector, views = Projector(log, tmp_path / "views.db"), Views(tmp_path / "views.db")
+    projector, views = Projector(log, tmp_path / "views.db"), SqliteViews(tmp_path / "views.db")
     await projector.start()
     events = assistants.decide(None, RegisterGraph(graph_id="agent", name="agent"))
     made = Changes(appends=assistants.appends(default_assistant_id("agent"), None, events))

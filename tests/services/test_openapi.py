@@ -14,7 +14,7 @@ from contracts.codec import EventCodec
 from services.gateway.app import build_app
 from services.gateway.openapi import EXAMPLES
 from services.kit.eventlog.sqlite import SqliteLog
-from services.kit.views import Views
+from services.kit.views.sqlite import SqliteViews
 from services.projector.projector import Projector
 from tests.services.gateways import gateway_parts
 
@@ -23,7 +23,7 @@ from tests.services.gateways import gateway_parts
 async def http(tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
     log = SqliteLog(tmp_path / "ledger.db", EventCodec())
     projector = Projector(log, tmp_path / "views.db")
-    app: Any = build_app(gateway_parts(log, Views(tmp_path / "views.db"), projector))
+    app: Any = build_app(gateway_parts(log, SqliteViews(tmp_path / "views.db"), projector))
     async with httpx.AsyncClient(transport=ASGITransport(app), base_url="http://test") as client:
         yield client
 

@@ -17,7 +17,7 @@ from projections.rows import Row, Rows, Table
 from services.kit.eventlog.sqlite import SqliteLog
 from services.kit.ids import uuid7
 from services.kit.lifecycle import health
-from services.kit.views import Views
+from services.kit.views.sqlite import SqliteViews
 from services.projector.projector import Projector, RebuildBusy
 from services.projector.replay import verify
 
@@ -31,7 +31,7 @@ class Counted:
 
     def __init__(self, name: str = "counted") -> None:
         self.NAME = name
-        self.TABLES = (Table(name, {"n": "INTEGER", "stream": "TEXT"}, "n"),)
+        self.TABLES = (Table(name, {"n": "int", "stream": "text"}, "n"),)
         self.before: Callable[[Recorded], None] = lambda _: None
 
     def apply(self, rows: Rows, recorded: Recorded) -> None:
@@ -45,7 +45,7 @@ class Bench:
         self.folder, self.path = folder, folder / "views.db"
         self.log = SqliteLog(folder / "ledger.db", EventCodec())
         self.models = [Counted(), Counted("other")]
-        self.views = Views(self.path)
+        self.views = SqliteViews(self.path)
         self.projector = Projector(self.log, self.path, self.models)
 
     async def append(self, count: int = 1) -> int:

@@ -26,7 +26,7 @@ from services.gateway.app import build_app
 from services.kit.eventlog.sqlite import SqliteLog
 from services.kit.ids import uuid7
 from services.kit.settings import Settings
-from services.kit.views import Views
+from services.kit.views.sqlite import SqliteViews
 from services.projector.projector import Projector
 from tests.populated import ASSISTANT, GRAPH, populate, run_id, thread_id
 from tests.services.gateways import gateway_parts
@@ -74,7 +74,7 @@ async def server(populated: Path) -> AsyncIterator[Server]:
     await log.start()
     projector = Projector(log, populated / "views.db")
     await projector.start()
-    views = Views(populated / "views.db")
+    views = SqliteViews(populated / "views.db")
     parts = gateway_parts(
         log, views, projector, settings=Settings(max_body_mb=1, max_answer_mb=1), graphs=(GRAPH,)
     )

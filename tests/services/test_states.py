@@ -31,7 +31,7 @@ from services.gateway.app import build_app
 from services.kit.clock import SystemClock
 from services.kit.eventlog.sqlite import SqliteLog
 from services.kit.ids import uuid7
-from services.kit.views import Views
+from services.kit.views.sqlite import SqliteViews
 from services.projector.projector import Projector
 from tests.services.gateways import gateway_parts
 
@@ -62,7 +62,7 @@ class Bench:
     def __init__(self, folder: Path) -> None:
         self.log = SqliteLog(folder / "ledger.db", EventCodec())
         self.projector = Projector(self.log, folder / "views.db")
-        self.views = Views(folder / "views.db")
+        self.views = SqliteViews(folder / "views.db")
         self.clock = HastyClock()
 
     async def open(self) -> httpx.AsyncClient:

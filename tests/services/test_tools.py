@@ -26,7 +26,7 @@ from services.kit.eventlog import LogUnavailable
 from services.kit.eventlog.sqlite import SqliteLog
 from services.kit.http import HttpSettings
 from services.kit.settings import Settings
-from services.kit.views import Views
+from services.kit.views.sqlite import SqliteViews
 from services.projector.projector import Projector
 from services.worker.registration import register
 from tests.services.gateways import gateway_parts
@@ -61,7 +61,7 @@ async def make_http(tmp_path: Path) -> AsyncIterator[Make]:
     await log.start()
     projector = Projector(log, tmp_path / "views.db")
     await projector.start()
-    views = Views(tmp_path / "views.db")
+    views = SqliteViews(tmp_path / "views.db")
     for graph_id in SCHEMAS:
         await register(log, SystemClock(), RegisterGraph(graph_id=graph_id, name=graph_id), "w-1")
     await projector.reached(log.head(), 10)

@@ -4,7 +4,7 @@ import sqlite3
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from uuid import UUID
 
 import pytest
@@ -12,9 +12,13 @@ import pytest
 from contracts.events import ThreadCreated
 from contracts.ledger import Meta, Recorded
 from projections import threads
-from projections.rows import Row, Rows, Table
+from projections.rows import Column, Row, Rows, Table
+from services.kit.postgres import migrate
 from services.kit.views import Views
-from services.projector.store import OtherLayout, PositionMoved, ViewStore, mark_of
+from services.kit.views.postgres import SCHEMA, PostgresViews
+from services.kit.views.sqlite import SqliteViews
+from services.projector.database.sqlite import OtherLayout, SqliteDatabase
+from services.projector.store import PositionMoved, ViewStore, home_of, mark_of
 
 AT = datetime(2026, 11, 24, tzinfo=UTC)
 
@@ -23,11 +27,11 @@ class Letters:
     """A read model of one table: a row per event, with the letter that its version is about."""
 
     NAME = "letters"
-    TABLES = (Table("letters", {"n": "INTEGER", "letter": "TEXT"}, "n", ("(letter)",)),)
+    TABLES = (Table("letters", {"n": "int", "letter": "text"}, "n", ("(letter)",)),)
 
     def __init__(self, version: int = 1, name: str = "letters") -> None:
         self.VERSION, self.NAME = version, name
-        self.TABLES = (Table(name, {"n": "INTEGER", "letter": "TEXT"}, "n", ("(letter)",)),)
+        self.TABLES = (Table(name, {"n": "int", "letter": "text"}, "n", ("(letter)",)),)
 
     def apply(self, rows: Rows, recorded: Recorded) -> None:
         row: Row = {"n": recorded.position, "letter": "_abc"[self.VERSION]}
@@ -41,17 +45,29 @@ def events(
     return [Recorded(n, UUID(int=n), 1, "thread.created.v1", meta, body) for n in range(first, last + 1)]
 
 
+@pytest.fixture(params=["sqlite", "postgres"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Path | str:
+    if request.param == "sqlite":
+        return tmp_path / "views.db"
+    url: str = request.getfixturevalue("postgres_url")
+    migrate(url, [SCHEMA], lambda _: None)
+    return url
+
+
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[ViewStore]:
-    opened = ViewStore(tmp_path / "views.db", [Letters()])
+def store(place: Path | str) -> Iterator[ViewStore]:
+    opened = ViewStore(place, [Letters()])
     opened.prepare(0)
     yield opened
     opened.close()
 
 
+def views_at(place: Path | str) -> Views:
+    return SqliteViews(place) if isinstance(place, Path) else PostgresViews(place)
+
+
 def tables(store: ViewStore) -> list[str]:
-    found = store.db.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name LIKE 'letters%'")
-    return sorted(name for (name,) in found)
+    return store.db.names()
 
 
 def test_rows_and_position_move_together(store: ViewStore) -> None:
@@ -63,8 +79,8 @@ def test_rows_and_position_move_together(store: ViewStore) -> None:
     assert store.db.execute("SELECT count(*) FROM letters").fetchone() == (3,)
 
 
-def test_copy_beside_is_not_seen_until_it_is_swapped_in(store: ViewStore, tmp_path: Path) -> None:
-    views = Views(tmp_path / "views.db")
+def test_copy_beside_is_not_seen_until_it_is_swapped_in(store: ViewStore, place: Path | str) -> None:
+    views = views_at(place)
     store.apply(["letters"], events(1, 3), 0)
     store.begin(["letters"])
     store.fill(["letters"], events(1, 2), 0)
@@ -88,18 +104,16 @@ def test_swap_takes_nobody_back(store: ViewStore) -> None:
     assert store.db.execute("SELECT count(*) FROM letters").fetchone() == (3,)
 
 
-def test_reader_in_the_middle_of_a_swap_keeps_its_picture(store: ViewStore, tmp_path: Path) -> None:
+def test_reader_in_the_middle_of_a_swap_keeps_its_picture(store: ViewStore, place: Path | str) -> None:
     store.apply(["letters"], events(1, 3), 0)
-    reader = sqlite3.connect(tmp_path / "views.db", isolation_level=None)
-    reader.execute("BEGIN")
-    assert reader.execute("SELECT count(*) FROM letters").fetchone() == (3,)
-    store.begin(["letters"])
-    store.fill(["letters"], events(1, 5), 0)
-    store.swap(["letters"])
-    assert reader.execute("SELECT count(*) FROM letters").fetchone() == (3,)
-    reader.execute("COMMIT")
-    assert reader.execute("SELECT count(*) FROM letters").fetchone() == (5,)
-    reader.close()
+    with home_of(place).picture() as reader:
+        shown = f'SELECT count(*) FROM "{tables(store)[0]}"'
+        assert reader.execute(shown).fetchone() == (3,)
+        store.begin(["letters"])
+        store.fill(["letters"], events(1, 5), 0)
+        store.swap(["letters"])
+        assert reader.execute(shown).fetchone() == (3,)
+    assert store.db.execute("SELECT count(*) FROM letters").fetchone() == (5,)
 
 
 def test_former_tables_are_removed_in_portions(store: ViewStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,10 +129,12 @@ def test_former_tables_are_removed_in_portions(store: ViewStore, monkeypatch: py
     assert store.db.execute("SELECT count(*) FROM letters").fetchone() == (3,)
 
 
-def test_tables_without_rows_numbers_are_removed_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tables_without_rows_numbers_are_removed_too(
+    place: Path | str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Facets stand in the tree of their key: there is no rowid to remove them by."""
     monkeypatch.setattr("services.projector.store.SWEPT_AT_ONCE", 2)
-    store = ViewStore(tmp_path / "threads.db", [threads])
+    store = ViewStore(place, [threads])
     store.prepare(0)
     for step in (store.apply, store.fill):
         if step == store.fill:
@@ -127,15 +143,14 @@ def test_tables_without_rows_numbers_are_removed_too(tmp_path: Path, monkeypatch
     store.swap(["threads"])
     while store.sweep():
         pass
-    left = store.db.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name LIKE 'thread%'")
-    assert len(left.fetchall()) == 2
+    assert len(tables(store)) == 2
     assert store.db.execute("SELECT count(*) FROM thread_facets").fetchone() == (3,)
     store.close()
 
 
-def test_new_version_is_built_beside_the_old_one(store: ViewStore, tmp_path: Path) -> None:
+def test_new_version_is_built_beside_the_old_one(store: ViewStore, place: Path | str) -> None:
     store.apply(["letters"], events(1, 3), 0)
-    newer = ViewStore(tmp_path / "views.db", [Letters(version=2)])
+    newer = ViewStore(place, [Letters(version=2)])
     assert newer.prepare(3) == {"letters": 0}
     assert newer.db.execute("SELECT DISTINCT letter FROM letters").fetchall() == [("a",)]
     newer.begin(["letters"])
@@ -179,9 +194,7 @@ class Counted:
     """A read model of two indexed columns: one says which event was the last, the other never changes."""
 
     NAME, VERSION = "counted", 1
-    TABLES = (
-        Table("counted", {"n": "INTEGER", "last": "INTEGER", "kind": "TEXT"}, "n", ("(last)", "(kind)")),
-    )
+    TABLES = (Table("counted", {"n": "int", "last": "int", "kind": "text"}, "n", ("(last)", "(kind)")),)
 
     def apply(self, rows: Rows, recorded: Recorded) -> None:
         row = rows.get("counted", 1) or {"n": 1, "last": 0, "kind": "a"}
@@ -191,22 +204,93 @@ class Counted:
             rows.delete("counted", 1)
 
 
+def test_changed_put_again_and_gone(place: Path | str) -> None:
+    store = ViewStore(place, [Counted()])
+    store.prepare(0)
+    for first, last, previous, shown in (
+        (1, 1, 0, 1),
+        (2, 2, 1, 2),
+        (3, 3, 2, None),
+        (4, 5, 3, 5),
+        (2, 5, 5, 5),
+    ):
+        store.apply(["counted"], events(first, last), previous)  # the last: gone and there again in one batch
+        found = store.db.execute("SELECT * FROM counted").fetchall()
+        assert found == ([] if shown is None else [(1, shown, "a")])
+    store.close()
+
+
 def test_only_columns_that_changed_are_written(tmp_path: Path) -> None:
     store = ViewStore(tmp_path / "views.db", [Counted()])
     store.prepare(0)
     store.apply(["counted"], events(1, 1), 0)
     said: list[str] = []
-    store.db.set_trace_callback(said.append)
+    assert isinstance(store.db, SqliteDatabase)
+    store.db.connection.set_trace_callback(said.append)
     store.apply(["counted"], events(2, 2), 1)
-    store.db.set_trace_callback(None)
+    store.db.connection.set_trace_callback(None)
     [written] = [statement for statement in said if "counted__" in statement and "SELECT" not in statement]
     assert '"last" = 2' in written
     assert "kind" not in written
-    assert store.db.execute("SELECT * FROM counted").fetchall() == [(1, 2, "a")]
-    store.apply(["counted"], events(3, 3), 2)
-    assert store.db.execute("SELECT * FROM counted").fetchall() == []
-    store.apply(["counted"], events(4, 5), 3)
-    assert store.db.execute("SELECT * FROM counted").fetchall() == [(1, 5, "a")]
-    store.apply(["counted"], events(2, 5), 5)  # gone and there again in one batch
-    assert store.db.execute("SELECT * FROM counted").fetchall() == [(1, 5, "a")]
     store.close()
+
+
+class Kinds:
+    """A read model with a column of each kind, of which the row may lack what it may."""
+
+    NAME, VERSION = "kinds", 1
+    COLUMNS: tuple[Column, ...] = get_args(Column)
+    KEY: dict[str, Column] = {"n": "int"}
+    TABLES = (Table("kinds", KEY | {f"c_{k.replace('?', '_')}": k for k in COLUMNS}, "n"),)
+
+    def __init__(self, rows: list[Row]) -> None:
+        self._rows = rows
+
+    def apply(self, rows: Rows, recorded: Recorded) -> None:
+        rows.put("kinds", {**self._rows[recorded.position % len(self._rows)], "n": recorded.position})
+
+
+FULL: dict[str, Any] = {
+    "id": UUID(int=1 << 127).bytes, "bytes": b"\0\xff" * 10, "text": "é\n'\"\\{}%?", "json": '{"a":"\\u0000"}',
+    "instant": 1 << 62, "second": -1, "int": (1 << 63) - 1, "flag": 1,
+}  # fmt: skip
+
+
+def test_every_kind_with_and_without_a_value(place: Path | str) -> None:
+    full = {f"c_{kind.replace('?', '_')}": FULL[kind.removesuffix("?")] for kind in Kinds.COLUMNS}
+    bare: Row = {name: None if name.endswith("_") else value for name, value in full.items()}
+    for rows in ([full, bare], [bare], [full]):  # each put, and changed afterwards, also to what all lack
+        store = ViewStore(place, [Kinds([bare])])
+        store.prepare(0)
+        position = store.positions()["kinds"]
+        store.apply(["kinds"], events(position + 1, position + 4), position)
+        store.begin(["kinds"])
+        store.fill(["kinds"], events(1, position + 4), 0)
+        store.swap(["kinds"])
+        store.close()
+        store = ViewStore(place, [Kinds(rows)])
+        store.prepare(position + 4)
+        store.apply(["kinds"], events(position + 5, position + 8), position + 4)
+        found = store.db.execute("SELECT * FROM kinds ORDER BY n").fetchall()
+        names = list(Kinds.TABLES[0].columns)
+        for row in found[-4:]:
+            shown = dict(zip(names, row, strict=True))
+            assert shown == {**rows[shown["n"] % len(rows)], "n": shown["n"]}
+        store.close()
+
+
+def test_two_projectors_of_one_database(store: ViewStore, place: Path | str) -> None:
+    """The one that comes second is told, and finds what the first has done."""
+    other = ViewStore(place, [Letters()])
+    assert other.prepare(0) == {"letters": 0}
+    store.apply(["letters"], events(1, 3), 0)
+    with pytest.raises(PositionMoved):
+        other.apply(["letters"], events(1, 2), 0)
+    assert other.positions() == {"letters": 3}
+    other.apply(["letters"], events(4, 4), 3)
+    other.begin(["letters"])
+    store.discard()
+    with pytest.raises(PositionMoved):
+        other.fill(["letters"], events(1, 4), 0)
+    assert store.db.execute("SELECT count(*) FROM letters").fetchone() == (4,)
+    other.close()

@@ -25,7 +25,7 @@ from services.kit.clock import SystemClock
 from services.kit.eventlog import LogUnavailable
 from services.kit.eventlog.sqlite import SqliteLog
 from services.kit.settings import Settings, SettingsError
-from services.kit.views import Views
+from services.kit.views.sqlite import SqliteViews
 from services.projector.projector import Projector
 from services.webhooks.post import Post
 from services.webhooks.queue import SendQueue
@@ -244,7 +244,7 @@ class House:
     def __init__(self, folder: Path) -> None:
         self.log = FailingLog(folder / "ledger.db", EventCodec())
         self.projector = Projector(self.log, folder / "views.db")
-        self.views = Views(folder / "views.db")
+        self.views = SqliteViews(folder / "views.db")
         self.settings = Settings(webhook_retry_s=0.1, lease_s=1.0)
 
     async def sender(self) -> Sender:

@@ -27,6 +27,9 @@ class Kind(msgspec.Struct, frozen=True):
     facets: str = ""
     indexed: frozenset[str] = frozenset()  # columns of which an index finds the rows with a value
     together: frozenset[tuple[str, str]] = frozenset()  # (column, order): its index has them in that order
+    missing: frozenset[str] = (
+        frozenset()
+    )  # columns that a row may lack: those rows come last, or first when ASC
 
 
 def _pairs(column: str, *orders: str) -> frozenset[tuple[str, str]]:
@@ -39,6 +42,7 @@ THREADS = Kind(
     "thread_facets",
     frozenset({"status"}),
     _pairs("status", "thread_id", "status", "created_at", "updated_at", "state_updated_at"),
+    frozenset({"state_updated_at"}),
 )
 CRONS = Kind(
     "crons",
@@ -46,6 +50,7 @@ CRONS = Kind(
     "cron_facets",
     frozenset({"assistant_id", "thread_id", "enabled"}),
     _pairs("assistant_id", "cron_id", "created_at") | _pairs("thread_id", "cron_id"),
+    frozenset({"thread_id", "next_at", "end_at"}),
 )
 ASSISTANTS = Kind(
     "assistants",
@@ -135,7 +140,7 @@ class Filter:
         """The name has that text in it, whatever its case. Every row is looked at."""
         if text is not None:
             self.is_plain = False
-            self.tests.append(Condition("instr(folded(name), ?) > 0", (text.casefold(),)))
+            self.tests.append(Condition("instr(folded_name, ?) > 0", (text.casefold(),)))
 
     def holds(self, column: str, value: Mapping[str, Any] | None) -> None:
         """The JSON of the column contains that. Every row that the other conditions leave is looked at."""

@@ -5,7 +5,7 @@
 
 -- name: few
 -- How many rows a condition has, as far as it matters: counted in its index, up to a bound.
-SELECT count(*) AS n FROM (SELECT 1 FROM {source} LIMIT ?);
+SELECT count(*) AS n FROM (SELECT 1 FROM {source} LIMIT ?) AS few;
 
 -- name: gather
 -- The few rows that {driver} finds by its index, whose other conditions are tested on each. The pluses keep
@@ -25,7 +25,7 @@ SELECT count(*) AS n FROM {table} WHERE {tests};
 
 -- name: up_to
 -- The same up to a bound.
-SELECT count(*) AS n FROM (SELECT 1 FROM {table} WHERE {tests} LIMIT ?);
+SELECT count(*) AS n FROM (SELECT 1 FROM {table} WHERE {tests} LIMIT ?) AS few;
 
 -- name: of_facet
 -- A condition: the owners of a facet, and of those that have too many facets to be told by them.
@@ -148,7 +148,7 @@ AND (scheduled_for, position) < (?, ?) ORDER BY scheduled_for DESC, position DES
 -- are due are few beside those that are enabled.
 SELECT cron_id, thread_id, schedule, canonical, timezone, start_at, end_at, next_at, revision, tzdata, jitter_s,
 max_runs, counted FROM crons
-WHERE next_at < ? AND (+enabled = 1 OR paused_until IS NOT NULL) ORDER BY next_at LIMIT ?;
+WHERE next_at < ? AND (+enabled = 1 OR paused_until IS NOT NULL) ORDER BY next_at ASC NULLS FIRST LIMIT ?;
 
 -- name: due_of_cron
 SELECT cron_id, thread_id, schedule, canonical, timezone, start_at, end_at, next_at, revision, tzdata, jitter_s,
@@ -164,7 +164,7 @@ SELECT cron_id FROM crons WHERE assistant_id = ? ORDER BY cron_id;
 
 -- name: crons_of_user
 -- How many there are, no further than the cap that is asked about.
-SELECT count(*) AS n FROM (SELECT 1 FROM crons WHERE user_id = ? LIMIT ?);
+SELECT count(*) AS n FROM (SELECT 1 FROM crons WHERE user_id = ? LIMIT ?) AS few;
 
 -- name: default_assistants
 -- Once, when a gateway starts.

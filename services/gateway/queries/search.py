@@ -123,7 +123,14 @@ def counting(wanted: Filter, driver: Driver | None) -> tuple[str, list[Any]]:
 
 def _order(kind: Kind, part: Page, plus: str) -> str:
     columns = [part.column] if part.column == kind.key else [part.column, kind.key]
-    return ", ".join(f'{plus}"{column}" {part.direction}' for column in columns)
+    return ", ".join(f'{plus}"{column}" {part.direction}{_nulls(kind, column, part)}' for column in columns)
+
+
+def _nulls(kind: Kind, column: str, part: Page) -> str:
+    """Said where it matters: the databases differ, and the other order has no index."""
+    if column not in kind.missing:
+        return ""
+    return " NULLS FIRST" if part.direction == "ASC" else " NULLS LAST"
 
 
 def _rarest(views: Views, wanted: Filter, most: int) -> Driver | None:

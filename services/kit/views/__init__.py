@@ -1,79 +1,38 @@
-"""Reads of the read models' database; knows no table."""
+"""Reads of the read models' database; knows no table.
 
-import sqlite3
+Queries are in the SQL that both databases understand, to the same effect: `?` for a parameter, `ASC NULLS FIRST` or
+`DESC NULLS LAST` where a column that is sorted by may be missing, `true`, an alias for each subquery. Beyond it there
+are `json_contains(json, json)` (PostgreSQL's `@>`; of nothing false) and `instr(text, text)`. A plus before a
+column or a condition keeps SQLite from an index by it, and says nothing to PostgreSQL.
+"""
+
 from collections.abc import Sequence
-from functools import lru_cache
-from pathlib import Path
-from typing import Any
-
-import msgspec
-
-from services.kit.readers import Readers
+from typing import Any, Protocol
 
 Row = dict[str, Any]
 POSITION = "SELECT pos FROM tracking WHERE name = ?"
 
 
-class Views:
-    """Read-only connections, one per thread. Reads are synchronous: most take less than a thread hop."""
+class Views(Protocol):
+    """Reads for any thread, one query after the other. Errors are the driver's."""
 
-    is_near = True
-
-    def __init__(self, path: Path) -> None:
-        self._readers = Readers(path, give_functions)
+    @property
+    def is_near(self) -> bool:
+        """Whether a point read costs less than a thread hop; if not, it is no read for the event loop."""
+        ...
 
     def all(self, query: str, params: Sequence[Any] = ()) -> list[Row]:
         """Every row of the answer."""
-        columns, rows = self._readers.fetch(query, params)
-        names = [column[0] for column in columns]
-        return [dict(zip(names, row, strict=True)) for row in rows]
+        ...
 
     def one(self, query: str, params: Sequence[Any] = ()) -> Row | None:
         """The first row of the answer, None when there is none."""
-        columns, rows = self._readers.fetch(query, params, 1)
-        return {column[0]: value for column, value in zip(columns, rows[0], strict=True)} if rows else None
+        ...
 
     def position(self, name: str) -> int:
         """The position of the log that this read model has reached; 0 when it does not exist."""
-        row = self.one(POSITION, (name,))
-        return 0 if row is None else int(row["pos"])
+        ...
 
     def close(self) -> None:
         """Close the connections of all threads; the next read opens a new one."""
-        self._readers.close()
-
-
-def give_functions(connection: sqlite3.Connection) -> None:
-    """Let its queries use ours."""
-    connection.create_function("json_contains", 2, json_contains, deterministic=True)
-    # SQLite's own lower() knows no letters but ASCII's.
-    connection.create_function("folded", 1, str.casefold, deterministic=True)
-
-
-def json_contains(haystack: str | None, needle: str) -> bool:
-    """Whether one JSON contains the other, as PostgreSQL's `@>` has it.
-
-    Every key of an object with what its value contains, every element of a list somewhere in the list, numbers
-    by value; a boolean is no number.
-    """
-    if haystack is None:
-        return False
-    return _contains(msgspec.json.decode(haystack), _needle(needle))
-
-
-@lru_cache(maxsize=16)
-def _needle(text: str) -> Any:
-    """What is looked for: the same for each row of a query."""
-    return msgspec.json.decode(text)
-
-
-def _contains(has: Any, wanted: Any) -> bool:
-    if isinstance(wanted, dict):
-        return isinstance(has, dict) and all(
-            name in has and _contains(has[name], value) for name, value in wanted.items()
-        )
-    if isinstance(wanted, list):
-        return isinstance(has, list) and all(any(_contains(one, value) for one in has) for value in wanted)
-    if isinstance(wanted, bool) or isinstance(has, bool):
-        return has is wanted
-    return bool(has == wanted)
+        ...

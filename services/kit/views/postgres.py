@@ -1,0 +1,128 @@
+"""Reads of the read models in PostgreSQL."""
+
+import re
+import threading
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import psycopg
+
+from services.kit.postgres import Connection, Schema, connect, text
+from services.kit.views import POSITION, Row
+
+T = TypeVar("T")
+SCHEMA = Schema("views", (text(Path(__file__).with_name("schema.sql").read_text(encoding="utf-8")),))
+"""What the projector writes and `PostgresViews` reads; the functions of our queries are there too."""
+SESSION = (
+    "default_transaction_read_only=on",
+    # A plan for any values would walk an index for what only a few rows have.
+    "plan_cache_mode=force_custom_plan",
+)
+HINT = re.compile(r'(?<=[\s(])\+(?=[A-Za-z"])')
+CLOSE_S = 2.0
+"""How long a read that was cancelled may take to notice."""
+NUL, REPLACED = "\0", "\ufffd"
+
+
+@lru_cache(maxsize=1000)
+def translated(query: str) -> bytes:
+    """Our SQL, which both databases understand, as the driver wants it.
+
+    `?` is a parameter; the pluses keep an index from SQLite's planner, which PostgreSQL's knows from its
+    statistics; a blob is a bytea.
+    """
+    query = HINT.sub("", query.replace("%", "%%").replace("?", "%s"))
+    return query.replace("AS BLOB)", "AS bytea)").encode()
+
+
+def whole(value: Any) -> Any:
+    """The value as PostgreSQL can have it: U+FFFD in place of a NUL in a text."""
+    return value.replace(NUL, REPLACED) if isinstance(value, str) and NUL in value else value
+
+
+class PostgresViews:
+    """Connections that only read, one for each thread; one that is broken is replaced when it is asked.
+
+    A network is before it, so that nobody reads on the event loop (`is_near`, services/kit/reads.py).
+    """
+
+    is_near = False
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._local = threading.local()
+        self._open: list[Connection] = []
+        self._guard = threading.Lock()
+
+    def all(self, query: str, params: Sequence[Any] = ()) -> list[Row]:
+        """Every row of the answer. Raises psycopg.Error."""
+
+        def read(cursor: psycopg.Cursor[Any]) -> list[Row]:
+            names = [column.name for column in cursor.description or ()]
+            return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
+        return self._read(query, params, read)
+
+    def one(self, query: str, params: Sequence[Any] = ()) -> Row | None:
+        """The first row of the answer, None when there is none. Raises psycopg.Error."""
+
+        def read(cursor: psycopg.Cursor[Any]) -> Row | None:
+            row = cursor.fetchone()
+            names = [column.name for column in cursor.description or ()]
+            return None if row is None else dict(zip(names, row, strict=True))
+
+        return self._read(query, params, read)
+
+    def position(self, name: str) -> int:
+        """The position of the log that this read model has reached; 0 when it does not exist."""
+        row = self.one(POSITION, (name,))
+        return 0 if row is None else int(row["pos"])
+
+    def close(self) -> None:
+        """Close the connections of all threads, and cancel what they read; the next read opens a new one."""
+        with self._guard:
+            opened, self._open, self._local = self._open, [], threading.local()
+        for connection in opened:
+            if connection.info.transaction_status == psycopg.pq.TransactionStatus.ACTIVE:
+                connection.cancel_safe(timeout=CLOSE_S)
+            if connection.lock.acquire(timeout=CLOSE_S):  # never under a read
+                try:
+                    connection.close()
+                finally:
+                    connection.lock.release()
+
+    def _read(self, query: str, params: Sequence[Any], read: Callable[[psycopg.Cursor[Any]], T]) -> T:
+        statement, given = translated(query), [whole(value) for value in params]
+        is_fresh, connection = self._mine()
+        try:
+            return read(connection.cursor(binary=True).execute(statement, given))
+        except psycopg.OperationalError as exc:
+            # A server that was started again meanwhile, or a swap and we waited for each other: once more. What
+            # fails on a connection that was just made is told.
+            is_deadlock = isinstance(exc, psycopg.errors.DeadlockDetected)
+            if not is_deadlock and (is_fresh or not (connection.closed or connection.broken)):
+                raise
+        self._drop(connection)
+        _, connection = self._mine()
+        return read(connection.cursor(binary=True).execute(statement, given))
+
+    def _mine(self) -> tuple[bool, Connection]:
+        """Whether it was opened just now, and the connection of this thread."""
+        mine: Connection | None = getattr(self._local, "connection", None)
+        if mine is not None and not mine.closed:
+            return False, mine
+        made = connect(self._url, SCHEMA.name, *SESSION)
+        # Parsed each time: a statement that is kept would fail when another version's columns are swapped in.
+        made.prepare_threshold = None
+        with self._guard:
+            self._local.connection = made
+            self._open = [*(one for one in self._open if not one.closed), made]
+        return True, made
+
+    def _drop(self, connection: Connection) -> None:
+        connection.close()
+        with self._guard:
+            self._local.connection = None
+            self._open = [one for one in self._open if one is not connection]
