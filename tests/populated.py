@@ -72,9 +72,9 @@ async def populate(folder: Path, threads: int, some_crons: int, active: int = 0)
     await log.stop()
 
 
-def project(log: SqliteLog, path: Path) -> None:
+def project(log: SqliteLog, place: Path | str) -> None:
     """Build the read models."""
-    store, position = ViewStore(path, ALL), 0
+    store, position = ViewStore(place, ALL), 0
     store.prepare(log.head())
     for events in batches(log, 0):
         store.apply([projection.NAME for projection in ALL], events, position)

@@ -105,8 +105,8 @@ SELECT position, topic, run_id, thread_id FROM audit WHERE position > ? ORDER BY
 
 -- name: happened_before
 -- The position up to which everything happened before an instant (microseconds): the last entry of the index of
--- instants.
-SELECT position FROM audit WHERE at <= ? ORDER BY at DESC LIMIT 1;
+-- instants, in which those of one instant are in the order of their positions.
+SELECT position FROM audit WHERE at <= ? ORDER BY at DESC, position DESC LIMIT 1;
 
 -- name: happened_on_thread
 -- The same of one thread, a part at a time: a range of its index. The plus keeps out the audit's key.
@@ -148,7 +148,8 @@ AND (scheduled_for, position) < (?, ?) ORDER BY scheduled_for DESC, position DES
 -- are due are few beside those that are enabled.
 SELECT cron_id, thread_id, schedule, canonical, timezone, start_at, end_at, next_at, revision, tzdata, jitter_s,
 max_runs, counted FROM crons
-WHERE next_at < ? AND (+enabled = 1 OR paused_until IS NOT NULL) ORDER BY next_at ASC NULLS FIRST LIMIT ?;
+WHERE next_at < ? AND (+enabled = 1 OR paused_until IS NOT NULL) ORDER BY next_at ASC NULLS FIRST, cron_id
+LIMIT ?;
 
 -- name: due_of_cron
 SELECT cron_id, thread_id, schedule, canonical, timezone, start_at, end_at, next_at, revision, tzdata, jitter_s,

@@ -1,0 +1,40 @@
+"""What contains what, as PostgreSQL's `@>` has it."""
+
+from typing import Any
+
+CONTAINMENT: list[tuple[Any, Any, bool]] = [
+    # has, wanted: what `SELECT has::jsonb @> wanted::jsonb` says
+    ({"a": 1, "b": 2}, {"a": 1}, True),
+    ({"a": 1}, {"a": 2}, False),
+    ({"a": 1}, {"b": 1}, False),
+    ({"a": 1}, {"a": 1.0}, True),
+    ({"a": 1.5}, {"a": 1.5}, True),
+    ({"a": 0}, {"a": -0.0}, True),
+    ({"a": 1}, {"a": True}, False),
+    ({"a": False}, {"a": 0}, False),
+    ({"a": True}, {"a": True}, True),
+    ({"a": None}, {"a": None}, True),
+    ({"a": 1}, {"a": None}, False),
+    ({}, {"a": None}, False),
+    ({"a": "1"}, {"a": 1}, False),
+    ({"a": {"b": 1, "c": 2}}, {"a": {"b": 1}}, True),
+    ({"a": {"b": 1}}, {"a": {"b": 1, "c": 2}}, False),
+    ({"a": {"b": 1}}, {"a": {}}, True),
+    ({"a": 1}, {"a": {}}, False),
+    ({"a": []}, {"a": {}}, False),
+    ({"t": [1, 2, 3]}, {"t": [1, 3]}, True),
+    ({"t": [1, 2]}, {"t": [3]}, False),
+    ({"t": [1]}, {"t": [1, 1]}, True),
+    ({"t": [1, 2]}, {"t": [2, 1]}, True),
+    ({"t": [1]}, {"t": []}, True),
+    ({"t": [1]}, {"t": [1.0]}, True),
+    ({"t": [1]}, {"t": [True]}, False),
+    ({"t": ["a", "b"]}, {"t": "a"}, False),
+    ({"t": [{"a": 1, "b": 2}]}, {"t": [{"a": 1}]}, True),
+    ({"t": [{"a": 1}, {"b": 2}]}, {"t": [{"a": 1, "b": 2}]}, False),
+    ({"t": [[1], [2]]}, {"t": [[1, 2]]}, False),
+    ({"t": [[1, 2], [3]]}, {"t": [[2]]}, True),
+    ({"a.b": 1}, {"a": {"b": 1}}, False),
+    ({"a": {"b": 1}}, {"a.b": 1}, False),
+    ({'a"b': 1}, {'a"b': 1}, True),
+]
