@@ -6,7 +6,7 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
-from services.commandline import audit, crons, deliveries, replay
+from services.commandline import audit, crons, deliveries, migrate, replay
 from services.kit.process import command
 from services.kit.settings import Settings
 
@@ -15,6 +15,7 @@ SERVICES = {
     "gateway": "answer HTTP, beside a server",
     "scheduler": "stand by to fire, beside a server",
     "relay": "bring events and work to NATS, beside a server",
+    "projector": "make the read models of a PostgreSQL database",
     "worker": "run graphs, beside a server",
     "sender": "stand by to send webhooks, beside a server",
 }
@@ -60,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
             told = "port to listen on; 2026 by default, 0 = any free one"
             parser_of.add_argument("--port", type=int, help=told)
         parser_of.set_defaults(command=_serve, service=service)
-    for module in (crons, deliveries, audit, replay):
+    for module in (crons, deliveries, audit, migrate, replay):
         module.add(commands)
     return parser
 

@@ -7,18 +7,29 @@ from uuid import uuid4
 from services.ground import Ground
 from services.kit.lifecycle import Part
 from services.kit.project import Project
-from services.kit.tenure import Tenure
+from services.kit.tenure import Tenure, Tenured
+from services.projector.door import Door
+from services.projector.projector import Projector
 from services.relay.relay import Relay
 from services.scheduler.scheduler import LEASE, LEASE_S, Scheduler
 from services.webhooks.sender import Sender
 from services.worker.children import ChildPool
 from services.worker.worker import Worker
 
+PROJECTOR_LEASE = "projector"
+
 
 def scheduling(ground: Ground) -> list[Part]:
     """What fires: any number of it, of which one decides."""
     tenure = Tenure(ground.log, ground.clock, LEASE, min(LEASE_S, ground.settings.lease_s))
     return [Scheduler(ground.log, ground.views, ground.clock, ground.settings, tenure)]
+
+
+def projecting(ground: Ground) -> list[Part]:
+    """What makes the read models of a PostgreSQL database: any number of it, of which one does."""
+    tenure = Tenure(ground.log, ground.clock, PROJECTOR_LEASE, min(LEASE_S, ground.settings.lease_s))
+    projector = Projector(ground.log, ground.settings.database_url)
+    return [Tenured(tenure, [projector, Door(projector, ground.bus)])]
 
 
 def relaying(ground: Ground) -> list[Part]:

@@ -1,4 +1,4 @@
-"""`cronledger up` and each service by itself: `gateway`, `scheduler`, `relay`, `worker`, `sender`."""
+"""`cronledger up` and each service by itself: `gateway`, `scheduler`, `relay`, `projector`, `worker`, `sender`."""
 
 import argparse
 import asyncio
@@ -9,13 +9,13 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
-from services.ground import Ground, beside
+from services.ground import Ground, ground_of
 from services.kit.lifecycle import Part, Whole
 from services.kit.logs import Log
 from services.kit.process import run
 from services.kit.project import VARIABLE, Project, load_project, without_project
 from services.kit.settings import Settings
-from services.roles import relaying, scheduling, sending, working
+from services.roles import projecting, relaying, scheduling, sending, working
 from services.serving import Serving
 from services.up import Embedded
 from services.worker.worker import Worker
@@ -51,16 +51,25 @@ def serve(args: argparse.Namespace) -> None:
 
 def _made(service: str, settings: Settings, args: argparse.Namespace) -> tuple[Whole, Callable[[], str]]:
     """The parts of the process, and what it says when they are there."""
-    if service == "up":
+    if service == "up" and not settings.database_url:
         server = Embedded(settings, _project(args))
         return server, lambda: f"cronledger is ready on {server.serving.address}"
-    ground = beside(settings, service)
+    ground = ground_of(settings, service)
     whole = Whole(service)
     whole.parts += ground.parts
+    if service not in ("up", "projector"):
+        whole.parts.append(ground.shown)
     if service == "gateway":
         serving = Serving(ground, _project(args, is_needed=False), [whole])
         whole.parts = [serving.bound, *whole.parts, *serving.parts]
         return whole, lambda: f"gateway is ready on {serving.address}"
+    if service == "up":
+        project = _project(args)
+        serving = Serving(ground, project, [whole])
+        whole.parts = [serving.bound, *whole.parts, *projecting(ground), ground.shown, *relaying(ground)]
+        whole.parts += working(ground, project, lambda: serving.url)
+        whole.parts += [*scheduling(ground), *sending(ground, project), *serving.parts]
+        return whole, lambda: f"cronledger is ready on {serving.address}"
     role = _role(service, ground, args)
     whole.parts += role
     return whole, lambda: " ".join(
@@ -73,7 +82,8 @@ def _role(service: str, ground: Ground, args: argparse.Namespace) -> list[Part]:
         return working(ground, _project(args))
     if service == "sender":
         return sending(ground, _project(args, is_needed=False))
-    return {"scheduler": scheduling, "relay": relaying}[service](ground)
+    roles = {"scheduler": scheduling, "relay": relaying, "projector": projecting}
+    return roles[service](ground)
 
 
 def _project(args: argparse.Namespace, *, is_needed: bool = True) -> Project:

@@ -25,6 +25,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """`CRONLEDGER_<NAME>` in the environment, read once at start."""
 
     data: str = ".cronledger"
+    database_url: str = ""
     host: str = "127.0.0.1"
     port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 2026
     first_run: Literal["immediate", "scheduled"] = "immediate"

@@ -1,9 +1,12 @@
 """Who of several does a work that one is enough for: whoever holds its lease in the log."""
 
+import asyncio
+from collections.abc import Sequence
 from uuid import uuid4
 
 from services.kit.clock import Clock
 from services.kit.eventlog import EventLog
+from services.kit.lifecycle import Part, Supervised, Whole
 from services.kit.reads import read
 
 RENEWALS = 3
@@ -13,6 +16,54 @@ MARGIN = 0.9
 LOOK_S = 0.25
 """How often the others look whether it is free: so long after an end in order is nobody at work."""
 NEVER = float("-inf")
+
+
+class Tenured:
+    """Parts that one process of several runs at a time: started when the lease is its own, stopped when it is not."""
+
+    def __init__(self, tenure: "Tenure", parts: Sequence[Part]) -> None:
+        self.name, self.failing = f"{tenure.name}.tenure", ""
+        self._tenure, self._whole = tenure, Whole(tenure.name, parts)
+        # By itself: a lease is not to end because the parts take long to start.
+        self._renewing = Supervised(f"{tenure.name}.lease", self._renew, 1.0)
+        self._working = Supervised(f"{tenure.name}.work", self._work, 1.0)
+
+    @property
+    def parts(self) -> Sequence[Part]:
+        """The loops, and what they run, while it is this one that does."""
+        loops = (self._renewing, self._working)
+        return (*loops, *self._whole.parts) if self._whole.started else loops
+
+    @property
+    def started(self) -> bool:
+        """True while it works or stands by."""
+        return self._working.started
+
+    async def start(self) -> None:
+        """Begin to ask for the lease; twice is harmless."""
+        await self._renewing.start()
+        await self._working.start()
+
+    async def stop(self) -> None:
+        """Stop the parts and give the lease back; safe twice and unstarted."""
+        await self._renewing.stop()
+        await self._working.stop()
+        await self._whole.stop()
+        await self._tenure.release()
+
+    async def _renew(self) -> None:
+        await self._tenure.is_ours()
+        await asyncio.sleep(max(0.01, self._tenure.pause_s))
+
+    async def _work(self) -> None:
+        is_dead = self._whole.started and not all(part.started for part in self._whole.parts)
+        if self._whole.started and (is_dead or not self._tenure.held):
+            await self._whole.stop()
+        if is_dead:
+            raise RuntimeError(f"a part of {self._tenure.name} has ended by itself")
+        if self._tenure.held and not self._whole.started:
+            await self._whole.start()
+        await asyncio.sleep(LOOK_S)
 
 
 class Tenure:

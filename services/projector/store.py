@@ -12,7 +12,6 @@ from eventsourcing.persistence import Notification
 from contracts.ledger import Recorded
 from projections.rows import Projection, Row, Rows, Table, micros
 from services.projector.database import Changes, Database, Home, Stored
-from services.projector.database.postgres import PostgresHome
 from services.projector.database.sqlite import SqliteHome
 
 SWEPT_AT_ONCE = 2000
@@ -25,7 +24,12 @@ class PositionMoved(Exception):
 
 def home_of(place: Path | str) -> Home:
     """Where read models are: a file of SQLite, or the address of a PostgreSQL database."""
-    return SqliteHome(place) if isinstance(place, Path) else PostgresHome(place)
+    if isinstance(place, Path):
+        return SqliteHome(place)
+    # Imported here: whoever has no PostgreSQL does not wait for its driver.
+    from services.projector.database.postgres import PostgresHome
+
+    return PostgresHome(place)
 
 
 class BatchRows:
