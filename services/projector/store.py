@@ -11,7 +11,7 @@ from eventsourcing.persistence import Notification
 
 from contracts.ledger import Recorded
 from projections.rows import Projection, Row, Rows, Table, micros
-from services.projector.database import Changes, Database, Home, Stored
+from services.projector.database import Database, Home, RowChanges, Stored
 from services.projector.database.sqlite import SqliteHome
 
 SWEPT_AT_ONCE = 2000
@@ -92,8 +92,8 @@ class BatchRows:
             [(self._stored[name], self._changes(name)) for name, keys in self._dirty.items() if keys]
         )
 
-    def _changes(self, name: str) -> Changes:
-        changes, columns = Changes(), self._stored[name].columns
+    def _changes(self, name: str) -> RowChanges:
+        changes, columns = RowChanges(), self._stored[name].columns
         cache, read = self._cache[name], self._read[name]
         for key in self._dirty[name]:
             row = cache[key]

@@ -12,7 +12,7 @@ Values = tuple[Any, ...]
 MISSING = "?"
 
 
-class Answer(Protocol):
+class Result(Protocol):
     """What a statement came to: a cursor, as the drivers have it."""
 
     @property
@@ -31,7 +31,7 @@ class Stored(msgspec.Struct, frozen=True, eq=False):
     columns: tuple[str, ...]
 
 
-class Changes(msgspec.Struct):
+class RowChanges(msgspec.Struct):
     """What becomes of the rows of a table: those put whole, columns (by number) of others, and keys that go."""
 
     put: list[Values] = msgspec.field(default_factory=list)
@@ -45,7 +45,7 @@ class Database(Protocol):
     """A connection to it. Used by one thread at a time. What it raises over an edge is the driver's."""
 
     @property
-    def execute(self) -> Callable[..., Answer]:
+    def execute(self) -> Callable[..., Result]:
         """(query with `?`, parameters) -> what it came to."""
         ...
 
@@ -78,7 +78,7 @@ class Database(Protocol):
         """The rows of many keys; those that are not there are left out."""
         ...
 
-    def write(self, changes: Sequence[tuple[Stored, Changes]]) -> None:
+    def write(self, changes: Sequence[tuple[Stored, RowChanges]]) -> None:
         """Do that."""
         ...
 
@@ -95,7 +95,7 @@ class Home(Protocol):
         ...
 
     def picture(self) -> AbstractContextManager[Any]:
-        """What reads it as it is now (`execute` -> Answer), however it goes on."""
+        """What reads it as it is now (`execute` -> Result), however it goes on."""
         ...
 
     def is_damage(self, exc: Exception) -> bool:

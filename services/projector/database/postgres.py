@@ -10,7 +10,7 @@ import psycopg
 from projections.rows import Table
 from services.kit.postgres import Connection, connect
 from services.kit.views.postgres import SCHEMA, translated, whole
-from services.projector.database import MISSING, Changes, Stored, Values
+from services.projector.database import MISSING, RowChanges, Stored, Values
 
 TYPES = {
     "id": "bytea",
@@ -122,7 +122,7 @@ class PostgresDatabase:
                 asked.append((stored, cursor.execute(_select(stored), (keys,))))
             return [(stored, cursor.fetchall()) for stored, cursor in asked]
 
-    def write(self, changes: Sequence[tuple[Stored, Changes]]) -> None:
+    def write(self, changes: Sequence[tuple[Stored, RowChanges]]) -> None:
         """One statement for each set of columns, and one way for all."""
         with self.connection.pipeline():
             for stored, changed in changes:

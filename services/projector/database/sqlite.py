@@ -10,7 +10,7 @@ from typing import Any
 
 from projections.rows import Table
 from services.kit.readers import connected
-from services.projector.database import MISSING, Changes, Stored, Values
+from services.projector.database import MISSING, RowChanges, Stored, Values
 
 TYPES = {
     "id": "BLOB",
@@ -144,7 +144,7 @@ class SqliteDatabase:
         """One by one."""
         return [(stored, [row for key in keys if (row := self.row(stored, key))]) for stored, keys in wanted]
 
-    def write(self, changes: Sequence[tuple[Stored, Changes]]) -> None:
+    def write(self, changes: Sequence[tuple[Stored, RowChanges]]) -> None:
         """A statement for each set of columns."""
         many = self.connection.executemany
         for stored, changed in changes:
