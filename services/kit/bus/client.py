@@ -1,11 +1,14 @@
 """The client library as we use it: what it is told to connect with, what it would do wrong, why it is refused."""
 
 import asyncio
+import contextlib
 import ssl
+import time
 from typing import Any
 
 import nats.errors
-from nats.aio.client import Client
+from nats.aio.client import DEFAULT_BUFFER_SIZE, Client, Srv
+from nats.aio.transport import TcpTransport
 
 from services.kit.bus import Certificates, Endpoint, Login
 from services.kit.bus.large import MOST_BYTES
@@ -17,18 +20,34 @@ FIRST_CONNECT_S = 10.0
 ROUNDS, ROUND_S = 3, 1.0
 """A server that is on its way back is waited for so often; what will not mend by waiting is said at once."""
 BRIEF_S = 2.0
+CLOSED_S = 0.5
 
 
 class Unfit(nats.errors.Error):
     """A server that we do not talk to, whatever it says; the text is for a person."""
 
 
+class _Transport(TcpTransport):
+    """One that a TLS handshake that failed can't hold: nobody is told of its end, and the library waits for it."""
+
+    async def wait_closed(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSED_S):
+                await super().wait_closed()  # type: ignore[no-untyped-call]
+
+
 class BusClient(Client):
     """A connection that sends no secret before TLS, and talks to no server that can't do what we need.
 
-    It rests on names of the library that are not public, as its version is pinned. All three are asked again at
+    It rests on names of the library that are not public, as its version is pinned. All of it is asked again at
     each reconnect, which may lead to another server of the cluster.
     """
+
+    async def _connect_to_server(self, s: Srv) -> None:
+        s.last_attempt = time.monotonic()
+        if not self._transport:
+            self._transport = _Transport()  # type: ignore[no-untyped-call]
+        await self._transport.connect(s.uri, DEFAULT_BUFFER_SIZE, self.options["connect_timeout"])
 
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
         if self._wants_tls() and info.get("tls_available"):
@@ -120,7 +139,7 @@ async def probe(endpoint: Endpoint) -> None:
 
 
 def _may_pass(exc: BaseException) -> bool:
-    return isinstance(exc, (OSError, TimeoutError)) and not isinstance(exc, ssl.SSLError)
+    return isinstance(exc, OSError) and not isinstance(exc, ssl.SSLError | TimeoutError)
 
 
 async def _connect_once(endpoint: Endpoint, server: str) -> None:
