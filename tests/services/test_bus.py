@@ -267,6 +267,26 @@ async def test_two_publishers_put_each_message_once_and_in_order(nats: EmbeddedN
     assert (await bus.api(f"STREAM.INFO.{bus.js_stream(LEDGER.name)}"))["state"]["messages"] == last
 
 
+class Forgetful(NatsBus):
+    """A connection that is lost in the middle of a look at a stream."""
+
+    async def api(self, call: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        if call.startswith("STREAM.MSG.GET"):
+            raise ConnectionError("lost meanwhile")
+        return await super().api(call, body)
+
+
+async def test_half_a_look_at_the_stream_lets_nothing_stale_through(nats: EmbeddedNats, bus: NatsBus) -> None:
+    assert await OrderedPublisher(bus, LEDGER.name, "ledger.>").publish(messages(1, 2))
+    forgetful = Forgetful(lambda: nats.endpoint, "forgetful")
+    await forgetful.start()
+    publisher = OrderedPublisher(forgetful, LEDGER.name, "ledger.>")
+    with pytest.raises(ConnectionError, match="lost meanwhile"):
+        await publisher.resync()
+    assert not await publisher.publish(messages(1, 2))
+    await forgetful.stop()
+
+
 RUN_IDS = [UUID(int=n) for n in range(5)]
 
 

@@ -26,7 +26,8 @@ class OrderedPublisher:
     async def resync(self) -> tuple[int, int]:
         """Position and sequence of the stream's newest message, zeros when it is empty. Raises ConnectionError."""
         # The sequence first: whoever publishes between the two questions makes our next batch a refused one.
-        self._sequence, messages = await self._newest()
+        # Taken over at the end: what is known of one without the other would let a stale batch through.
+        sequence, messages = await self._newest()
         answer = await self._bus.api(
             f"STREAM.MSG.GET.{self._bus.js_stream(self._stream)}",
             {"last_by_subj": self._bus.subject(self._subjects)},
@@ -35,7 +36,8 @@ class OrderedPublisher:
         if error is not None:
             # A server that has just come back may not find yet what its stream has.
             if error.get("err_code") == NO_MESSAGE and not messages:
-                return 0, self._sequence
+                self._sequence = sequence
+                return 0, sequence
             raise ConnectionError(f"{self._stream}: {error.get('description')}")
         message = answer["message"]
         self._sequence = int(message["seq"])  # of the very message whose position we go on from
