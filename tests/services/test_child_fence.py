@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 import pytest
 from langgraph.checkpoint.base import empty_checkpoint
 
-from services.worker.child.checkpoints import RUN, Fenced, Saver
+from services.worker.child.checkpoints import RUN, Fenced
+from services.worker.child.checkpoints.sqlite import SqliteSaver as Saver
 
 PLACE: Any = {"configurable": {"thread_id": "t", "checkpoint_ns": ""}}
 T = TypeVar("T")

@@ -13,7 +13,7 @@ import pytest_asyncio
 from langgraph.store.base import GetOp, PutOp
 
 from contracts.queries import StoreDelete, StoreGet, StoreNamespaces, StorePut, StoreSearch
-from services.worker.child.store import Store
+from services.worker.child.store.sqlite import SqliteStore as Store
 from services.worker.children import ChildPool
 from services.worker.graph_child import GraphLoadFailed, NoAnswer
 from tests.services.graph_children import Bench, ask, bench_of, values

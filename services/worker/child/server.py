@@ -12,12 +12,14 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 from . import drawings, loopback, states, store
-from .checkpoints import Saver, alone
+from .checkpoints import Saver
+from .checkpoints.sqlite import SqliteSaver
 from .graphs import LOOKS, READS, Access, CannotLoad, Entry, last_lines, load
 from .names import ProjectNamesFirst
 from .plain import encode
 from .refusals import NotFound, failed
 from .runs import CountingExecutor, Outlet, Run
+from .store.sqlite import SqliteStore
 
 LENGTH = 4
 
@@ -70,19 +72,18 @@ class Child:
             self._handle(await self._receive())
 
     async def close(self) -> None:
-        """Leave the databases in good order: whoever closes one last leaves one file."""
+        """Let go of the databases."""
         for opened in (getattr(self, "saver", None), getattr(self, "store", None)):
             if opened is not None:
-                with alone(opened.path):  # of two that close at the same time none would be the last
-                    await opened.conn.close()
+                await opened.close()
 
     async def _load(self, hello: dict[str, Any]) -> bool:
         loading = ""
         try:
             with _naming(hello["checkpoints"]):
-                self.saver = await Saver.opened(hello["checkpoints"])
+                self.saver = await SqliteSaver.opened(hello["checkpoints"])
             with _naming(hello["store"]["path"]):
-                self.store = await store.Store.opened(hello["store"])
+                self.store = await SqliteStore.opened(hello["store"])
             for loading, source in hello["graphs"].items():
                 self._entries[loading] = load(loading, source)
         except Exception as exc:

@@ -1,9 +1,4 @@
-"""The checkpoints: LangGraph's SQLite saver, with a fence and a way back.
-
-Fence: each attempt at a run claims its thread with a token; a write is compared with the thread's newest token in
-its own transaction, so that whoever comes late is refused, however long it was held up, and nobody else is.
-Way back: what a run changes at checkpoints that it did not make (a resumed run adds its writes to the checkpoint
-at which it paused) is kept aside before its first change, so that a rollback can put it back.
+"""The checkpoints in an SQLite file.
 
 Each transaction is one call of the connection's thread: a node may block the loop at any step of it, and whoever then
 held the database open for writing would hold up every other process for as long.
@@ -14,22 +9,15 @@ import contextlib
 import fcntl
 import os
 import sqlite3
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
-from contextvars import ContextVar
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, TypeVar
 
 import aiosqlite
-from langgraph.checkpoint.base import CheckpointMetadata
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 
-from .refusals import NotFound
+from . import LATE, Claim, Fenced, Place, Saver
 
-RUN: ContextVar[str] = ContextVar("cronledger_run", default="")
-"""The run on whose behalf the code runs, in its nodes' threads too."""
-CLAIM: ContextVar[tuple[str, int] | None] = ContextVar("cronledger_claim", default=None)
-"""The thread that this run has claimed, and with which token."""
 BUSY_S = 30.0
-LATE = "a later attempt has the thread"
 ANYBODY = -1
 SYNCED = "FULL"
 """How a transaction is committed: on the disk when it returns. SQLite's default."""
@@ -104,10 +92,6 @@ def whole_transaction(db: sqlite3.Connection) -> Iterator[None]:
         raise
 
 
-class Fenced(Exception):
-    """A claim or a write was refused, because a later attempt has the thread or it was forgotten."""
-
-
 @contextlib.contextmanager
 def alone(path: str) -> Iterator[None]:
     """Set up a database while no other child of the host does: migrations of two at once would collide."""
@@ -119,25 +103,20 @@ def alone(path: str) -> Iterator[None]:
         os.close(descriptor)
 
 
-class Saver(AsyncSqliteSaver):
-    """The saver of every run that is not temporary."""
+class SqliteSaver(Saver, AsyncSqliteSaver):
+    """The saver on a file."""
 
     path = ""
 
     def __init__(self, conn: aiosqlite.Connection) -> None:
-        super().__init__(conn)
+        AsyncSqliteSaver.__init__(self, conn)
+        self.remember()
         # One write at a time, because the trigger asks for the claim of the one that is under way.
         self._writing = asyncio.Lock()
-        self._writer: tuple[str, int] | None = None
-        # Per run: checkpoints that it made, or whose writes are kept already.
-        self._known: dict[str, set[tuple[str, str, str]]] = {}
-        # Runs whose thread was empty when they began: nothing there can be anybody else's.
-        self._first: set[str] = set()
-        # Writes that are under way, also for a run that was cancelled meanwhile.
-        self._pending: dict[str, set[asyncio.Future[Any]]] = {}
+        self._writer: Claim = None
 
     @classmethod
-    async def opened(cls, path: str) -> "Saver":
+    async def opened(cls, path: str) -> "SqliteSaver":
         """The saver of that database file, which it makes when there is none."""
         saver = cls(await aiosqlite.connect(path, timeout=BUSY_S, isolation_level=None, factory=Whole))
         saver.path = path
@@ -148,79 +127,48 @@ class Saver(AsyncSqliteSaver):
         await saver.conn.executescript(FENCE)
         return saver
 
-    # --- what LangGraph calls ---------------------------------------------------------------------
+    async def close(self) -> None:
+        """Leave the file in good order: whoever closes it last leaves one file."""
+        with alone(self.path):  # of two that close at the same time none would be the last
+            await self.conn.close()
 
-    async def aput(
-        self, config: Any, checkpoint: Any, metadata: CheckpointMetadata, new_versions: Any
-    ) -> Any:
-        """Save a checkpoint, as one of the current run's. Raises Fenced."""
-        run_id = RUN.get()
-        if run_id:
-            # Set here: LangGraph loses the config's metadata on some paths, and a client's may say otherwise.
-            metadata = {**metadata, "run_id": run_id}
-            if run_id not in self._first:
-                conf = config["configurable"]
-                known = self._known.setdefault(run_id, set())
-                known.add((str(conf["thread_id"]), conf["checkpoint_ns"], checkpoint["id"]))
-        return await self._written(super().aput(config, checkpoint, metadata, new_versions))
+    async def written(self, claim: Claim, write: Callable[[], Awaitable[T]]) -> T:
+        async with self._writing:
+            self._writer = claim
+            try:
+                return await write()
+            except sqlite3.Error as exc:
+                if LATE in str(exc):
+                    raise Fenced(LATE) from None
+                raise
 
-    async def aput_writes(
-        self, config: Any, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
-    ) -> None:
-        """Save what a task wrote; before a run's first at a checkpoint of others, keep what is there."""
-        run_id = RUN.get()
-        if run_id and run_id not in self._first:
-            await self._keep_before_first(run_id, config["configurable"])
-        await self._written(super().aput_writes(config, writes, task_id, task_path))
-
-    # --- what the worker asks ---------------------------------------------------------------------
-
-    async def claim(self, thread_id: str, token: int) -> None:
-        """Take the thread for an attempt, before it reads anything of it. Raises Fenced."""
+    async def taken(self, thread_id: str, token: int) -> None:
         # Not synced: a failure of power ends whoever might come late, too; and the next checkpoint syncs it.
         await self._changed(lambda db: _claim(db, thread_id, token), synchronous="NORMAL")
-        CLAIM.set((thread_id, token))
 
-    async def begin(self, thread_id: str, run_id: str) -> None:
-        """Forget what was kept for earlier runs of the thread: this one builds on what they left."""
+    async def is_used(self, thread_id: str, run_id: str) -> bool:
         ids = {"thread": thread_id, "run": run_id}
         query = """SELECT EXISTS (SELECT 1 FROM checkpoints WHERE thread_id = :thread),
             EXISTS (SELECT 1 FROM cronledger_touched WHERE thread_id = :thread AND run_id <> :run)"""
         async with self.lock, self.conn.execute(query, ids) as cursor:
             [(used, kept)] = await cursor.fetchall()
-        if not used:
-            self._first.add(run_id)
-        if not kept:
-            return
 
         def change(db: sqlite3.Connection) -> None:
             for table in ("cronledger_touched", "cronledger_kept"):
                 db.execute(f"DELETE FROM {table} WHERE thread_id = :thread AND run_id <> :run", ids)
 
-        await self._changed(change)
+        if kept:
+            await self._changed(change)
+        return bool(used)
 
     async def newest_run(self, thread_id: str) -> Any:
-        """The run that made the thread's newest checkpoint; None without one."""
         query = """SELECT json_extract(CAST(metadata AS TEXT), '$.run_id') FROM checkpoints
             WHERE thread_id = ? AND checkpoint_ns = '' ORDER BY checkpoint_id DESC LIMIT 1"""
         async with self.lock, self.conn.execute(query, (thread_id,)) as cursor:
             row = await cursor.fetchone()
             return None if row is None else row[0]
 
-    async def settled(self, run_id: str) -> None:
-        """Wait for the writes of a run that are under way: its end must not be told before."""
-        while pending := self._pending.get(run_id):
-            await asyncio.wait(pending)
-
-    def ended(self, run_id: str) -> None:
-        """Drop what this process remembers of a run."""
-        self._pending.pop(run_id, None)
-        self._known.pop(run_id, None)
-        self._first.discard(run_id)
-
-    async def rollback(self, thread_id: str, run_id: str, token: int) -> None:
-        """Bring the thread's checkpoints to what they were before the run; twice is harmless. Raises Fenced."""
-        self.ended(run_id)
+    async def undo(self, thread_id: str, run_id: str, token: int) -> None:
         ids = {"thread": thread_id, "run": run_id}
 
         def change(db: sqlite3.Connection) -> None:
@@ -250,19 +198,7 @@ class Saver(AsyncSqliteSaver):
 
         await self._changed(change)
 
-    async def must_have(self, thread_id: str, points: Iterable[tuple[str, str]]) -> None:
-        """Raises NotFound unless the thread has each of these checkpoints (namespace, id)."""
-        for namespace, checkpoint_id in points:
-            at = {"thread_id": thread_id, "checkpoint_ns": namespace, "checkpoint_id": checkpoint_id}
-            if await self.aget_tuple({"configurable": at}) is None:
-                raise NotFound(f"checkpoint_id: the thread has no checkpoint '{checkpoint_id[:100]}'")
-
     async def forget(self, thread_id: str, token: int, *, fence: bool) -> None:
-        """Remove everything of a thread, its claim too: who comes late has none. Twice is harmless.
-
-        Nothing is done when somebody has claimed it with a later token: the id has a new life already. With
-        `fence` the claim is the token's, so that nobody who claimed it before comes back.
-        """
         tables = ("checkpoints", "writes", "cronledger_touched", "cronledger_kept", "cronledger_claims")
 
         def change(db: sqlite3.Connection) -> None:
@@ -277,7 +213,6 @@ class Saver(AsyncSqliteSaver):
         await self._changed(change)
 
     async def copy(self, thread_id: str, to_thread_id: str) -> None:
-        """Copy a thread's checkpoints to a new thread; twice is harmless."""
         ids = {"thread": thread_id, "copy": to_thread_id}
 
         def change(db: sqlite3.Connection) -> None:
@@ -298,34 +233,26 @@ class Saver(AsyncSqliteSaver):
 
         await self._changed(change)
 
-    # --- how ----------------------------------------------------------------------------------------
-
-    def _token(self, thread_id: str) -> int:
-        """The token that the write under way has for the thread; ANYBODY's when it has claimed another or none."""
-        return self._writer[1] if self._writer is not None and self._writer[0] == thread_id else ANYBODY
-
-    async def _keep_before_first(self, run_id: str, conf: dict[str, Any]) -> None:
-        at = (str(conf["thread_id"]), str(conf["checkpoint_ns"]), str(conf["checkpoint_id"]))
-        if at not in self._known.setdefault(run_id, set()):
-            await self._shielded(self._keep(run_id, at))
-            self._known[run_id].add(at)
-
-    async def _keep(self, run_id: str, at: tuple[str, str, str]) -> None:
-        """Keep the writes at a checkpoint, if it is none of the run's own."""
+    async def keep(self, run_id: str, at: Place, claim: Claim) -> None:
         query = """SELECT json_extract(CAST(metadata AS TEXT), '$.run_id') FROM checkpoints
             WHERE thread_id = ? AND checkpoint_ns = ? AND checkpoint_id = ?"""
         async with self.lock, self.conn.execute(query, at) as cursor:
             row = await cursor.fetchone()
         if row is None or row[0] == run_id:
             return  # LangGraph may save a task's writes before the checkpoint that they belong to
-        claim = CLAIM.get()
 
         def change(db: sqlite3.Connection) -> None:
-            if claim is not None and claim[0] == at[0]:
+            if claim is not None:
                 _still_ours(db, *claim)
             _keep_once(db, run_id, at)
 
         await self._changed(change)
+
+    # --- how ----------------------------------------------------------------------------------------
+
+    def _token(self, thread_id: str) -> int:
+        """The token that the write under way has for the thread; ANYBODY's when it has claimed another or none."""
+        return self._writer[1] if self._writer is not None and self._writer[0] == thread_id else ANYBODY
 
     async def _changed(self, change: Callable[[sqlite3.Connection], None], synchronous: str = SYNCED) -> None:
         """Carry out a change of several statements, as nobody's: one that must have the thread claims it first."""
@@ -346,30 +273,7 @@ class Saver(AsyncSqliteSaver):
                 await self.conn._execute(whole)  # type: ignore[no-untyped-call]
 
         # The thread goes on when we are cancelled: so must whatever keeps others from it.
-        await self._shielded(changed())
-
-    async def _written(self, writing: Awaitable[T]) -> T:
-        """The write's result. Raises Fenced."""
-        return await self._shielded(self._as_writer(writing, CLAIM.get()))
-
-    async def _shielded(self, writing: Coroutine[Any, Any, T]) -> T:
-        """It goes on when the run is cancelled: half done, it would hold the database."""
-        task, run_id = asyncio.ensure_future(writing), RUN.get()
-        pending = self._pending.setdefault(run_id, set())
-        pending.add(task)
-        task.add_done_callback(pending.discard)
-        task.add_done_callback(_look)
-        return await asyncio.shield(task)
-
-    async def _as_writer(self, writing: Awaitable[T], writer: tuple[str, int] | None) -> T:
-        async with self._writing:
-            self._writer = writer
-            try:
-                return await writing
-            except sqlite3.Error as exc:
-                if LATE in str(exc):
-                    raise Fenced(LATE) from None
-                raise
+        await self.shielded(changed())
 
 
 def _claim(db: sqlite3.Connection, thread_id: str, token: int) -> None:
@@ -396,9 +300,3 @@ def _keep_once(db: sqlite3.Connection, run_id: str, at: tuple[str, str, str]) ->
         WHERE thread_id = ? AND checkpoint_ns = ? AND checkpoint_id = ?""",
         (run_id, *at),
     )
-
-
-def _look(task: "asyncio.Future[Any]") -> None:
-    """Take notice of its error: a run that was cancelled does not."""
-    if not task.cancelled():
-        task.exception()
