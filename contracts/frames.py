@@ -41,6 +41,7 @@ class Hello(Frame, frozen=True, kw_only=True, tag="hello"):
     roots: list[str]  # folders whose modules are importable, first wins
     checkpoints: str  # path of the checkpoint database
     store: StoreSettings
+    database: str = ""  # address in PostgreSQL of both, in place of the paths
     threads: int  # how many blocking nodes may run at a time
     memory_mb: int = 0  # how much it may map for writing; 0: as much as there is
 
@@ -133,11 +134,12 @@ class Failure(msgspec.Struct, frozen=True):
 class RunEnded(Frame, frozen=True, kw_only=True, tag="ended"):
     """How a run ended, and the state that it left; without `values` the state is not known.
 
-    `fenced`: a later attempt has claimed its thread; its end is for that one to tell.
+    `fenced`: a later attempt has claimed its thread; its end is for that one to tell. `lost`: the database did not
+    answer; another attempt goes on from the newest checkpoint, `failure` says what was wrong.
     """
 
     run_id: str
-    status: str  # success, error, cancelled, fenced
+    status: str  # success, error, cancelled, fenced, lost
     values: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     output: msgspec.Raw | msgspec.UnsetType = (
         msgspec.UNSET

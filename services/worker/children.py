@@ -26,6 +26,7 @@ from services.worker.graph_child import (
     NoAnswer,
     OnEvent,
 )
+from services.worker.graphs_schema import GraphsDatabase
 from services.worker.suspicion import Suspicion
 
 PING_S = 1.0
@@ -167,6 +168,7 @@ class ChildPool:
         """`url` tells where the server is, as soon as a child is to be started."""
         self._spec, self._url = child_spec(settings, project, folder), url or str
         self._settings = settings
+        self._database = GraphsDatabase.of(settings)
         self._suspicion, self._news = Suspicion(), News()
         self._waiting = 0
         size = range(1, settings.children + 1)
@@ -198,10 +200,14 @@ class ChildPool:
     async def start(self) -> None:
         """Start the first child and the one that answers, and the others behind them.
 
-        Raises GraphLoadFailed.
+        Raises GraphLoadFailed, DatabaseProblem.
         """
         if self.started:
             return
+        if self._database is not None:
+            index = self._spec.store.index
+            address = await asyncio.to_thread(self._database.prepare, index)
+            self._spec = msgspec.structs.replace(self._spec, database=address)
         # Each to its end: one that is cancelled while it cleans up would leave a process behind.
         both = (self._regular[0].begin(), self._questions.begin())
         for told in await asyncio.gather(*both, return_exceptions=True):

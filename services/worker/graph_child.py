@@ -50,6 +50,10 @@ TOLD_S = 10.0
 """After so long it is also told to whoever operates the server."""
 REAP_S = 0.01
 PING = 0
+KEPT_BACK = frozenset(
+    {"PYTHONPATH", "CRONLEDGER_DATABASE_URL", "CRONLEDGER_GRAPHS_URL", "CRONLEDGER_NATS_URL", "PGPASSWORD"}
+)
+"""Of our environment: what would hide modules, and what opens the ledger; graphs are whoever's code."""
 OnEvent = Callable[[Emitted], None]
 """Called in the loop that reads from the child: quick, and never raising."""
 OnCrash = Callable[[Collection[str]], bool]
@@ -92,6 +96,7 @@ class ChildSpec(msgspec.Struct, frozen=True, kw_only=True):
     python: Path
     threads: int
     memory_mb: int = 0
+    database: str = ""  # address of checkpoints and store in PostgreSQL, with the role that sees only them
     url: str = ""  # of the server, for what the graphs ask of it; '': whatever the environment says
 
     def hello(self) -> Hello:
@@ -107,6 +112,7 @@ class ChildSpec(msgspec.Struct, frozen=True, kw_only=True):
             roots=[str(root) for root in self.project.roots],
             checkpoints=str(self.checkpoints),
             store=self.store,
+            database=self.database,
             threads=self.threads,
             memory_mb=self.memory_mb,
         )
@@ -223,6 +229,8 @@ class GraphChild:
             self._runs.pop(start.run_id, None)
         if ended.status == "fenced":
             raise ChildDied(Loss("a later attempt has its thread"))
+        if ended.status == "lost":
+            raise ChildDied(Loss(ended.failure.message if ended.failure else "the database did not answer"))
         return ended
 
     async def ask(self, verb: str, body: msgspec.Raw) -> msgspec.Raw:
@@ -278,7 +286,7 @@ class GraphChild:
             # The name is for whoever lists the processes.
             [str(self._spec.python), "-P", str(CHILD), str(connection), str(project.folder), self.name],
             cwd=project.folder,
-            env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | told,
+            env={k: v for k, v in os.environ.items() if k not in KEPT_BACK} | told,
             pass_fds=(connection,),
             stdin=subprocess.DEVNULL,
             start_new_session=True,

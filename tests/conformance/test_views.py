@@ -381,6 +381,7 @@ WALKED = {
     "happened_until",
     "active_runs",
     "graphs",
+    "default_assistants",
     "crons",
     "lanes",
     "temporary",

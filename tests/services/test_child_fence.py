@@ -12,20 +12,35 @@ from typing import Any, TypeVar
 import pytest
 from langgraph.checkpoint.base import empty_checkpoint
 
-from services.worker.child.checkpoints import RUN, Fenced
-from services.worker.child.checkpoints.sqlite import SqliteSaver as Saver
+from services.worker.child.checkpoints import RUN, Fenced, Saver
+from services.worker.child.checkpoints.sqlite import SqliteSaver
+from tests.services.graphs_places import DATABASES, Place, place_of
 
 PLACE: Any = {"configurable": {"thread_id": "t", "checkpoint_ns": ""}}
 T = TypeVar("T")
 
 
+@pytest.fixture(params=DATABASES)
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    return place_of(request.param, tmp_path, request.getfixturevalue)
+
+
 @pytest.fixture
-async def savers(tmp_path: Path) -> AsyncIterator[list[Saver]]:
+async def savers(place: Place) -> AsyncIterator[list[Saver]]:
     """Those of two children, on one database."""
-    opened = [await Saver.opened(str(tmp_path / "checkpoints.db")) for _ in range(2)]
+    opened = [await place.saver() for _ in range(2)]
     yield opened
     for saver in opened:
-        await saver.conn.close()
+        await saver.close()
+
+
+@pytest.fixture
+async def files(tmp_path: Path) -> AsyncIterator[list[SqliteSaver]]:
+    """The same on a file, which has one lock for all that is written."""
+    opened = [await SqliteSaver.opened(str(tmp_path / "checkpoints.db")) for _ in range(2)]
+    yield opened
+    for saver in opened:
+        await saver.close()
 
 
 class Attempt:
@@ -56,12 +71,6 @@ async def attempt(saver: Saver, token: int) -> Attempt:
     return made
 
 
-async def stored(saver: Saver, table: str = "checkpoints") -> int:
-    async with saver.conn.execute(f"SELECT count(*) FROM {table}") as cursor:
-        [(count,)] = await cursor.fetchall()
-    return int(count)
-
-
 def write_elsewhere(path: Path, wait_s: float = 10) -> None:
     """What another child does. Raises OperationalError when the database is held."""
     with contextlib.closing(sqlite3.connect(path, timeout=wait_s)) as other:
@@ -69,24 +78,24 @@ def write_elsewhere(path: Path, wait_s: float = 10) -> None:
         other.rollback()
 
 
-async def test_a_later_attempt_takes_the_thread(savers: list[Saver]) -> None:
+async def test_a_later_attempt_takes_the_thread(savers: list[Saver], place: Place) -> None:
     early, late = await attempt(savers[0], 5), await attempt(savers[1], 9)
     with pytest.raises(Fenced):
         await early.put()
     with pytest.raises(Fenced):
         await early.put_writes("c")
-    assert (await stored(savers[0]), await stored(savers[0], "writes")) == (0, 0)
+    assert (await place.count(), await place.count("writes")) == (0, 0)
     await late.put()
     await late.put_writes("c")
-    assert (await stored(savers[0]), await stored(savers[0], "writes")) == (1, 1)
+    assert (await place.count(), await place.count("writes")) == (1, 1)
 
 
-async def test_two_attempts_in_one_child_are_told_apart(savers: list[Saver]) -> None:
+async def test_two_attempts_in_one_child_are_told_apart(savers: list[Saver], place: Place) -> None:
     early, late = await attempt(savers[0], 5), await attempt(savers[0], 9)
     writes = [early.put(), late.put(), early.put(), late.put()]
     ended = await asyncio.gather(*writes, return_exceptions=True)
     assert [isinstance(one, Fenced) for one in ended] == [True, False, True, False]
-    assert await stored(savers[0]) == 2
+    assert await place.count() == 2
 
 
 async def test_an_older_claim_is_refused_and_the_same_is_not(savers: list[Saver]) -> None:
@@ -96,7 +105,7 @@ async def test_an_older_claim_is_refused_and_the_same_is_not(savers: list[Saver]
     await (await attempt(savers[1], 9)).put()
 
 
-async def test_what_is_undone_or_forgotten_stays_so(savers: list[Saver]) -> None:
+async def test_what_is_undone_or_forgotten_stays_so(savers: list[Saver], place: Place) -> None:
     early = await attempt(savers[0], 5)
     await early.put()
     with pytest.raises(Fenced):
@@ -110,10 +119,10 @@ async def test_what_is_undone_or_forgotten_stays_so(savers: list[Saver]) -> None
         await savers[1].forget("t", 8, fence=False)
     with pytest.raises(Fenced):
         await late.put()
-    assert [await stored(savers[0], table) for table in ("checkpoints", "cronledger_claims")] == [0, 0]
+    assert [await place.count(table) for table in ("checkpoints", "cronledger_claims")] == [0, 0]
 
 
-async def test_a_new_life_is_safe_from_the_former_one(savers: list[Saver]) -> None:
+async def test_a_new_life_is_safe_from_the_former_one(savers: list[Saver], place: Place) -> None:
     """Who forgets late, and who claimed the thread before it was deleted."""
     former = await attempt(savers[0], 5)
     await former.put()
@@ -122,38 +131,37 @@ async def test_a_new_life_is_safe_from_the_former_one(savers: list[Saver]) -> No
         await former.put()
     with pytest.raises(Fenced):
         await attempt(savers[0], 7)
-    assert await stored(savers[0], "checkpoints") == 0
+    assert await place.count("checkpoints") == 0
     await (await attempt(savers[0], 9)).put()
     await savers[1].forget("t", 8, fence=False)
-    assert await stored(savers[0], "checkpoints") == 1
+    assert await place.count("checkpoints") == 1
 
 
-async def test_a_late_attempt_keeps_nothing_aside(savers: list[Saver]) -> None:
+async def test_a_late_attempt_keeps_nothing_aside(savers: list[Saver], place: Place) -> None:
     await (await attempt(savers[0], 1)).put()
     early = Attempt(savers[0], 5)
     early.context.run(RUN.set, "another")
     await early.claim()
-    async with savers[0].conn.execute("SELECT checkpoint_id FROM checkpoints") as cursor:
-        [(checkpoint_id,)] = await cursor.fetchall()
+    [(checkpoint_id,)] = place.rows("SELECT checkpoint_id FROM checkpoints")
     await attempt(savers[1], 9)
     with pytest.raises(Fenced):
         await early.put_writes(checkpoint_id)
-    assert await stored(savers[0], "cronledger_touched") == 0
+    assert await place.count("cronledger_touched") == 0
 
 
-async def test_other_threads_are_nobodys_business(savers: list[Saver]) -> None:
+async def test_other_threads_are_nobodys_business(savers: list[Saver], place: Place) -> None:
     """A node may run another graph on a thread of its own."""
     early = await attempt(savers[0], 5)
     await attempt(savers[1], 9)
     await early.put({"configurable": {"thread_id": "other", "checkpoint_ns": ""}})
     await savers[1].copy("other", "copied")
-    assert await stored(savers[0]) == 2
+    assert await place.count() == 2
 
 
 @pytest.mark.parametrize("leaves", [False, True])
-async def test_refused_write_holds_no_lock(savers: list[Saver], tmp_path: Path, leaves: bool) -> None:
-    early = await attempt(savers[0], 5)
-    late = await attempt(savers[1], 9)
+async def test_refused_write_holds_no_lock(files: list[SqliteSaver], tmp_path: Path, leaves: bool) -> None:
+    early = await attempt(files[0], 5)
+    late = await attempt(files[1], 9)
     writing = early.put()
     if leaves:
         await asyncio.sleep(0)
@@ -164,9 +172,9 @@ async def test_refused_write_holds_no_lock(savers: list[Saver], tmp_path: Path, 
     await late.put()
 
 
-async def test_a_claim_that_is_cancelled_holds_no_lock(savers: list[Saver], tmp_path: Path) -> None:
+async def test_a_claim_that_is_cancelled_holds_no_lock(files: list[SqliteSaver], tmp_path: Path) -> None:
     for steps in range(12):
-        claiming = asyncio.ensure_future(savers[0].claim("t", 5))
+        claiming = asyncio.ensure_future(files[0].claim("t", 5))
         for _ in range(steps):
             await asyncio.sleep(0)
         claiming.cancel()
@@ -174,25 +182,26 @@ async def test_a_claim_that_is_cancelled_holds_no_lock(savers: list[Saver], tmp_
         await asyncio.to_thread(write_elsewhere, tmp_path / "checkpoints.db")
 
 
-async def test_the_end_of_a_run_waits_for_its_writes(savers: list[Saver], tmp_path: Path) -> None:
+async def test_the_end_of_a_run_waits_for_its_writes(files: list[SqliteSaver], tmp_path: Path) -> None:
     """Told before, it would be rolled back by another process while a write is still on its way."""
-    run = await attempt(savers[0], 5)
+    run = await attempt(files[0], 5)
     with contextlib.closing(sqlite3.connect(tmp_path / "checkpoints.db")) as other:
         other.execute("BEGIN IMMEDIATE")
         writing = run.put()
         await asyncio.sleep(0)
         writing.cancel()  # as when its run is cancelled: the write goes on without it
         await asyncio.gather(writing, return_exceptions=True)
-        settled = asyncio.ensure_future(savers[0].settled("r"))
+        settled = asyncio.ensure_future(files[0].settled("r"))
         await asyncio.sleep(0.05)
         assert not settled.done()
         other.rollback()
     await settled
-    assert await stored(savers[1]) == 1
+    async with files[1].conn.execute("SELECT count(*) FROM checkpoints") as cursor:
+        assert await cursor.fetchone() == (1,)
 
 
-async def test_checkpoints_are_synced_though_claims_are_not(savers: list[Saver]) -> None:
-    [one, *_] = savers
+async def test_checkpoints_are_synced_though_claims_are_not(files: list[SqliteSaver]) -> None:
+    [one, *_] = files
     await one.claim("t", 2)
     with pytest.raises(Fenced):
         await one.claim("t", 1)
@@ -205,9 +214,11 @@ async def test_checkpoints_are_synced_though_claims_are_not(savers: list[Saver])
 
 
 @pytest.mark.parametrize("what", ["checkpoint", "writes", "rollback", "claim"])
-async def test_whoever_blocks_the_loop_holds_no_lock(savers: list[Saver], tmp_path: Path, what: str) -> None:
+async def test_whoever_blocks_the_loop_holds_no_lock(
+    files: list[SqliteSaver], tmp_path: Path, what: str
+) -> None:
     """Wherever in a write a node takes the loop for itself, other processes go on."""
-    saver = savers[0]
+    saver = files[0]
     work = await attempt(saver, 5)
     place = await work.put()
     works: dict[str, Callable[[], asyncio.Task[Any]]] = {

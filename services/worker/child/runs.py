@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, is_typeddict
 
-from .checkpoints import RUN, Fenced, Saver
+from .checkpoints import RUN, Fenced, Saver, Unreachable
 from .credit import Credit
 from .emitter import Emitter
 from .graphs import RUNS, UPDATES, Access, Entry
@@ -86,7 +86,7 @@ class Run:
         outlet: Outlet,
     ) -> None:
         self.run_id: str = start["run_id"]
-        self.fenced = False
+        self.fenced, self.lost = False, ""
         self.credit = Credit()
         self._start, self._entry, self._saver, self._store = start, entry, saver, store
         self._executor, self._outlet = executor, outlet
@@ -125,6 +125,8 @@ class Run:
     def _note(self, exc: BaseException) -> None:
         task = asyncio.current_task()
         self.fenced = self.fenced or isinstance(exc, Fenced)
+        if isinstance(exc, Unreachable):
+            self.lost = self.lost or str(exc)
         if self._status != "success":
             return
         # A graph may raise it by itself; then nobody asked for it.
@@ -141,9 +143,11 @@ class Run:
         await self._saver.settled(self.run_id)
 
     def _tell(self, state: Any, graph: Any) -> None:
-        status = "fenced" if self.fenced else self._status
-        frame = {"type": "ended", "run_id": self.run_id, "status": status, "failure": self._failure}
-        if state is None or self.fenced:
+        status, failure = "fenced" if self.fenced else self._status, self._failure
+        if self.lost and not self.fenced:
+            status, failure = "lost", {"error": "Unreachable", "message": self.lost}
+        frame = {"type": "ended", "run_id": self.run_id, "status": status, "failure": failure}
+        if state is None or status in ("fenced", "lost"):
             self._outlet.send(frame)
             return
         raw = {"values": encode(state.values), "tasks": encode([task_shown(t) for t in state.tasks])}

@@ -3,12 +3,13 @@
 import asyncio
 import contextlib
 import gc
+import importlib
 import json
 import resource
 import socket
 import sqlite3
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any
 
 from . import drawings, loopback, states, store
@@ -80,10 +81,7 @@ class Child:
     async def _load(self, hello: dict[str, Any]) -> bool:
         loading = ""
         try:
-            with _naming(hello["checkpoints"]):
-                self.saver = await SqliteSaver.opened(hello["checkpoints"])
-            with _naming(hello["store"]["path"]):
-                self.store = await SqliteStore.opened(hello["store"])
+            await self._open(hello)
             for loading, source in hello["graphs"].items():
                 self._entries[loading] = load(loading, source)
         except Exception as exc:
@@ -96,6 +94,23 @@ class Child:
         names = {graph_id: entry.name for graph_id, entry in self._entries.items()}
         self._outlet.send({"type": "ready", "graphs": names})
         return True
+
+    async def _open(self, hello: dict[str, Any]) -> None:
+        """Open the databases. Raises CannotLoad."""
+        if url := hello.get("database"):
+            # Only here: an interpreter that runs graphs on files needs nothing of it.
+            if why := lacking(("langgraph.checkpoint.postgres", "psycopg_pool")):
+                raise CannotLoad(why)
+            from .checkpoints.postgres import PostgresSaver
+            from .store.postgres import PostgresStore
+
+            self.saver = await PostgresSaver.opened(url)
+            self.store = await PostgresStore.opened(url, hello["store"])
+            return
+        with _naming(hello["checkpoints"]):
+            self.saver = await SqliteSaver.opened(hello["checkpoints"])
+        with _naming(hello["store"]["path"]):
+            self.store = await SqliteStore.opened(hello["store"])
 
     async def _receive(self) -> dict[str, Any]:
         length = int.from_bytes(await self._reader.readexactly(LENGTH), "big")
@@ -165,6 +180,19 @@ class Child:
         config, context = ask.get("config") or {}, ask.get("context")
         async with entry.open(Access(purpose, self.saver, self.store, config, context)) as graph:
             return await answer(graph, ask)
+
+
+def lacking(modules: Iterable[str]) -> str:
+    """Which of the modules this interpreter lacks, and how it gets them; '' when all are there."""
+    try:
+        for module in modules:
+            importlib.import_module(module)
+    except ImportError as exc:
+        return (
+            f"{sys.executable} lacks what PostgreSQL needs ({exc}); install it with:"
+            f" {sys.executable} -m pip install langgraph-checkpoint-postgres 'psycopg[binary,pool]'"
+        )
+    return ""
 
 
 @contextlib.contextmanager
