@@ -10,17 +10,17 @@ from services.kit.settings import Settings
 def add(commands: Any) -> None:
     """Add the command to a parser."""
     parser = commands.add_parser("migrate", help="make and upgrade the schemas of CRONLEDGER_DATABASE_URL")
-    parser.set_defaults(command=upgrade)
+    parser.set_defaults(command=carry_out)
 
 
-def upgrade(_: argparse.Namespace) -> None:
+def carry_out(_: argparse.Namespace) -> None:
     """Do it; any number of processes may at once. Raises Mendable."""
     settings = Settings.read()
     if not settings.database_url:
         raise CommandFailed("CRONLEDGER_DATABASE_URL is not set; a data folder needs no migration")
     # Imported here: whoever has no PostgreSQL does not wait for its driver.
-    from services.kit.postgres import address, migrate
-    from services.schemas import SCHEMAS
+    from services.kit.postgres import address
+    from services.schemas import upgrade
 
-    migrate(settings.database_url, SCHEMAS, out)
+    upgrade(settings, out)
     out(f"the schemas of {address(settings.database_url)} are up to date")
