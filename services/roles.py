@@ -17,6 +17,8 @@ from services.worker.children import ChildPool
 from services.worker.worker import Worker
 
 PROJECTOR_LEASE = "projector"
+PROJECTOR_LEASE_S = 2.0
+"""Short: while nobody projects, what was written is not seen, and answers wait (`gateway.commands.execution`)."""
 
 
 def scheduling(ground: Ground) -> list[Part]:
@@ -27,7 +29,7 @@ def scheduling(ground: Ground) -> list[Part]:
 
 def projecting(ground: Ground) -> list[Part]:
     """What makes the read models of a PostgreSQL database: any number of it, of which one does."""
-    tenure = Tenure(ground.log, ground.clock, PROJECTOR_LEASE, min(LEASE_S, ground.settings.lease_s))
+    tenure = Tenure(ground.log, ground.clock, PROJECTOR_LEASE, PROJECTOR_LEASE_S)
     projector = Projector(ground.log, ground.settings.database_url)
     return [Tenured(tenure, [projector, Door(projector, ground.bus)])]
 

@@ -205,7 +205,7 @@ def postgres() -> Iterator[Postgres]:
 @pytest.fixture
 def postgres_url(postgres: Postgres) -> str:
     """An empty database of its own."""
-    return f"postgresql://postgres@/{postgres.database()}?host={postgres.root}&port={postgres.port}"
+    return postgres.url_of(postgres.database())
 
 
 @pytest.fixture

@@ -101,6 +101,10 @@ class Postgres:
         self.stop()
         shutil.rmtree(self.root, ignore_errors=True)
 
+    def url_of(self, database: str) -> str:
+        """Of one of its databases, over the socket."""
+        return f"postgresql://postgres@/{database}?host={self.root}&port={self.port}"
+
     def database(self) -> str:
         """The name of a new, empty database."""
         name = f"t{uuid4().hex[:12]}"

@@ -9,7 +9,8 @@ from services.gateway.parts import GatewayParts
 from services.repository import Aggregates
 
 T = TypeVar("T")
-SHOWN_S = 2.0
+SHOWN_S = 5.0
+"""For so long an answer waits for the read models: another projector has taken over by then from one that died."""
 
 
 async def act(

@@ -1,0 +1,98 @@
+"""The production shape for tests: PostgreSQL, a cluster of three nats-servers, each service its own processes."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from textwrap import dedent
+
+from tests.conftest import CONFIG, GRAPHS, REPOSITORY
+from tests.nats import NatsCluster
+from tests.postgres import Postgres
+
+SERVICES = {"projector": 2, "relay": 2, "scheduler": 2, "worker": 3, "gateway": 2}
+
+
+class Production:
+    """Started by the command line, as the README says; each process can be killed and started again."""
+
+    def __init__(self, folder: Path, postgres: Postgres, cluster: NatsCluster, **environment: str) -> None:
+        self.folder, self.database_url = folder, postgres.url_of(postgres.database())
+        self._environment = {
+            "CRONLEDGER_DATABASE_URL": self.database_url,
+            "CRONLEDGER_NATS_URL": cluster.url,
+            "CRONLEDGER_SECONDS": "first",
+            "CRONLEDGER_LOG_LEVEL": "warning",
+            "CRONLEDGER_LEASE_S": "5",
+            **environment,
+        }
+        self.names = [f"{service}{n}" for service, many in SERVICES.items() for n in range(many)]
+        self.urls: dict[str, str] = {}
+        self._running: dict[str, subprocess.Popen[str]] = {}
+        (folder / "project").mkdir(parents=True)
+        (folder / "project" / "graphs.py").write_text(dedent(GRAPHS))
+        (folder / "project" / "langgraph.json").write_text(dedent(CONFIG))
+
+    def migrate(self) -> subprocess.CompletedProcess[str]:
+        """`cronledger migrate`."""
+        return subprocess.run(
+            [sys.executable, "-m", "services", "migrate"],
+            cwd=REPOSITORY,
+            env={**os.environ, **self._environment},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+
+    def begin(self, *names: str) -> None:
+        """Start these; `wait` says when they are ready."""
+        for name in names:
+            service = name.rstrip("0123456789")
+            command = [sys.executable, "-m", "services", service, "--data", str(self.folder / name)]
+            if service == "worker":
+                command += ["--config", str(self.folder / "project" / "langgraph.json")]
+            if service == "gateway":
+                command += ["--port", self.urls.get(name, "0").rsplit(":", 1)[-1]]
+            with (self.folder / f"{name}.log").open("a") as log:
+                self._running[name] = subprocess.Popen(
+                    command,
+                    cwd=REPOSITORY,
+                    env={**os.environ, **self._environment},
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    text=True,
+                    start_new_session=True,
+                )
+
+    def wait(self, *names: str) -> None:
+        """Return when these are ready."""
+        for name in names:
+            process = self._running[name]
+            assert process.stdout is not None
+            said = process.stdout.readline()
+            assert "is ready" in said, (name, (self.folder / f"{name}.log").read_text()[-3000:])
+            if name.startswith("gateway"):
+                self.urls[name] = said.rsplit(" ", 1)[1].strip()
+
+    def kill(self, name: str) -> None:
+        """SIGKILL of the process and of its graph children."""
+        process = self._running.pop(name)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+
+    def stop(self, name: str) -> int:
+        """SIGTERM; its exit code."""
+        process = self._running.pop(name)
+        process.send_signal(signal.SIGTERM)
+        code = process.wait(30)
+        assert process.stdout is not None
+        process.stdout.close()
+        return code
+
+    def close(self) -> None:
+        """Stop all, the gateways first."""
+        for name in reversed(list(self._running)):
+            self.stop(name)
