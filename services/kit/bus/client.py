@@ -193,12 +193,6 @@ def reason_of(exc: BaseException, login: Login) -> str:
             return "who listens there is no nats-server"
         case TimeoutError():
             return f"no answer within {BRIEF_S:g} s; is that a nats-server, and does nothing stand between?"
-        case BrokenPipeError() | ConnectionResetError():
-            # A server that wants a certificate may be gone before what it says of it is read.
-            return (
-                f"it has ended the connection ({exc.strerror or text}); if it wants a certificate of ours: "
-                "CRONLEDGER_NATS_CERT and CRONLEDGER_NATS_KEY name its files"
-            )
         case OSError():
             return exc.strerror or text
     return text.removeprefix("nats: ").strip("'")
