@@ -1,7 +1,6 @@
 """The client library as we use it: what it is told to connect with, what it would do wrong, why it is refused."""
 
 import asyncio
-import contextlib
 import ssl
 import time
 from typing import Any
@@ -20,7 +19,7 @@ FIRST_CONNECT_S = 10.0
 ROUNDS, ROUND_S = 3, 1.0
 """A server that is on its way back is waited for so often; what will not mend by waiting is said at once."""
 BRIEF_S = 2.0
-CLOSED_S = 0.5
+CLOSED_S = 1.0
 
 
 class Unfit(nats.errors.Error):
@@ -31,9 +30,13 @@ class _Transport(TcpTransport):
     """One that a TLS handshake that failed can't hold: nobody is told of its end, and the library waits for it."""
 
     async def wait_closed(self) -> None:
-        with contextlib.suppress(TimeoutError):
+        try:
             async with asyncio.timeout(CLOSED_S):
                 await super().wait_closed()  # type: ignore[no-untyped-call]
+        except TimeoutError:
+            for writer in (self._io_writer, self._bare_io_writer):
+                if writer is not None:
+                    writer.transport.abort()
 
 
 class BusClient(Client):
@@ -126,7 +129,7 @@ async def probe(endpoint: Endpoint) -> None:
                         await _connect_once(endpoint, server)
                         return
                     except (nats.errors.Error, OSError, TimeoutError, asyncio.IncompleteReadError) as exc:
-                        reasons[server] = reason_of(exc, endpoint.login)
+                        reasons[server] = reason_of(exc, endpoint)
                         waits = waits or _may_pass(exc)
                 if not waits:
                     break
@@ -156,6 +159,8 @@ async def _connect_once(endpoint: Endpoint, server: str) -> None:
             error_cb=fail,
             **options_of(endpoint),
         )
+        if not client.is_connected:
+            raise ConnectionResetError  # the library takes the end of the connection for no answer
     finally:
         client._error_cb = _quiet
         transport = client._transport  # a refused connection is left open by the client
@@ -168,7 +173,7 @@ async def _quiet(_: Exception) -> None:
     return
 
 
-def reason_of(exc: BaseException, login: Login) -> str:
+def reason_of(exc: BaseException, endpoint: Endpoint) -> str:
     """Why a connection failed, for whoever set its address: never with a secret in it."""
     text = str(exc)
     match exc:
@@ -186,13 +191,22 @@ def reason_of(exc: BaseException, login: Login) -> str:
         case Unfit():
             return text
         case nats.errors.AuthorizationError():
-            return _refused(login)
+            return _refused(endpoint.login)
         case nats.errors.Error() if "authorization" in text.lower() or "authentication" in text.lower():
-            return _refused(login)
+            return _refused(endpoint.login)
         case nats.errors.Error() if "expecting INFO" in text or "json parse" in text:
             return "who listens there is no nats-server"
         case TimeoutError():
             return f"no answer within {BRIEF_S:g} s; is that a nats-server, and does nothing stand between?"
+        case ConnectionRefusedError():
+            return "nobody listens there"
+        case ConnectionError():
+            hint = (
+                ""
+                if endpoint.certificates.cert
+                else "; if it wants a certificate, set CRONLEDGER_NATS_CERT and _KEY"
+            )
+            return f"it hung up on us{hint}"
         case OSError():
             return exc.strerror or text
     return text.removeprefix("nats: ").strip("'")
