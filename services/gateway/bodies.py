@@ -13,6 +13,8 @@ from litestar.typing import FieldDefinition
 from domain.errors import InvalidField
 
 T = TypeVar("T")
+NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
+"""As JSON has it: behind a backslash that stands for itself it is only text."""
 
 
 class JsonBody(AbstractDTO[T]):
@@ -53,7 +55,9 @@ class GatewayRequest(Request[Any, Any, Any]):
 
 
 def decoded(decoder: "msgspec.json.Decoder[T]", data: bytes) -> T:
-    """The struct of the JSON. Raises InvalidField."""
+    """The struct of the JSON, with U+FFFD in place of each NUL, which PostgreSQL keeps in no text. Raises InvalidField."""
+    if b"\\u0000" in data:
+        data = NUL.sub(rb"\1\\ufffd", data)
     try:
         return decoder.decode(data)
     except msgspec.ValidationError as exc:

@@ -197,6 +197,7 @@ NAMED: dict[str, tuple[dict[str, str], dict[str, Sequence[Any]]]] = {
             "crons_of_thread": (thread_id(10).bytes,),
             "crons_of_assistant": (UUID(int=1).bytes,),
             "crons_of_user": ("anonymous", 50),
+            "default_assistants": (),
             "assistants_behind": (-(1 << 62), b"", 50),
             "default_assistants": (),
         },
@@ -378,6 +379,7 @@ def test_positions(both: Both) -> None:
 # --- plans of PostgreSQL ------------------------------------------------------------------------------
 
 WALKED = {
+    "default_assistants",
     "happened_until",
     "active_runs",
     "graphs",
