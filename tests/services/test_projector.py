@@ -4,10 +4,11 @@ import asyncio
 import sqlite3
 import threading
 from collections.abc import AsyncIterator, Callable
-from contextlib import closing
+from contextlib import asynccontextmanager, closing
 from datetime import UTC, datetime
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from contracts.codec import EventCodec
@@ -17,9 +18,13 @@ from projections.rows import Row, Rows, Table
 from services.kit.eventlog.sqlite import SqliteLog
 from services.kit.ids import uuid7
 from services.kit.lifecycle import health
+from services.kit.postgres import migrate
+from services.kit.views import Views
+from services.kit.views.postgres import SCHEMA, PostgresViews
 from services.kit.views.sqlite import SqliteViews
 from services.projector.projector import Projector, RebuildBusy
 from services.projector.replay import verify
+from tests.postgres import Postgres
 
 META = Meta(at=datetime(2026, 11, 24, tzinfo=UTC), actor="test")
 
@@ -41,12 +46,13 @@ class Counted:
 
 
 class Bench:
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, url: str = "") -> None:
         self.folder, self.path = folder, folder / "views.db"
+        self.place: Path | str = url or self.path
         self.log = SqliteLog(folder / "ledger.db", EventCodec())
         self.models = [Counted(), Counted("other")]
-        self.views = SqliteViews(self.path)
-        self.projector = Projector(self.log, self.path, self.models)
+        self.views: Views = PostgresViews(url) if url else SqliteViews(self.path)
+        self.projector = Projector(self.log, self.place, self.models)
 
     async def append(self, count: int = 1) -> int:
         txs = [
@@ -68,7 +74,23 @@ class Bench:
 
 @pytest.fixture
 async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
-    made = Bench(tmp_path)
+    async with started(Bench(tmp_path)) as made:
+        yield made
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+async def either(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Bench]:
+    """A bench on each database."""
+    url = ""
+    if request.param == "postgres":
+        url = request.getfixturevalue("postgres_url")
+        migrate(url, [SCHEMA], lambda _: None)
+    async with started(Bench(tmp_path, url)) as made:
+        yield made
+
+
+@asynccontextmanager
+async def started(made: Bench) -> AsyncIterator[Bench]:
     await made.log.start()
     await made.projector.start()
     yield made
@@ -97,28 +119,28 @@ async def until(true: Callable[[], bool]) -> None:
     "error",
     [KeyError("x"), AssertionError(), sqlite3.OperationalError("database is locked"), ValueError("topic")],
 )
-async def test_projection_that_raises_once_is_asked_again(bench: Bench, error: Exception) -> None:
-    bench.models[0].before = failing_at(2, error, times=1)
-    assert await bench.projector.reached(await bench.append(3), 20)
-    assert (bench.count(), bench.count("other")) == (3, 3)
-    await until(lambda: not any(health([bench.projector]).values()))
+async def test_projection_that_raises_once_is_asked_again(either: Bench, error: Exception) -> None:
+    either.models[0].before = failing_at(2, error, times=1)
+    assert await either.projector.reached(await either.append(3), 20)
+    assert (either.count(), either.count("other")) == (3, 3)
+    await until(lambda: not any(health([either.projector]).values()))
 
 
-async def test_projection_that_raises_for_ever_is_told_and_all_before_it_is_shown(bench: Bench) -> None:
-    bench.models[0].before = failing_at(4, KeyError("x"))
-    assert await bench.append(6) == 6
-    assert await bench.projector.reached(3, 20)
-    await until(lambda: bool(bench.projector.failing))
-    assert bench.projector.started
-    told = health([bench.projector])
+async def test_projection_that_raises_for_ever_is_told_and_all_before_it_is_shown(either: Bench) -> None:
+    either.models[0].before = failing_at(4, KeyError("x"))
+    assert await either.append(6) == 6
+    assert await either.projector.reached(3, 20)
+    await until(lambda: bool(either.projector.failing))
+    assert either.projector.started
+    told = health([either.projector])
     assert told == {
         "projector": "nothing is shown after position 3",
         "projector.thread": "KeyError: 'x'",
     }
-    assert not await bench.projector.reached(4, 0.05)
-    bench.models[0].before = lambda _: None  # mended
-    assert await bench.projector.reached(6, 20)
-    await until(lambda: not any(health([bench.projector]).values()))
+    assert not await either.projector.reached(4, 0.05)
+    either.models[0].before = lambda _: None  # mended
+    assert await either.projector.reached(6, 20)
+    await until(lambda: not any(health([either.projector]).values()))
 
 
 async def test_projection_that_hangs_is_told(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,37 +159,37 @@ async def test_projection_that_hangs_is_told(bench: Bench, monkeypatch: pytest.M
 
 
 async def test_rebuild_beside_goes_on_while_the_log_grows(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    either: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("services.projector.projector.BESIDE", 50)
-    await bench.projector.reached(await bench.append(1000), 20)
-    begun = bench.projector.rebuild(["counted"])
+    await either.projector.reached(await either.append(1000), 20)
+    begun = either.projector.rebuild(["counted"])
     assert (begun.names, begun.head, begun.ended) == (("counted",), 1000, False)
-    assert bench.projector.rebuild(["counted"]).number == begun.number  # asked twice is asked once
+    assert either.projector.rebuild(["counted"]).number == begun.number  # asked twice is asked once
     with pytest.raises(RebuildBusy):
-        bench.projector.rebuild(["other"])
+        either.projector.rebuild(["other"])
     fewest, last = 1000, 1000
-    while not bench.projector.rebuilding.ended:
-        last = await bench.append()
-        fewest = min(fewest, bench.count())
-        assert await bench.projector.reached(last, 20)
-        assert bench.count() >= last
-    told = bench.projector.rebuilding
+    while not either.projector.rebuilding.ended:
+        last = await either.append()
+        fewest = min(fewest, either.count())
+        assert await either.projector.reached(last, 20)
+        assert either.count() >= last
+    told = either.projector.rebuilding
     assert (told.failed, fewest) == ("", 1000)
     assert told.position >= 1000
-    assert bench.count() == last
+    assert either.count() == last
 
 
-async def test_rebuild_that_fails_is_told_and_the_live_ones_stay(bench: Bench) -> None:
-    await bench.projector.reached(await bench.append(10), 20)
-    bench.models[1].before = failing_at(5, KeyError("x"))
-    bench.projector.rebuild()
-    await until(lambda: bench.projector.rebuilding.ended)
-    assert bench.projector.rebuilding.failed == "KeyError: 'x'"
-    assert await bench.projector.reached(await bench.append(), 20)
-    assert bench.count("other") == 11
+async def test_rebuild_that_fails_is_told_and_the_live_ones_stay(either: Bench) -> None:
+    await either.projector.reached(await either.append(10), 20)
+    either.models[1].before = failing_at(5, KeyError("x"))
+    either.projector.rebuild()
+    await until(lambda: either.projector.rebuilding.ended)
+    assert either.projector.rebuilding.failed == "KeyError: 'x'"
+    assert await either.projector.reached(await either.append(), 20)
+    assert either.count("other") == 11
     with pytest.raises(ValueError, match="unknown read models: nosuch"):
-        bench.projector.rebuild(["nosuch"])
+        either.projector.rebuild(["nosuch"])
 
 
 class Chained(Counted):
@@ -252,6 +274,37 @@ async def test_read_models_of_a_restored_older_ledger_are_made_anew(tmp_path: Pa
         assert [row["stream"] for row in rows] == [e.stream_id.hex for e in bench.log.read(0, 100)]
         bench.views.close()
         await bench.log.stop()
+
+
+async def test_server_that_is_away_is_told_and_followed_again(tmp_path: Path) -> None:
+    server = Postgres().start()
+    migrate(server.url, [SCHEMA], lambda _: None)
+    async with started(Bench(tmp_path, server.url)) as bench:
+        assert await bench.projector.reached(await bench.append(3), 20)
+        server.stop()
+        last = await bench.append(2)
+        await until(lambda: "nothing is shown after position 3" in bench.projector.failing)
+        with pytest.raises(psycopg.OperationalError):
+            bench.count()
+        server.start()
+        assert await bench.projector.reached(last, 20)
+        assert bench.count() == bench.count("other") == 5
+        await until(lambda: not any(health([bench.projector]).values()))
+    server.close()
+
+
+async def test_two_projectors_follow_one_database(tmp_path: Path, postgres_url: str) -> None:
+    """Each batch is projected once, whoever was first, and both tell how far it is."""
+    migrate(postgres_url, [SCHEMA], lambda _: None)
+    async with started(Bench(tmp_path, postgres_url)) as bench:
+        second = Projector(bench.log, postgres_url, bench.models)
+        await second.start()
+        for _ in range(20):
+            last = await bench.append(10)
+        assert await bench.projector.reached(last, 20)
+        assert await second.reached(last, 20)
+        assert bench.count() == bench.count("other") == last
+        await second.stop()
 
 
 async def test_real_read_models_survive_a_rebuild_row_by_row(tmp_path: Path) -> None:

@@ -25,21 +25,33 @@ from contracts.ledger import Append, Meta, Payload, Transaction
 from services.gateway.app import build_app
 from services.kit.eventlog.sqlite import SqliteLog
 from services.kit.ids import uuid7
+from services.kit.postgres import migrate
 from services.kit.settings import Settings
+from services.kit.views import Views
+from services.kit.views.postgres import SCHEMA, PostgresViews
 from services.kit.views.sqlite import SqliteViews
 from services.projector.projector import Projector
 from tests.populated import ASSISTANT, GRAPH, populate, run_id, thread_id
+from tests.postgres import Postgres
 from tests.services.gateways import gateway_parts
 
 THREADS, CRONS = 1300, 40
 META = Meta(at=datetime(2026, 6, 1, tzinfo=UTC), actor="test")
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def populated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=["sqlite", "postgres"])
+async def populated(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Path | str]:
+    """A folder with the ledger, and where its read models are."""
     folder = tmp_path_factory.mktemp("search")
     await populate(folder, THREADS, CRONS, active=3)
-    return folder
+    if request.param == "sqlite":
+        return folder, folder / "views.db"
+    server: Postgres = request.getfixturevalue("postgres")
+    url = server.url_of(server.database())
+    migrate(url, [SCHEMA], lambda _: None)
+    return folder, url
 
 
 class Server:
@@ -69,18 +81,20 @@ class Server:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def server(populated: Path) -> AsyncIterator[Server]:
-    log = SqliteLog(populated / "ledger.db", EventCodec())
+async def server(populated: tuple[Path, Path | str]) -> AsyncIterator[Server]:
+    folder, place = populated
+    log = SqliteLog(folder / "ledger.db", EventCodec())
     await log.start()
-    projector = Projector(log, populated / "views.db")
+    projector = Projector(log, place)
     await projector.start()
-    views = SqliteViews(populated / "views.db")
+    assert await projector.reached(log.head(), 60)
+    views: Views = SqliteViews(place) if isinstance(place, Path) else PostgresViews(place)
     parts = gateway_parts(
         log, views, projector, settings=Settings(max_body_mb=1, max_answer_mb=1), graphs=(GRAPH,)
     )
     app: Any = build_app(parts)
     async with httpx.AsyncClient(transport=ASGITransport(app), base_url="http://test", timeout=60) as http:
-        yield Server(populated, log, http, projector)
+        yield Server(folder, log, http, projector)
     views.close()
     await projector.stop()
     await log.stop()

@@ -132,7 +132,7 @@ class Filter:
 
     def one_of(self, ids: Sequence[bytes]) -> None:
         """The key is one of these."""
-        clause = f'"{self.kind.key}" IN ({",".join("?" * len(ids))})'
+        clause = f'"{self.kind.key}" IN ({",".join("?" * len(ids)) or "NULL"})'  # of none: nothing is equal to NULL
         self.tests.append(Condition(clause, tuple(ids)))
         self.drivers.append(Driver(clause, tuple(ids)))
 
