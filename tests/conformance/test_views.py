@@ -197,7 +197,6 @@ NAMED: dict[str, tuple[dict[str, str], dict[str, Sequence[Any]]]] = {
             "crons_of_thread": (thread_id(10).bytes,),
             "crons_of_assistant": (UUID(int=1).bytes,),
             "crons_of_user": ("anonymous", 50),
-            "default_assistants": (),
             "assistants_behind": (-(1 << 62), b"", 50),
             "default_assistants": (),
         },
