@@ -16,9 +16,12 @@ from domain.lane import lane_id_of
 from projections import runs
 from services.kit.eventlog.sqlite import SqliteLog
 from services.kit.ids import uuid7
+from services.kit.postgres import migrate
+from services.kit.views.postgres import SCHEMA
 from services.projector.catalog import ALL
 from services.projector.projector import batches
 from services.projector.store import ViewStore
+from tests.postgres import Postgres
 
 pytestmark = pytest.mark.bench
 Say = Callable[[str, str, str], None]
@@ -64,7 +67,7 @@ async def test_append(tmp_path: Path, say: Say, writers: int) -> None:
     say(f"append, {writers} writers, {quantiles}", f"{rate:,.0f}/s (plain x{rate / raw:.1f})", bar)
 
 
-async def test_rebuild(tmp_path: Path, say: Say) -> None:
+async def test_rebuild(tmp_path: Path, postgres: Postgres, say: Say) -> None:
     log = SqliteLog(tmp_path / "ledger.db", EventCodec())
     await log.start()
     kwargs, _ = pack({"input": {"x": 1}, "config": {}})
@@ -83,14 +86,19 @@ async def test_rebuild(tmp_path: Path, say: Say) -> None:
     for start in range(0, len(txs), 500):
         await log.append_many(txs[start : start + 500])
     head = log.head()
-    for name, chosen in (("runs", [runs]), ("all six read models", list(ALL))):
-        store = ViewStore(tmp_path / f"{name}.db", chosen)
-        store.prepare(head)
-        began, position = time.perf_counter(), 0
-        for events in batches(log, 0):
-            store.apply([p.NAME for p in chosen], events, position)
-            position = events[-1].position
-        rate = head / (time.perf_counter() - began)
-        store.close()
-        say(f"rebuild of {name}, {head:,} events", f"{rate:,.0f} events/s", "40,000")
+    for database, bar in (("sqlite", "40,000"), ("postgres", "25,000")):
+        for name, chosen in (("runs", [runs]), (f"all {len(ALL)} read models", list(ALL))):
+            place: Path | str = tmp_path / f"{name}.db"
+            if database == "postgres":
+                place = postgres.url_of(postgres.database())
+                migrate(place, [SCHEMA], lambda _: None)
+            store = ViewStore(place, chosen)
+            store.prepare(head)
+            began, position = time.perf_counter(), 0
+            for events in batches(log, 0):
+                store.apply([p.NAME for p in chosen], events, position)
+                position = events[-1].position
+            rate = head / (time.perf_counter() - began)
+            store.close()
+            say(f"{database}: rebuild of {name}, {head:,} events", f"{rate:,.0f} events/s", bar)
     await log.stop()

@@ -22,10 +22,14 @@ from httpx import ASGITransport
 from contracts.codec import EventCodec
 from services.gateway.app import build_app
 from services.kit.eventlog.sqlite import SqliteLog
+from services.kit.postgres import migrate
+from services.kit.views import Views
+from services.kit.views.postgres import SCHEMA, PostgresViews
 from services.kit.views.sqlite import SqliteViews
 from services.projector.projector import Projector
 from tests.bench.test_server import cpu_s
 from tests.populated import ASSISTANT, GRAPH, cron_id, populate, thread_id
+from tests.postgres import Postgres
 from tests.services.gateways import gateway_parts
 
 pytestmark = [pytest.mark.bench, pytest.mark.asyncio(loop_scope="module")]
@@ -95,14 +99,28 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return kept
 
 
+@pytest.fixture(scope="module", params=["sqlite", "postgres"])
+def database(request: pytest.FixtureRequest) -> str:
+    """Where the read models are."""
+    return str(request.param)
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def http(folder: Path) -> AsyncIterator[httpx.AsyncClient]:
+async def http(
+    folder: Path, database: str, request: pytest.FixtureRequest
+) -> AsyncIterator[httpx.AsyncClient]:
     """A gateway over the folder, in this process: what is measured is the request, not the socket."""
     log = SqliteLog(folder / "ledger.db", EventCodec())
     await log.start()
-    projector = Projector(log, folder / "views.db")
+    place: Path | str = folder / "views.db"
+    if database == "postgres":
+        server: Postgres = request.getfixturevalue("postgres")
+        place = server.url_of(server.database())
+        migrate(place, [SCHEMA], lambda _: None)
+    projector = Projector(log, place)
     await projector.start()
-    views = SqliteViews(folder / "views.db")
+    assert await projector.reached(log.head(), 600)
+    views: Views = SqliteViews(place) if isinstance(place, Path) else PostgresViews(place)
     parts = gateway_parts(log, views, projector, graphs=(GRAPH,))
     app: Any = build_app(parts)
     async with httpx.AsyncClient(transport=ASGITransport(app), base_url="http://t", timeout=60) as client:
@@ -123,34 +141,35 @@ async def p50_ms(ask: Callable[[int], Any], times: int = TIMES) -> float:
 
 
 @pytest.mark.parametrize("what", QUESTIONS)
-async def test_search(http: httpx.AsyncClient, say: Say, what: str) -> None:
+async def test_search(http: httpx.AsyncClient, say: Say, database: str, what: str) -> None:
     path, body, bar = QUESTIONS[what]
     times = 5 if bar == FREE else TIMES
-    say(what, f"{await p50_ms(lambda _: http.post(path, json=body), times):.1f} ms", bar)
+    say(f"{database}: {what}", f"{await p50_ms(lambda _: http.post(path, json=body), times):.1f} ms", bar)
 
 
 @pytest.mark.parametrize("what", LEDGER)
-async def test_ledger(http: httpx.AsyncClient, say: Say, what: str) -> None:
-    say(what, f"{await p50_ms(lambda _: http.get('/ledger', params=LEDGER[what])):.1f} ms", BAR)
+async def test_ledger(http: httpx.AsyncClient, say: Say, database: str, what: str) -> None:
+    took = await p50_ms(lambda _: http.get("/ledger", params=LEDGER[what]))
+    say(f"{database}: {what}", f"{took:.1f} ms", BAR)
 
 
-async def test_deletes(http: httpx.AsyncClient, say: Say) -> None:
+async def test_deletes(http: httpx.AsyncClient, say: Say, database: str) -> None:
     """Each with its commit and the wait until the read models show it."""
 
     async def assistant(n: int) -> Any:
         made = (await http.post("/assistants", json={"graph_id": GRAPH, "name": f"mine {n}"})).json()
         return made["assistant_id"]
 
-    many = TIMES
+    many, first = TIMES, TIMES * (database == "postgres")  # the ledger is one: others each time
     mine = [await assistant(n) for n in range(many)]
     created = await p50_ms(lambda n: http.post("/assistants", json={"graph_id": GRAPH}), many)
-    say("create an assistant, for comparison", f"{created:.1f} ms", "-")
+    say(f"{database}: create an assistant, for comparison", f"{created:.1f} ms", "-")
     for what, ask in {
-        "delete a thread": lambda n: http.delete(f"/threads/{thread_id(THREADS // 2 + n)}"),
-        "delete a cron": lambda n: http.delete(f"/runs/crons/{cron_id(CRONS // 2 + n)}"),
+        "delete a thread": lambda n: http.delete(f"/threads/{thread_id(THREADS // 2 + first + n)}"),
+        "delete a cron": lambda n: http.delete(f"/runs/crons/{cron_id(CRONS // 2 + first + n)}"),
         "delete an assistant": lambda n: http.delete(f"/assistants/{mine[n]}"),
     }.items():
-        say(what, f"{await p50_ms(ask, many):.1f} ms", BAR)
+        say(f"{database}: {what}", f"{await p50_ms(ask, many):.1f} ms", BAR)
     left = await http.post("/threads/count", json={"metadata": {"assistant_id": str(ASSISTANT)}})
     assert left.json() > 0
 
