@@ -3,15 +3,12 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 from contracts.codec import EventCodec
 from contracts.subjects import STREAMS
-from services.kit.bus import NatsServer
-from services.kit.bus.embedded import EmbeddedNats
-from services.kit.bus.external import external
+from services.kit.bus.external import endpoint_of, server_of
 from services.kit.bus.nats import NatsBus
 from services.kit.bus.streams import Streams
 from services.kit.clock import Clock, SystemClock
@@ -82,8 +79,8 @@ def beside(settings: Settings, service: str) -> Ground:
             "the read models of a data folder are made by `cronledger up`; set CRONLEDGER_DATABASE_URL"
         )
     folder = Path(settings.data)
-    owner, views = Beside(folder, f"cronledger-{service}"), SqliteViews(folder / "views.db")
-    return _ground(settings, owner.log, views, owner.bus, (owner,))
+    owner = Beside(folder, f"cronledger-{service}", endpoint_of(settings, folder / "nats"))
+    return _ground(settings, owner.log, SqliteViews(folder / "views.db"), owner.bus, (owner,))
 
 
 def shared(settings: Settings, service: str) -> Ground:
@@ -98,14 +95,12 @@ def shared(settings: Settings, service: str) -> Ground:
     from services.schemas import SCHEMAS
 
     url, bundled = settings.database_url, tuple[Part, ...]()
-    server: NatsServer | None = external(settings)
-    if server is None:
+    server = server_of(settings, Path(settings.data) / "nats")
+    if not settings.nats_url:
         if service != "up":
             raise NoGround(f"`cronledger {service}` needs CRONLEDGER_NATS_URL beside CRONLEDGER_DATABASE_URL")
-        folder = DataFolder(Path(settings.data))
-        server, bundled = EmbeddedNats(folder.path / "nats"), (folder,)
-    endpoint_of = partial(getattr, server, "endpoint")
-    bus = NatsBus(endpoint_of, f"cronledger-{service}")
+        bundled = (DataFolder(Path(settings.data)),)
+    bus = NatsBus(lambda: server.endpoint, f"cronledger-{service}")
     log = PostgresLog(url, EventCodec())
     schemas = Step("schemas", lambda: asyncio.to_thread(check, url, SCHEMAS))
     streams = Streams(bus, STREAMS, server.replicas)

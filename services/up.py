@@ -10,7 +10,7 @@ from domain import assistant as assistants
 from domain.assistant import Assistant, RetireGraph, default_assistant_id
 from domain.changes import Changes
 from services.ground import Ground
-from services.kit.bus.embedded import EmbeddedNats
+from services.kit.bus.external import server_of
 from services.kit.bus.nats import NatsBus
 from services.kit.bus.streams import Streams
 from services.kit.bus.work import void_deliveries
@@ -47,7 +47,7 @@ class Embedded(Whole):
         super().__init__("cronledger")
         self._project, self._folder = project, DataFolder(Path(settings.data))
         path = self._folder.path
-        self._nats = EmbeddedNats(path / "nats")
+        self._nats = server_of(settings, path / "nats")
         bus = NatsBus(lambda: self._nats.endpoint, "cronledger")
         self._ledger, self._views = (
             SqliteLog(path / "ledger.db", EventCodec()),
@@ -86,7 +86,7 @@ class Embedded(Whole):
         return [
             self._nats,
             bus,
-            Streams(bus, STREAMS),
+            Streams(bus, STREAMS, self._nats.replicas),
             self._ledger,
             # The folder is ours alone, so whoever held a lease here is dead.
             *(Step(f"log.leases.{name}", partial(void_leases, self._ledger, name)) for name in LEASES),

@@ -157,6 +157,7 @@ class Server:
         return subprocess.run(
             [sys.executable, "-m", "services", *arguments, "--data", str(self.data)],
             cwd=REPOSITORY,
+            env={**os.environ, **self.environment},
             capture_output=True,
             text=True,
             timeout=120,

@@ -14,9 +14,11 @@ import msgspec
 from contracts.rebuild import RebuildAsked, RebuildTold
 from contracts.subjects import rebuild_subject
 from services.commandline.folder import CommandFailed, Folder, instant, out
-from services.kit.bus.embedded import NatsStartFailed, runtime_endpoint
+from services.kit.bus.embedded import NatsStartFailed
+from services.kit.bus.external import endpoint_of
 from services.kit.bus.nats import NatsBus
 from services.kit.folder import DataFolder
+from services.kit.settings import Settings
 from services.projector.replay import as_of, rebuild, verify
 
 ASK_S = 10.0
@@ -88,7 +90,7 @@ def _alone(folder: Folder, names: tuple[str, ...]) -> int:
 
 
 async def _asked(path: Path, names: tuple[str, ...]) -> int:
-    bus = NatsBus(lambda: runtime_endpoint(path / "nats"), "cronledger-replay")
+    bus = NatsBus(endpoint_of(Settings.read(), path / "nats"), "cronledger-replay")
     try:
         await bus.start()
         told, tell = await _ask(bus, RebuildAsked(names=names)), _teller()

@@ -383,7 +383,6 @@ WALKED = {
     "happened_until",
     "active_runs",
     "graphs",
-    "default_assistants",
     "crons",
     "lanes",
     "temporary",

@@ -5,12 +5,14 @@ import importlib.util
 import re
 import ssl
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from services.kit.bus import Certificates, Endpoint, Login, NoResponders
+from services.kit.bus import Certificates, Endpoint, Login, NatsServer, NoResponders
 from services.kit.bus.client import context_of
+from services.kit.bus.embedded import EmbeddedNats, runtime_endpoint
 from services.kit.bus.nats import NatsBus
 from services.kit.lifecycle import Part
 from services.kit.mendable import Mendable
@@ -100,6 +102,17 @@ def external(settings: Settings) -> ExternalNats | None:
         prefix=checked_prefix(settings.nats_prefix),
     )
     return ExternalNats(endpoint, settings.nats_replicas)
+
+
+def server_of(settings: Settings, folder: Path) -> NatsServer:
+    """The part that has the bus: that of the settings, else the bundled one in the folder. Raises NatsSettingsError."""
+    return external(settings) or EmbeddedNats(folder)
+
+
+def endpoint_of(settings: Settings, folder: Path) -> Callable[[], Endpoint]:
+    """Where the bus is, for a process beside the one that has it in the folder. Raises NatsSettingsError."""
+    outside = external(settings)
+    return partial(runtime_endpoint, folder) if outside is None else lambda: outside.endpoint
 
 
 def checked_prefix(text: str) -> str:
