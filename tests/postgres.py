@@ -112,10 +112,6 @@ class Postgres:
             connection.execute(f"CREATE DATABASE {name}".encode())
         return name
 
-    def url_of(self, database: str) -> str:
-        """The address of one of its databases, over the socket."""
-        return f"postgresql://postgres@/{database}?host={self.root}&port={self.port}"
-
     def _is_ready(self) -> bool:
         try:
             lines = (self.root / "data" / "postmaster.pid").read_text().splitlines()

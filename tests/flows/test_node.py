@@ -74,9 +74,11 @@ def work(packages: Path, tmp_path: Path) -> Path:
         pytest.param("former-sdk", "[rst][uth]*", id="former", marks=pytest.mark.long),
     ],
 )
-def test_the_npm_client(node: str, work: Path, make_server: Callable[..., Any], sdk: str, tests: str) -> None:
+def test_the_npm_client(
+    node: str, work: Path, make_server: Callable[..., Any], database: dict[str, str], sdk: str, tests: str
+) -> None:
     """The client of today, and the one of a greater number that was withdrawn; of its tests, runs, streams, threads."""
-    server = make_server("node", CRONLEDGER_CANCEL_GRACE_S="0.5")
+    server = make_server("node", CRONLEDGER_CANCEL_GRACE_S="0.5", **database)
     # One process for all of them: each that `node --test` starts would load the client for seconds.
     files = sorted(path.name for path in work.glob(f"{tests}.test.mjs"))
     (work / "all.mjs").write_text("".join(f'import "./{name}";\n' for name in files))

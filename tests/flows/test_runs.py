@@ -18,8 +18,8 @@ STRATEGIES = ("enqueue", "interrupt", "rollback", "reject")
 
 
 @pytest.fixture(scope="module")
-def server(make_shared_server: Callable[..., Any]) -> Any:
-    return make_shared_server()
+def server(make_shared_server: Callable[..., Any], database: dict[str, str]) -> Any:
+    return make_shared_server(**database)
 
 
 @pytest.fixture

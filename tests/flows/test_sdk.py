@@ -59,8 +59,8 @@ def instant(text: str) -> datetime:
 
 
 @pytest.fixture(scope="module")
-def server(make_shared_server: Callable[..., Any]) -> Any:
-    return make_shared_server(CRONLEDGER_CRONS_PER_USER="0")
+def server(make_shared_server: Callable[..., Any], database: dict[str, str]) -> Any:
+    return make_shared_server(CRONLEDGER_CRONS_PER_USER="0", **database)
 
 
 @pytest.fixture(scope="module")
