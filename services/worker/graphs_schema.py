@@ -79,7 +79,7 @@ class GraphsDatabase(msgspec.Struct, frozen=True):
         """
         postgres.check(self.url, [GRAPHS])
         with self._alone() as connection:
-            if index:
+            if index and _has_dims(index):
                 _make_vectors(connection, index)
                 self._let_in(connection)
             return self._address(connection)
@@ -169,6 +169,12 @@ def _own_role(connection: Connection) -> str:
 # --- the index ------------------------------------------------------------------------------------------
 
 
+def _has_dims(index: dict[str, Any]) -> bool:
+    """False for what the child refuses, by the name of the setting."""
+    dims = index.get("dims")
+    return isinstance(dims, int) and not isinstance(dims, bool) and dims > 0
+
+
 def _make_vectors(connection: Connection, index: dict[str, Any]) -> None:
     """The tables of the vector index. Raises DatabaseProblem."""
     from langgraph.store.postgres.base import VECTOR_MIGRATIONS as VECTORS
@@ -183,7 +189,7 @@ def _make_vectors(connection: Connection, index: dict[str, Any]) -> None:
             "store.index needs the extension pgvector, which can't be made here: let an administrator run"
             f" `CREATE EXTENSION vector` in this database ({str(exc).splitlines()[0]})"
         ) from exc
-    except (ValueError, TypeError, KeyError) as exc:
+    except (ValueError, TypeError, KeyError, psycopg.DataError) as exc:
         raise DatabaseProblem(f"store.index: {exc}") from exc
     row = connection.execute(
         "SELECT atttypmod FROM pg_attribute WHERE attrelid = 'store_vectors'::regclass AND attname = 'embedding'"

@@ -19,9 +19,9 @@ from services.worker.children import ChildPool
 class Bench:
     """A project of the graphs in a source text, and the pools of children that a test made."""
 
-    def __init__(self, folder: Path, source: str, graphs: list[str]) -> None:
+    def __init__(self, folder: Path, source: str, graphs: list[str], settings: Settings) -> None:
         self.folder, self.graphs = folder, graphs
-        self.settings = Settings()
+        self.settings = settings
         self.trail, self.go = folder / "trail", folder / "go"
         self.pools: list[ChildPool] = []
         self.events: list[Emitted] = []
@@ -92,9 +92,11 @@ def values(ended: RunEnded) -> Any:
 
 
 @asynccontextmanager
-async def bench_of(folder: Path, source: str, graphs: list[str]) -> AsyncIterator[Bench]:
+async def bench_of(
+    folder: Path, source: str, graphs: list[str], settings: Settings | None = None
+) -> AsyncIterator[Bench]:
     """A bench whose children are stopped at the end."""
-    bench = Bench(folder, source, graphs)
+    bench = Bench(folder, source, graphs, settings or Settings())
     try:
         yield bench
     finally:

@@ -1,7 +1,6 @@
 """A run rolled back leaves its thread as if it had never been; so does a second attempt that starts again."""
 
 import asyncio
-import sqlite3
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -12,6 +11,7 @@ from contracts.queries import Forget, Rollback, State
 from services.worker.children import ChildPool
 from services.worker.graph_child import ChildDied
 from tests.services.graph_children import Bench, ask, bench_of, values
+from tests.services.graphs_places import DATABASES, Place, place_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 GRAPHS = """
@@ -73,17 +73,22 @@ GRAPHS = """
 NAMES = ["waiting", "asking", "quick", "outer", "kept"]
 
 
+@pytest.fixture(scope="module", params=DATABASES)
+def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Place:
+    return place_of(request.param, tmp_path_factory.mktemp("project"), request.getfixturevalue)
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[Bench, ChildPool]]:
-    async with bench_of(tmp_path_factory.mktemp("project"), GRAPHS, NAMES) as bench:
+async def shared(place: Place) -> AsyncIterator[tuple[Bench, ChildPool]]:
+    async with bench_of(place.folder, GRAPHS, NAMES, place.settings) as bench:
         yield bench, await bench.pool()
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def bench(shared: tuple[Bench, ChildPool]) -> AsyncIterator[Bench]:
+async def bench(shared: tuple[Bench, ChildPool], place: Place) -> AsyncIterator[Bench]:
     """The bench of all tests here, each of which begins without checkpoints; a child that one kills is replaced."""
     bench, pool = shared
-    assert (rows(bench), aside(bench)) == (([], []), set())
+    assert (rows(place), aside(place)) == (nothing(place), set())
     yield bench
     await ask(pool, Forget(thread_id="t", token=1 << 40))
     bench.go.unlink(missing_ok=True)
@@ -94,22 +99,22 @@ def pool(shared: tuple[Bench, ChildPool], bench: Bench) -> ChildPool:
     return shared[1]
 
 
-def rows(bench: Bench) -> tuple[list[Any], list[Any]]:
-    """All checkpoints and all writes, as they are stored."""
-    with sqlite3.connect(bench.folder / "checkpoints.db") as database:
-        checkpoints = database.execute("SELECT * FROM checkpoints ORDER BY 1, 2, 3").fetchall()
-        writes = database.execute("SELECT * FROM writes ORDER BY 1, 2, 3, 4, 5").fetchall()
-    database.close()
-    return checkpoints, writes
+def rows(place: Place) -> tuple[list[Any], ...]:
+    """All checkpoints, all writes and what else there is of them, as they are stored."""
+    others = [place.rows("SELECT * FROM checkpoint_blobs ORDER BY 1, 2, 3, 4")] if place.url else []
+    checkpoints = place.rows("SELECT * FROM checkpoints ORDER BY 1, 2, 3")
+    return checkpoints, place.rows("SELECT * FROM writes ORDER BY 1, 2, 3, 4, 5"), *others
 
 
-def aside(bench: Bench) -> set[str]:
+def nothing(place: Place) -> tuple[list[Any], ...]:
+    """Where no thread is."""
+    return ([], [], []) if place.url else ([], [])
+
+
+def aside(place: Place) -> set[str]:
     """The runs for which rows are kept aside."""
-    with sqlite3.connect(bench.folder / "checkpoints.db") as database:
-        tables = ("cronledger_touched", "cronledger_kept")
-        runs = [database.execute(f"SELECT run_id FROM {table}").fetchall() for table in tables]
-    database.close()
-    return {run_id for found in runs for (run_id,) in found}
+    tables = ("cronledger_touched", "cronledger_kept")
+    return {run_id for table in tables for (run_id,) in place.rows(f"SELECT run_id FROM {table}")}
 
 
 async def cancelled_midway(bench: Bench, pool: ChildPool, graph: str, **fields: Any) -> None:
@@ -135,32 +140,32 @@ async def resumed(bench: Bench, pool: ChildPool, graph: str, answer: Any, **fiel
     )
 
 
-async def test_a_first_run_leaves_nothing(bench: Bench, pool: ChildPool) -> None:
+async def test_a_first_run_leaves_nothing(bench: Bench, pool: ChildPool, place: Place) -> None:
     await cancelled_midway(bench, pool, "waiting", run_id="r")
-    assert rows(bench)[0]
+    assert rows(place)[0]
     await rolled_back(pool, "r")
-    assert rows(bench) == ([], [])
+    assert rows(place) == nothing(place)
 
 
-async def test_a_later_run_leaves_what_was_before(bench: Bench, pool: ChildPool) -> None:
+async def test_a_later_run_leaves_what_was_before(bench: Bench, pool: ChildPool, place: Place) -> None:
     await bench.run(pool, "quick", thread_id="t", run_id="before")
-    before = rows(bench)
+    before = rows(place)
     await cancelled_midway(bench, pool, "waiting", run_id="r", config={"metadata": {"run_id": "before"}})
     await rolled_back(pool, "r")
-    assert rows(bench) == before
+    assert rows(place) == before
     ended = await bench.run(pool, "quick", thread_id="t", run_id="after")
     assert values(ended)["trail"] == ["a", "b", "a", "b"]
 
 
-async def test_an_answered_interrupt_waits_again(bench: Bench, pool: ChildPool) -> None:
+async def test_an_answered_interrupt_waits_again(bench: Bench, pool: ChildPool, place: Place) -> None:
     await bench.run(pool, "asking", thread_id="t", run_id="ask")
-    before, state = rows(bench), await ask(pool, State(graph_id="asking", thread_id="t"))
+    before, state = rows(place), await ask(pool, State(graph_id="asking", thread_id="t"))
     await cancelled_midway(bench, pool, "asking", run_id="r", command={"resume": "lost"})
-    assert rows(bench) != before
+    assert rows(place) != before
     await rolled_back(pool, "r")
-    assert rows(bench) == before
+    assert rows(place) == before
     assert await ask(pool, State(graph_id="asking", thread_id="t")) == state
-    assert aside(bench) == set()
+    assert aside(place) == set()
     paused = await resumed(bench, pool, "asking", "fast")
     [[pause]] = paused.interrupts.values()
     assert pause["value"] == "second"
@@ -168,52 +173,54 @@ async def test_an_answered_interrupt_waits_again(bench: Bench, pool: ChildPool) 
     assert values(ended)["trail"] == ["a", "fast", "two", "more"]
 
 
-async def test_a_run_that_added_an_answer_to_an_answer(bench: Bench, pool: ChildPool) -> None:
+async def test_a_run_that_added_an_answer_to_an_answer(bench: Bench, pool: ChildPool, place: Place) -> None:
     """The second answer is added to the row that holds the first: the row must come back as it was."""
     await bench.run(pool, "asking", thread_id="t", run_id="ask")
     await resumed(bench, pool, "asking", "fast")
-    before = rows(bench)
+    before = rows(place)
     await cancelled_midway(bench, pool, "asking", run_id="r", command={"resume": "slow"})
     await rolled_back(pool, "r")
-    assert rows(bench) == before
+    assert rows(place) == before
     assert values(await resumed(bench, pool, "asking", "two"))["trail"] == ["a", "fast", "two", "more"]
 
 
 @pytest.mark.parametrize(("graph", "trail"), [("outer", ["o", "o", "x"]), ("kept", ["o", "o"])])
 async def test_an_interrupt_inside_waits_again(
-    bench: Bench, pool: ChildPool, graph: str, trail: list[str]
+    bench: Bench, pool: ChildPool, place: Place, graph: str, trail: list[str]
 ) -> None:
     await bench.run(pool, graph, thread_id="t", run_id="ask")
-    before = rows(bench)
+    before = rows(place)
     await cancelled_midway(bench, pool, graph, run_id="r", command={"resume": "lost"})
     await rolled_back(pool, "r")
-    assert rows(bench) == before
+    assert rows(place) == before
     bench.go.touch()
     ended = await resumed(bench, pool, graph, "kept")
     assert values(ended)["trail"] == [*trail[:1], *trail[1:], "kept", "waited"]
 
 
-async def test_a_fork_leaves_its_origin_as_it_was(bench: Bench, pool: ChildPool) -> None:
+async def test_a_fork_leaves_its_origin_as_it_was(bench: Bench, pool: ChildPool, place: Place) -> None:
     first = await bench.run(pool, "asking", thread_id="t", run_id="ask")
     assert first.checkpoint is not None
     await resumed(bench, pool, "asking", "fast")
     await resumed(bench, pool, "asking", "two")
-    before = rows(bench)
+    before = rows(place)
     fork = {"configurable": {"checkpoint_id": first.checkpoint["checkpoint_id"]}}
     await resumed(bench, pool, "asking", "r", config=fork)
-    assert rows(bench) != before
+    assert rows(place) != before
     await rolled_back(pool, "r")
-    assert rows(bench) == before
+    assert rows(place) == before
 
 
-async def test_what_was_kept_goes_when_the_next_run_begins(bench: Bench, pool: ChildPool) -> None:
+async def test_what_was_kept_goes_when_the_next_run_begins(
+    bench: Bench, pool: ChildPool, place: Place
+) -> None:
     await bench.run(pool, "asking", thread_id="t", run_id="ask")
     await resumed(bench, pool, "asking", "fast")
-    assert aside(bench) == {"fast"}
+    assert aside(place) == {"fast"}
     await bench.run(pool, "quick", thread_id="t", run_id="next")
-    assert aside(bench) == set()
+    assert aside(place) == set()
     await ask(pool, Forget(thread_id="t", token=1 << 40))
-    assert (rows(bench), aside(bench)) == (([], []), set())
+    assert (rows(place), aside(place)) == (nothing(place), set())
 
 
 async def killed_midway(bench: Bench, pool: ChildPool, graph: str, **fields: Any) -> None:
@@ -238,13 +245,13 @@ async def test_a_second_attempt_answers_each_interrupt_once(bench: Bench, pool: 
     assert values(ended)["trail"] == ["a", "one", "two", "more"]
 
 
-async def test_rolled_back_after_a_second_attempt(bench: Bench, pool: ChildPool) -> None:
+async def test_rolled_back_after_a_second_attempt(bench: Bench, pool: ChildPool, place: Place) -> None:
     await bench.run(pool, "asking", thread_id="t", run_id="ask")
-    before = rows(bench)
+    before = rows(place)
     await killed_midway(bench, pool, "asking", run_id="r", command={"resume": "one"})
     await cancelled_midway(bench, pool, "asking", run_id="r", command={"resume": "one"}, attempt=2)
     await rolled_back(pool, "r")
-    assert rows(bench) == before
+    assert rows(place) == before
 
 
 async def test_a_second_attempt_of_a_fork_goes_on_from_its_own_step(bench: Bench, pool: ChildPool) -> None:

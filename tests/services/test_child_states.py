@@ -12,6 +12,7 @@ from contracts.queries import Copy, Drawing, Forget, History, Schemas, State, Su
 from services.worker.children import ChildPool
 from services.worker.graph_child import NoAnswer
 from tests.services.graph_children import Bench, ask, bench_of, values
+from tests.services.graphs_places import DATABASES, Place, place_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 THREADS = ("t", "b", "s", "f", "copy")
@@ -110,9 +111,14 @@ NAMES = [
 ]  # fmt: skip
 
 
+@pytest.fixture(scope="module", params=DATABASES)
+def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Place:
+    return place_of(request.param, tmp_path_factory.mktemp("project"), request.getfixturevalue)
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[Bench, ChildPool]]:
-    async with bench_of(tmp_path_factory.mktemp("project"), GRAPHS, NAMES) as bench:
+async def shared(place: Place) -> AsyncIterator[tuple[Bench, ChildPool]]:
+    async with bench_of(place.folder, GRAPHS, NAMES, place.settings) as bench:
         yield bench, await bench.pool()
 
 

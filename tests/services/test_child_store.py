@@ -17,6 +17,7 @@ from services.worker.child.store.sqlite import SqliteStore as Store
 from services.worker.children import ChildPool
 from services.worker.graph_child import GraphLoadFailed, NoAnswer
 from tests.services.graph_children import Bench, ask, bench_of, values
+from tests.services.graphs_places import DATABASES, Place, place_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 GRAPHS = """
@@ -71,25 +72,36 @@ INDEX = {"dims": 2, "fields": ["text"]}
 NAMES = ["noting", "threaded"]
 
 
+@pytest.fixture(scope="module", params=DATABASES)
+def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Place:
+    return place_of(request.param, tmp_path_factory.mktemp("project"), request.getfixturevalue)
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[Bench, ChildPool]]:
-    async with bench_of(tmp_path_factory.mktemp("project"), GRAPHS, NAMES) as bench:
+async def shared(place: Place) -> AsyncIterator[tuple[Bench, ChildPool]]:
+    async with bench_of(place.folder, GRAPHS, NAMES, place.settings) as bench:
         yield bench, await bench.pool()
 
 
 @pytest.fixture
-def pool(shared: tuple[Bench, ChildPool]) -> Iterator[ChildPool]:
+def pool(shared: tuple[Bench, ChildPool], place: Place) -> Iterator[ChildPool]:
     """A store of the default settings, empty when a test begins."""
-    bench, pool = shared
-    yield pool
-    with sqlite3.connect(bench.folder / "store.db") as database:
-        database.execute("DELETE FROM store")
-    database.close()
+    yield shared[1]
+    place.do("DELETE FROM store", "store.db")
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
-    """For stores of other settings, each of one test."""
+async def bench(place: Place, tmp_path: Path) -> AsyncIterator[Bench]:
+    """For stores of other settings; in a database it is the same one, empty."""
+    async with bench_of(tmp_path, GRAPHS, NAMES, place.settings) as bench:
+        yield bench
+    if place.url:
+        place.do("DELETE FROM store")
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def on_file(tmp_path: Path) -> AsyncIterator[Bench]:
+    """For what no database has to do with."""
     async with bench_of(tmp_path, GRAPHS, NAMES) as bench:
         yield bench
 
@@ -151,8 +163,16 @@ async def test_questions_that_get_no_answer(pool: ChildPool, query: Any, code: s
     assert refused.value.failed.code == code
 
 
-@pytest.mark.parametrize("name", ["./graphs.py:embed", "graphs:aembed", "graphs.py:ours"])
-async def test_search_by_nearness(bench: Bench, name: str) -> None:
+async def test_search_by_nearness(bench: Bench) -> None:
+    await nearest(bench, "./graphs.py:embed")
+
+
+@pytest.mark.parametrize("name", ["graphs:aembed", "graphs.py:ours"])
+async def test_embeddings_of_other_kinds(on_file: Bench, name: str) -> None:
+    await nearest(on_file, name)
+
+
+async def nearest(bench: Bench, name: str) -> None:
     pool = await bench.pool(1, {"index": {**INDEX, "embed": name}})
     await put(pool, "a", {"text": "aaaa", "other": "bbbb"})
     await put(pool, "b", {"text": "bbbb"})
@@ -173,12 +193,19 @@ async def test_search_by_nearness(bench: Bench, name: str) -> None:
         ({"ttl": {"minutes": 3}}, "minutes"),
     ],
 )
-async def test_settings_that_can_not_be_used_are_told(bench: Bench, store: dict[str, Any], word: str) -> None:
+async def test_settings_that_can_not_be_used_are_told(
+    on_file: Bench, store: dict[str, Any], word: str
+) -> None:
     with pytest.raises(GraphLoadFailed, match=word):
-        await bench.pool(1, store)
+        await on_file.pool(1, store)
 
 
-async def test_items_expire(bench: Bench) -> None:
+def on_files(bench: Bench) -> list[Any]:
+    with contextlib.closing(sqlite3.connect(bench.folder / "store.db")) as database:
+        return database.execute("SELECT key, ttl_minutes FROM store").fetchall()
+
+
+async def test_items_expire(bench: Bench, place: Place) -> None:
     pool = await bench.pool(1, {"ttl": {"default_ttl": 60, "sweep_interval_minutes": 0.002}})
     await put(pool, "kept", {})
     await put(pool, "gone", {}, ttl=0.001)
@@ -186,9 +213,7 @@ async def test_items_expire(bench: Bench) -> None:
         gone = StoreGet(namespace=["notes"], key="gone", refresh_ttl=False)
         while await ask(pool, gone):  # noqa: ASYNC110
             await asyncio.sleep(0.05)
-    with sqlite3.connect(bench.folder / "store.db") as database:
-        rows = database.execute("SELECT key, ttl_minutes FROM store").fetchall()
-    database.close()
+    rows = place.rows("SELECT key, ttl_minutes FROM store") if place.url else on_files(bench)
     assert rows == [("kept", 60)]
 
 

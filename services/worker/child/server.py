@@ -99,7 +99,7 @@ class Child:
         """Open the databases. Raises CannotLoad."""
         if url := hello.get("database"):
             # Only here: an interpreter that runs graphs on files needs nothing of it.
-            if why := lacking(("langgraph.checkpoint.postgres", "psycopg_pool")):
+            if why := lacking(("langgraph.checkpoint.postgres.aio", "psycopg")):
                 raise CannotLoad(why)
             from .checkpoints.postgres import PostgresSaver
             from .store.postgres import PostgresStore
@@ -190,7 +190,7 @@ def lacking(modules: Iterable[str]) -> str:
     except ImportError as exc:
         return (
             f"{sys.executable} lacks what PostgreSQL needs ({exc}); install it with:"
-            f" {sys.executable} -m pip install langgraph-checkpoint-postgres 'psycopg[binary,pool]'"
+            f" {sys.executable} -m pip install langgraph-checkpoint-postgres 'psycopg[binary]'"
         )
     return ""
 

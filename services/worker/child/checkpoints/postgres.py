@@ -1,7 +1,7 @@
 """The checkpoints in the schema `graphs` of a PostgreSQL database, made by `services.worker.graphs_schema`.
 
-Each operation is one implicit transaction of a connection of its own: no lock of this process is held meanwhile, and
-what a pool hands out it hands out once.
+Each operation is one implicit transaction on a connection that nobody else has meanwhile, so that none waits for a lock
+of this process.
 """
 
 import asyncio
@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 import psycopg
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from psycopg import AsyncConnection, AsyncCursor, errors
+from psycopg.pq import TransactionStatus
 from psycopg.rows import DictRow, dict_row
-from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from ..graphs import CannotLoad
 from . import LATE, Claim, Fenced, Place, Saver, Unreachable
@@ -29,33 +29,69 @@ BLOCKED_MS = 5000
 LOST = "CL001"
 FENCE: ContextVar[Claim] = ContextVar("cronledger_fence", default=None)
 """The claim that the write under way must have."""
-Pool = AsyncConnectionPool[AsyncConnection[DictRow]]
 T = TypeVar("T")
 
 
-async def pool_of(url: str, name: str, size: int = CONNECTIONS) -> Pool:
-    """Connections to that database. Raises CannotLoad."""
-    # The pool tells nobody why it has no connection: asked once without it.
-    try:
-        await (await AsyncConnection.connect(url)).close()
-    except psycopg.Error as exc:
-        raise CannotLoad(f"the database of the graphs: {first_line(exc)}") from None
+class Connections:
+    """Up to `size` connections to the database, opened when they are needed and none is free.
+
+    Not psycopg's pool: its attempts come further and further apart while the server is away, and whoever waits for it
+    is not told why.
+    """
+
+    def __init__(self, url: str, size: int = 4) -> None:
+        self._url, self._free = url, asyncio.Semaphore(size)
+        self._idle: list[AsyncConnection[DictRow]] = []
+        self._closed = False
+
+    @contextlib.asynccontextmanager
+    async def connection(self) -> AsyncIterator[AsyncConnection[DictRow]]:
+        """One in autocommit, for this caller alone. Raises psycopg.Error."""
+        async with self._free:
+            connection = self._idle.pop() if self._idle else await self._opened()
+            try:
+                yield connection
+            finally:
+                await self._given_back(connection)
+
+    async def close(self) -> None:
+        """Close those that are free, and those in use when they are given back."""
+        self._closed = True
+        await self._drop()
+
+    async def _opened(self) -> AsyncConnection[DictRow]:
+        return await AsyncConnection.connect(
+            self._url, autocommit=True, prepare_threshold=0, row_factory=dict_row
+        )
+
+    async def _given_back(self, connection: AsyncConnection[DictRow]) -> None:
+        if connection.closed:
+            await self._drop()  # what ended one has most likely ended all
+        elif self._closed or connection.info.transaction_status != TransactionStatus.IDLE:
+            await connection.close()
+        else:
+            self._idle.append(connection)
+
+    async def _drop(self) -> None:
+        idle, self._idle = self._idle, []
+        for connection in idle:
+            await connection.close()
+
+
+async def connections(url: str, size: int, must: str) -> Connections:
+    """Connections on which that query can be asked. Raises CannotLoad."""
     # It warns of each write that was refused; whoever wrote is told.
     logging.getLogger("psycopg").setLevel(logging.ERROR)
-    logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
-    settings = {"autocommit": True, "prepare_threshold": 0, "row_factory": dict_row}
-    pool: Pool = AsyncConnectionPool(
-        url,
-        min_size=1,
-        max_size=size,
-        open=False,
-        name=name,
-        kwargs=settings,
-        timeout=PATIENCE_S,
-        reconnect_timeout=1.0,
-    )
-    await pool.open()
-    return pool
+    made = Connections(url, size)
+    try:
+        async with made.connection() as connection:
+            await connection.execute(must.encode())
+    except psycopg.OperationalError as exc:
+        raise CannotLoad(f"the database of the graphs: {first_line(exc)}") from None
+    except psycopg.Error as exc:
+        await made.close()
+        raise CannotLoad(f"the database of the graphs: {first_line(exc)}; run `cronledger migrate`") from None
+    return made
 
 
 def first_line(exc: BaseException) -> str:
@@ -63,10 +99,10 @@ def first_line(exc: BaseException) -> str:
     return (str(exc).splitlines() or [type(exc).__name__])[0]
 
 
-async def persistent(url: str, work: Callable[[], Awaitable[T]]) -> T:
+async def persistent(work: Callable[[], Awaitable[T]], patience_s: float = PATIENCE_S) -> T:
     """Do it, and once more when its connection was lost: twice must be harmless. Raises Unreachable."""
     loop = asyncio.get_running_loop()
-    until = loop.time() + PATIENCE_S
+    until = loop.time() + patience_s
     while True:
         try:
             return await work()
@@ -74,7 +110,7 @@ async def persistent(url: str, work: Callable[[], Awaitable[T]]) -> T:
             if not is_lost(exc):
                 raise
             if loop.time() > until:
-                raise Unreachable(await why(url, exc)) from None
+                raise Unreachable(f"the database of the graphs does not answer: {first_line(exc)}") from None
         await asyncio.sleep(AGAIN_S)
 
 
@@ -87,43 +123,26 @@ def is_lost(exc: psycopg.Error) -> bool:
     return not state or state.startswith(("57P", "40", "08", "53"))
 
 
-async def why(url: str, exc: BaseException) -> str:
-    """What is wrong with the database, asked of itself when only a pool has spoken."""
-    if isinstance(exc, PoolTimeout):
-        try:
-            await (await AsyncConnection.connect(url)).close()
-        except psycopg.Error as told:
-            exc = told
-    return f"the database of the graphs does not answer: {first_line(exc)}"
-
-
 class PostgresSaver(Saver, AsyncPostgresSaver):
     """The saver on a database."""
 
-    conn: Pool
+    conn: Any  # Connections
+    patience_s = PATIENCE_S
 
-    def __init__(self, pool: Pool, url: str) -> None:
-        AsyncPostgresSaver.__init__(self, pool)
+    def __init__(self, connections: Connections) -> None:
+        AsyncPostgresSaver.__init__(self, connections)  # type: ignore[arg-type]
         self.remember()
-        self._url = url
 
     @classmethod
     async def opened(cls, url: str) -> "PostgresSaver":
         """The saver of that database. Raises CannotLoad when it can't be used."""
-        pool = await pool_of(url, "checkpoints")
-        saver = cls(pool, url)
-        try:
-            newest = await saver._one("SELECT max(v) FROM checkpoint_migrations")
-        except psycopg.Error as exc:
-            await pool.close()
+        saver = cls(await connections(url, CONNECTIONS, "SELECT FROM cronledger_claims LIMIT 1"))
+        newest = await saver._one("SELECT max(v) FROM checkpoint_migrations")
+        if newest < len(cls.MIGRATIONS) - 1:
+            await saver.close()
             raise CannotLoad(
-                f"the database of the graphs: {first_line(exc)}; run `cronledger migrate`"
-            ) from None
-        if newest is None or newest < len(cls.MIGRATIONS) - 1:
-            await pool.close()
-            raise CannotLoad(
-                f"the database of the graphs is at version {newest} of langgraph-checkpoint-postgres, and the"
-                f" project's has {len(cls.MIGRATIONS) - 1}: run `cronledger migrate` with a newer one"
+                f"the database of the graphs is of version {newest} of langgraph-checkpoint-postgres, and the"
+                f" project's is {len(cls.MIGRATIONS) - 1}: run `cronledger migrate` with a newer one"
             )
         return saver
 
@@ -135,7 +154,7 @@ class PostgresSaver(Saver, AsyncPostgresSaver):
     async def written(self, claim: Claim, write: Callable[[], Awaitable[T]]) -> T:
         FENCE.set(claim)  # in this task alone
         try:
-            return await persistent(self._url, write)
+            return await self._persistent(write)
         except errors.PipelineAborted:
             # Of a pipeline the first error may be lost: asked by itself.
             if claim is not None:
@@ -151,7 +170,7 @@ class PostgresSaver(Saver, AsyncPostgresSaver):
     async def newest_run(self, thread_id: str) -> Any:
         query = """SELECT metadata->>'run_id' FROM checkpoints
             WHERE thread_id = %s AND checkpoint_ns = '' ORDER BY checkpoint_id DESC LIMIT 1"""
-        return await persistent(self._url, lambda: self._one(query, thread_id))
+        return await self._persistent(lambda: self._one(query, thread_id))
 
     async def undo(self, thread_id: str, run_id: str, token: int) -> None:
         query = "SELECT cronledger_rollback(%s, %s, %s, %s)"
@@ -172,7 +191,7 @@ class PostgresSaver(Saver, AsyncPostgresSaver):
     async def aget_tuple(self, config: Any) -> Any:
         """The checkpoint of the config. Raises Unreachable."""
         get = super().aget_tuple
-        return await persistent(self._url, lambda: get(config))
+        return await self._persistent(lambda: get(config))
 
     # --- how ----------------------------------------------------------------------------------------
 
@@ -196,7 +215,10 @@ class PostgresSaver(Saver, AsyncPostgresSaver):
 
     async def _changed(self, query: str, *parameters: Any) -> Any:
         """The answer of a function that changes something; it goes on when we are cancelled."""
-        return await self.shielded(persistent(self._url, lambda: self._one(query, *parameters)))
+        return await self.shielded(self._persistent(lambda: self._one(query, *parameters)))
+
+    async def _persistent(self, work: Callable[[], Awaitable[T]]) -> T:
+        return await persistent(work, self.patience_s)
 
     async def _one(self, query: str, *parameters: Any) -> Any:
         """The first column of the first row, None without one. Raises Fenced."""

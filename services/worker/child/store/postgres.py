@@ -2,15 +2,15 @@
 
 import contextlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any
 
-import psycopg
 from langgraph.store.base import Op, Result
 from langgraph.store.postgres.aio import AsyncPostgresStore
+from psycopg import AsyncCursor
+from psycopg.rows import DictRow, dict_row
 
-from ..checkpoints.postgres import Pool, first_line, is_odd, persistent, pool_of
-from ..graphs import CannotLoad
+from ..checkpoints.postgres import Connections, connections, is_odd, persistent
 from . import Store, index_of, ttl_of
 
 CONNECTIONS = 2
@@ -21,11 +21,10 @@ ONLY_HERE = ("ann_index_config", "distance_type")
 class PostgresStore(Store, AsyncPostgresStore):
     """The store on a database."""
 
-    conn: Pool
+    conn: Any  # Connections
 
-    def __init__(self, pool: Pool, url: str, index: Any, ttl: Any) -> None:
-        AsyncPostgresStore.__init__(self, pool, index=index, ttl=ttl)
-        self._url = url
+    def __init__(self, connections: Connections, index: Any, ttl: Any) -> None:
+        AsyncPostgresStore.__init__(self, connections, index=index, ttl=ttl)  # type: ignore[arg-type]
 
     @classmethod
     async def opened(cls, url: str, settings: dict[str, Any]) -> "PostgresStore":
@@ -34,17 +33,8 @@ class PostgresStore(Store, AsyncPostgresStore):
         index, ttl = index_of(given), ttl_of(settings.get("ttl"))
         if index is not None:
             index |= {name: given[name] for name in ONLY_HERE if given and name in given}
-        pool = await pool_of(url, "store", CONNECTIONS)
-        try:
-            table = "store" if index is None else "store_vectors"
-            async with pool.connection() as connection:
-                await connection.execute(f"SELECT FROM {table} LIMIT 1".encode())
-        except psycopg.Error as exc:
-            await pool.close()
-            raise CannotLoad(
-                f"the database of the graphs: {first_line(exc)}; run `cronledger migrate`"
-            ) from None
-        store = cls(pool, url, index, ttl)
+        table = "store" if index is None else "store_vectors"
+        store = cls(await connections(url, CONNECTIONS, f"SELECT FROM {table} LIMIT 1"), index, ttl)
         await store.start_ttl_sweeper()
         return store
 
@@ -59,7 +49,15 @@ class PostgresStore(Store, AsyncPostgresStore):
     async def abatch(self, ops: Iterable[Op]) -> list[Result]:
         """Answer and do the operations, all or none; again when others' came in between. Raises Unreachable."""
         ops, batch = list(ops), super().abatch
-        return await persistent(self._url, lambda: batch(ops))
+        return await persistent(lambda: batch(ops))
+
+    @contextlib.asynccontextmanager
+    async def _cursor(self, *, pipeline: bool = False) -> AsyncIterator[AsyncCursor[DictRow]]:
+        """As LangGraph's, on connections of ours."""
+        async with self.conn.connection() as connection:
+            async with connection.pipeline() if pipeline else contextlib.nullcontext():
+                async with connection.cursor(binary=True, row_factory=dict_row) as cursor:
+                    yield cursor
 
     async def aput(
         self, namespace: tuple[str, ...], key: str, value: Mapping[str, Any], *args: Any, **kwargs: Any

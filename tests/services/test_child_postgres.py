@@ -1,0 +1,250 @@
+"""What only PostgreSQL can do to checkpoints and store: hang, break off, be away, refuse a value or a role."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import psycopg
+import pytest
+import pytest_asyncio
+from langgraph.checkpoint.base import empty_checkpoint
+
+from services.kit.postgres import DatabaseProblem
+from services.worker.child.checkpoints import RUN, Fenced, Unreachable
+from services.worker.child.checkpoints.postgres import PostgresSaver
+from services.worker.child.graphs import CannotLoad
+from services.worker.child.store.postgres import PostgresStore
+from services.worker.graphs_schema import GraphsDatabase
+from tests.postgres import Postgres
+from tests.services.graphs_places import Place, place_of
+
+PLACE: Any = {"configurable": {"thread_id": "t", "checkpoint_ns": ""}}
+
+
+@pytest.fixture
+def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Place:
+    return place_of("postgres", tmp_path_factory.mktemp("place"), request.getfixturevalue)
+
+
+@pytest_asyncio.fixture
+async def saver(place: Place) -> AsyncIterator[PostgresSaver]:
+    opened = await PostgresSaver.opened(place.address)
+    yield opened
+    await opened.close()
+
+
+def holding(place: Place, token: int) -> "psycopg.Connection[Any]":
+    """A connection in the middle of a write of the attempt with that token."""
+    connection = psycopg.connect(place.address)
+    connection.execute("SELECT cronledger_fence('t', %s)", (token,))
+    connection.execute(
+        "INSERT INTO checkpoint_writes (thread_id, checkpoint_id, task_id, idx, channel, blob)"
+        " VALUES ('t', 'c', 'task', 0, 'channel', '')"
+    )
+    return connection
+
+
+async def test_a_takeover_waits_for_a_write_under_way(place: Place, saver: PostgresSaver) -> None:
+    await saver.claim("t", 5)
+    with holding(place, 5) as writing:
+        claiming = asyncio.create_task(saver.claim("t", 9))
+        done, _ = await asyncio.wait({claiming}, timeout=0.2)
+        assert not done
+        writing.commit()
+        await claiming
+    assert await place.count("writes") == 1
+
+
+async def test_whoever_hangs_in_a_write_loses_it(place: Place, saver: PostgresSaver) -> None:
+    """As a process does that was stopped in the middle of it: its connection stays open."""
+    await saver.claim("t", 5)
+    with holding(place, 5) as writing:
+        query = "SELECT cronledger_claim(%s, %s, %s)"
+        async with saver.conn.connection() as connection:
+            await connection.execute(query, ("t", 9, 100))
+        with pytest.raises(psycopg.OperationalError):
+            writing.commit()
+    assert await place.count("writes") == 0
+
+
+async def test_goes_on_when_connections_are_ended(place: Place, saver: PostgresSaver) -> None:
+    store = await PostgresStore.opened(place.address, {})
+    try:
+        await saver.claim("t", 5)
+        for n in range(3):
+            place.do("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename LIKE '%\\_graphs'")
+            await saver.aput(PLACE, empty_checkpoint(), {}, {})
+            await store.aput(("a",), "k", {"n": n})
+            assert (await store.aget(("a",), "k")).value == {"n": n}  # type: ignore[union-attr]
+    finally:
+        await store.close()
+    assert await place.count() == 3
+
+
+@pytest.fixture
+def server() -> Iterator[Postgres]:
+    """One that may be killed, and then still has what it said was stored."""
+    made = Postgres(durable=True).start()
+    yield made
+    made.close()
+
+
+async def test_a_database_that_is_away(server: Postgres, tmp_path_factory: pytest.TempPathFactory) -> None:
+    place = Place(tmp_path_factory.mktemp("place"), server)
+    saver = await PostgresSaver.opened(place.address)
+    await saver.claim("t", 5)
+    server.kill()
+    with pytest.raises(CannotLoad, match=r"the database of the graphs: .*connection .*failed"):
+        await PostgresSaver.opened(place.address)
+    saver.patience_s = 0.3
+    with pytest.raises(Unreachable, match=r"the database of the graphs does not answer: .*connection"):
+        await saver.aput(PLACE, empty_checkpoint(), {}, {})
+    saver.patience_s = 30
+    late = asyncio.create_task(saver.aput(PLACE, empty_checkpoint(), {}, {}))
+    await asyncio.sleep(0.5)
+    server.start()
+    async with asyncio.timeout(20):
+        await late
+    assert await place.count() == 1
+    await saver.close()
+
+
+def test_several_processes_make_the_schema_at_once(postgres_url: str) -> None:
+    problems: list[BaseException] = []
+
+    def migrate() -> None:
+        try:
+            GraphsDatabase(postgres_url).migrate(lambda _: None)
+            GraphsDatabase(postgres_url).prepare({"dims": 2})
+        except BaseException as exc:
+            problems.append(exc)
+
+    threads = [threading.Thread(target=migrate) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert problems == []
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "SELECT * FROM ledger.events",
+        "SELECT * FROM graphs.cronledger_login",
+        "UPDATE graphs.schema_version SET version = 1",
+        "CREATE TABLE graphs.mine (n integer)",
+        "DROP TABLE graphs.checkpoints",
+        "CREATE ROLE another",
+    ],
+)
+def test_children_see_their_part_alone(shared_place: Place, query: str) -> None:
+    with psycopg.connect(shared_place.address, autocommit=True) as connection:
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            connection.execute(query.encode())
+        assert connection.execute("SELECT * FROM checkpoints").fetchall() == []
+
+
+@pytest.fixture(scope="module")
+def shared_place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Place:
+    made = place_of("postgres", tmp_path_factory.mktemp("place"), request.getfixturevalue)
+    with psycopg.connect(made.url, autocommit=True) as connection:
+        connection.execute("CREATE SCHEMA ledger")
+        connection.execute("CREATE TABLE ledger.events (n integer)")
+    return made
+
+
+def test_an_owner_that_may_not_make_roles_is_told(place: Place) -> None:
+    with psycopg.connect(place.url, autocommit=True) as connection:
+        name = connection.info.dbname
+        for role in ("owner", "children"):
+            connection.execute(f"CREATE ROLE {role}_{name} LOGIN".encode())
+        connection.execute("DROP SCHEMA graphs CASCADE")
+        connection.execute(f"GRANT CREATE ON DATABASE {name} TO owner_{name}".encode())
+    mine, theirs = (place.url.replace("postgres@", f"{role}_{name}@") for role in ("owner", "children"))
+    with pytest.raises(DatabaseProblem, match="CRONLEDGER_GRAPHS_URL"):
+        GraphsDatabase(mine).migrate(lambda _: None)
+    database = GraphsDatabase(mine, theirs)
+    database.migrate(lambda _: None)
+    with psycopg.connect(database.prepare(None), autocommit=True) as connection:
+        assert connection.info.user == f"children_{name}"
+        assert connection.execute("SELECT * FROM checkpoints").fetchall() == []
+    with psycopg.connect(place.url, autocommit=True) as connection:
+        connection.execute(f"REVOKE CREATE ON DATABASE {name} FROM owner_{name}".encode())
+    with pytest.raises(DatabaseProblem, match="CREATE EXTENSION vector"):
+        database.prepare({"dims": 2})
+
+
+def test_vectors_of_another_size_are_refused(place: Place) -> None:
+    place.database.prepare({"dims": 2, "ann_index_config": {"kind": "flat"}})
+    with pytest.raises(DatabaseProblem, match=r"store\.index\.dims is 3"):
+        place.database.prepare({"dims": 3})
+
+
+async def test_a_store_without_its_schema_is_told(postgres_url: str) -> None:
+    with pytest.raises(CannotLoad, match="cronledger migrate"):
+        await PostgresStore.opened(postgres_url, {})
+    with pytest.raises(CannotLoad, match="cronledger migrate"):
+        await PostgresSaver.opened(postgres_url)
+    with pytest.raises(DatabaseProblem, match="cronledger migrate"):
+        GraphsDatabase(postgres_url).prepare(None)
+
+
+async def test_plain_values_that_jsonb_refuses_are_kept_all_the_same(saver: PostgresSaver) -> None:
+    values = {"nul": "a\0b", "infinite": float("-inf"), "plain": "a", "list": ["\0"]}
+    checkpoint = {
+        **empty_checkpoint(),
+        "channel_values": values,
+        "channel_versions": dict.fromkeys(values, "1"),
+    }
+    await saver.aput(PLACE, checkpoint, {}, dict.fromkeys(values, "1"))
+    found = await saver.aget_tuple(PLACE)
+    assert found.checkpoint["channel_values"] == values
+
+
+async def test_one_bad_value_spoils_nobody_elses(place: Place) -> None:
+    store = await PostgresStore.opened(place.address, {})
+    try:
+        puts = [
+            store.aput(("a",), str(n), {"n": [value]}) for n, value in enumerate(["x", "\0", float("nan"), 1])
+        ]
+        ended = await asyncio.gather(*puts, return_exceptions=True)
+        assert [str(one) for one in ended if one is not None] == [
+            "value: has the character NUL (\\u0000), which PostgreSQL can't hold",
+            "value: nan is no JSON",
+        ]
+        assert [item.key for item in await store.asearch(("a",))] in (["0", "3"], ["3", "0"])
+    finally:
+        await store.close()
+
+
+async def test_claims_of_a_time_that_the_log_does_not_have_are_void(
+    place: Place, saver: PostgresSaver
+) -> None:
+    await saver.claim("t", 50)
+    await saver.claim("u", 10)
+    assert await asyncio.to_thread(place.database.void_claims, 10) == 1
+    await saver.claim("t", 11)
+    with pytest.raises(Fenced):
+        await saver.claim("u", 9)
+
+
+async def test_blobs_come_along_and_go(place: Place, saver: PostgresSaver) -> None:
+    async def put(run_id: str, version: str, thread_id: str = "t") -> None:
+        RUN.set(run_id)
+        where = {"configurable": {"thread_id": thread_id, "checkpoint_ns": ""}}
+        made = {**empty_checkpoint(), "channel_values": {"c": [version]}, "channel_versions": {"c": version}}
+        await saver.aput(where, made, {"thread_id": thread_id}, {"c": version})
+
+    for run_id, version in (("first", "1"), ("second", "1"), ("second", "2")):
+        await asyncio.create_task(put(run_id, version))
+    await saver.copy("t", "copied")
+    await saver.rollback("t", "second", 9)
+    versions = "SELECT thread_id, version FROM checkpoint_blobs ORDER BY 1, 2"
+    assert place.rows(versions) == [("copied", "1"), ("copied", "2"), ("t", "1")]
+    copied = await saver.aget_tuple({"configurable": {"thread_id": "copied", "checkpoint_ns": ""}})
+    assert (copied.checkpoint["channel_values"], copied.metadata["thread_id"]) == ({"c": ["2"]}, "copied")
+    await saver.forget("copied", 9, fence=False)
+    await saver.forget("t", 9, fence=False)
+    assert place.rows(versions) == []
