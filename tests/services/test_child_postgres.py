@@ -3,17 +3,20 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 import pytest_asyncio
 from langgraph.checkpoint.base import empty_checkpoint
+from langgraph.graph import START, StateGraph
 
 from services.kit.postgres import DatabaseProblem
 from services.worker.child.checkpoints import RUN, Fenced, Unreachable
 from services.worker.child.checkpoints.postgres import PostgresSaver
-from services.worker.child.graphs import CannotLoad
+from services.worker.child.graphs import CannotLoad, Entry
+from services.worker.child.runs import CountingExecutor, Outlet, Run
 from services.worker.child.store.postgres import PostgresStore
 from services.worker.graphs_schema import GraphsDatabase
 from tests.postgres import Postgres
@@ -108,6 +111,57 @@ async def test_a_database_that_is_away(server: Postgres, tmp_path_factory: pytes
         await late
     assert await place.count() == 1
     await saver.close()
+
+
+class Heard(Outlet):
+    """Takes the frames that would go to the worker."""
+
+    def __init__(self) -> None:
+        self.frames: list[dict[str, Any]] = []
+
+    def send(self, frame: dict[str, Any], **raw: bytes) -> None:
+        self.frames.append(frame)
+
+    async def drain(self) -> None:
+        return
+
+
+def count(state: dict[str, Any]) -> dict[str, Any]:
+    return {"n": 1}
+
+
+async def test_a_run_is_lost_with_its_database_and_not_failed(server: Postgres, tmp_path: Path) -> None:
+    place = Place(tmp_path, server)
+    saver, store = await PostgresSaver.opened(place.address), await PostgresStore.opened(place.address, {})
+    saver.patience_s = 0.3
+    entry, heard = (
+        Entry("counting", StateGraph(dict).add_node("count", count).add_edge(START, "count")),
+        Heard(),
+    )
+    start = {"run_id": "r", "thread_id": "t", "graph_id": "counting", "token": 5, "input": {}}
+    executor = CountingExecutor(1)
+    server.kill()
+    await asyncio.create_task(Run(start, entry, saver, store, executor, heard).execute())
+    server.start()
+    await asyncio.create_task(Run({**start, "attempt": 2}, entry, saver, store, executor, heard).execute())
+    lost, ended = heard.frames[0], heard.frames[-1]
+    assert (lost["status"], lost["failure"]["error"]) == ("lost", "Unreachable")
+    assert "does not answer" in lost["failure"]["message"]
+    assert (ended["status"], ended["failure"]) == ("success", None)
+    await saver.close()
+    await store.close()
+    executor.shutdown()
+
+
+async def test_what_a_pipeline_was_aborted_for_is_told(place: Place, saver: PostgresSaver) -> None:
+    """Not as if the database were away, and not as if somebody else had the thread."""
+    await saver.claim("t", 5)
+    place.do("ALTER TABLE checkpoints ADD CONSTRAINT full_up CHECK (thread_id <> 't')")
+    with pytest.raises(psycopg.errors.CheckViolation, match="full_up"):
+        await saver.aput(PLACE, empty_checkpoint(), {}, {})
+    assert await place.count("checkpoint_blobs") == 0
+    place.do("ALTER TABLE checkpoints DROP CONSTRAINT full_up")
+    await saver.aput(PLACE, empty_checkpoint(), {}, {})
 
 
 def test_several_processes_make_the_schema_at_once(postgres_url: str) -> None:

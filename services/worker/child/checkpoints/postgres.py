@@ -116,7 +116,8 @@ async def persistent(work: Callable[[], Awaitable[T]], patience_s: float = PATIE
 
 def is_lost(exc: psycopg.Error) -> bool:
     """Whether it was the connection, or a deadlock, and not what was asked."""
-    if isinstance(exc, errors.QueryCanceled | errors.LockNotAvailable):
+    # Behind an aborted pipeline there is an error of its own, perhaps that the claim is lost.
+    if isinstance(exc, errors.QueryCanceled | errors.LockNotAvailable | errors.PipelineAborted):
         return False
     # Class 57P: the server ends; 53300: too many connections; 40: the whole may be tried again.
     state = exc.sqlstate or ""
