@@ -19,6 +19,7 @@ from services.kit.lifecycle import Part, Supervised
 from services.kit.logs import Log
 from services.kit.mendable import Mendable
 from services.kit.project import Project
+from services.kit.settings import for_users
 
 CHILD = Path(__file__).with_name("child.py")
 LOOPBACK = Path(__file__).parents[1] / "worker" / "child" / "loopback.py"
@@ -177,7 +178,7 @@ class CustomApp:
         return subprocess.Popen(
             [str(self._python), "-P", str(CHILD), msgspec.json.encode(spec).decode()],
             cwd=project.folder,
-            env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | told,
+            env=for_users(os.environ) | told,
             pass_fds=(listens, telling),
             stdin=subprocess.DEVNULL,
             stdout=sys.stderr,

@@ -13,8 +13,19 @@ PREFIX = "CRONLEDGER_"
 ELSEWHERE = ("CONFIG", "NATS_SERVER", "URL", "KEY")
 """Read where they are used: which project (`services.kit.project`), which nats-server (`services.kit.bus.embedded`),
 which server commands ask (`services.commandline.server`)."""
+SECRET = ("DATABASE_URL", "GRAPHS_URL", "NATS_URL", "NATS_CREDS", "NATS_KEY", "WEBHOOK_SECRETS")
+"""Ours alone: what opens a door, or says where the key lies."""
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
+
+
+def for_users(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a process with users' code: without what it has no business with.
+
+    So that it is not printed or sent along by accident; who wants it can still look into our memory.
+    """
+    ours = {"PYTHONPATH", "PGPASSWORD", *(PREFIX + name for name in SECRET)}
+    return {name: value for name, value in environment.items() if name not in ours}
 
 
 class SettingsError(Mendable):

@@ -38,6 +38,7 @@ from contracts.queries import QueryFailed
 from services.kit.lifecycle import Part
 from services.kit.mendable import Mendable
 from services.kit.project import Project
+from services.kit.settings import for_users
 
 CHILD = Path(__file__).with_name("child") / "__main__.py"
 START_S = 120.0
@@ -50,10 +51,6 @@ TOLD_S = 10.0
 """After so long it is also told to whoever operates the server."""
 REAP_S = 0.01
 PING = 0
-KEPT_BACK = frozenset(
-    {"PYTHONPATH", "CRONLEDGER_DATABASE_URL", "CRONLEDGER_GRAPHS_URL", "CRONLEDGER_NATS_URL", "PGPASSWORD"}
-)
-"""Of our environment: what would hide modules, and what opens the ledger; graphs are whoever's code."""
 OnEvent = Callable[[Emitted], None]
 """Called in the loop that reads from the child: quick, and never raising."""
 OnCrash = Callable[[Collection[str]], bool]
@@ -286,7 +283,7 @@ class GraphChild:
             # The name is for whoever lists the processes.
             [str(self._spec.python), "-P", str(CHILD), str(connection), str(project.folder), self.name],
             cwd=project.folder,
-            env={k: v for k, v in os.environ.items() if k not in KEPT_BACK} | told,
+            env=for_users(os.environ) | told,
             pass_fds=(connection,),
             stdin=subprocess.DEVNULL,
             start_new_session=True,

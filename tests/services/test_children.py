@@ -4,6 +4,7 @@ import asyncio
 import fcntl
 import os
 import signal
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -117,6 +118,18 @@ async def died(running: "asyncio.Task[object]") -> tuple[str, bool]:
     with pytest.raises(ChildDied) as lost:
         await running
     return lost.value.loss.why, lost.value.loss.counts
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the environment of another process")
+async def test_users_code_is_given_none_of_our_passwords(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("CRONLEDGER_NATS_URL", "CRONLEDGER_DATABASE_URL", "CRONLEDGER_WEBHOOK_SECRETS", "THEIRS"):
+        monkeypatch.setenv(name, f"value-of-{name}")
+    [pid] = (await bench.pool()).pids
+    environment = Path(f"/proc/{pid}/environ").read_text()
+    assert "value-of-THEIRS" in environment
+    assert "value-of-CRONLEDGER" not in environment
 
 
 async def test_a_crash_counts_against_a_run_that_was_alone(bench: Bench) -> None:

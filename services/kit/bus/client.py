@@ -201,6 +201,7 @@ def reason_of(exc: BaseException, endpoint: Endpoint) -> str:
         case ConnectionRefusedError():
             return "nobody listens there"
         case ConnectionError():
+            # A server that wants a certificate may be gone before what it says of it is read.
             hint = (
                 ""
                 if endpoint.certificates.cert
