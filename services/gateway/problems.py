@@ -15,6 +15,7 @@ from services.gateway.queries.graphs import GraphsUnavailable
 from services.kit.commands import Conflict
 from services.kit.eventlog import LogUnavailable
 from services.kit.logs import Log
+from services.kit.views import ViewsUnavailable
 
 log_ = Log("gateway")
 STATUSES: dict[type[Exception], int] = {
@@ -47,11 +48,13 @@ STATUSES: dict[type[Exception], int] = {
     errors.GraphFailed: 422,
     Conflict: 409,
     LogUnavailable: 503,
+    ViewsUnavailable: 503,
     GraphsUnavailable: 503,
 }
 CODES: dict[type[Exception], str] = {
     Conflict: "conflict",
     LogUnavailable: "log_unavailable",
+    ViewsUnavailable: "views_unavailable",
     GraphsUnavailable: "graphs_unavailable",
 }
 

@@ -126,7 +126,7 @@ class Heard(Outlet):
         return
 
 
-def count(state: dict[str, Any]) -> dict[str, Any]:
+def count(state: Any) -> Any:
     return {"n": 1}
 
 
@@ -135,7 +135,7 @@ async def test_a_run_is_lost_with_its_database_and_not_failed(server: Postgres, 
     saver, store = await PostgresSaver.opened(place.address), await PostgresStore.opened(place.address, {})
     saver.patience_s = 0.3
     entry, heard = (
-        Entry("counting", StateGraph(Any).add_node("count", count).add_edge(START, "count")),
+        Entry("counting", StateGraph(dict).add_node("count", count).add_edge(START, "count")),
         Heard(),
     )
     start = {"run_id": "r", "thread_id": "t", "graph_id": "counting", "token": 5, "input": {}}

@@ -9,6 +9,7 @@ import msgspec
 from eventsourcing.persistence import Notification
 
 from contracts.ledger import Recorded, StoredTransaction, Transaction
+from services.kit.mendable import Mendable
 
 
 class WrongExpectedVersion(Exception):
@@ -20,7 +21,7 @@ class WrongExpectedVersion(Exception):
         self.expected = expected
 
 
-class LogUnavailable(Exception):
+class LogUnavailable(Mendable):
     """The log could not be reached; whether the transaction was stored is not known."""
 
 

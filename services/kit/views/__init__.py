@@ -9,12 +9,18 @@ column or a condition keeps SQLite from an index by it, and says nothing to Post
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from services.kit.mendable import Mendable
+
 Row = dict[str, Any]
 POSITION = "SELECT pos FROM tracking WHERE name = ?"
 
 
+class ViewsUnavailable(Mendable):
+    """The database of the read models can't be reached, or does not answer in time."""
+
+
 class Views(Protocol):
-    """Reads for any thread, one query after the other. Errors are the driver's."""
+    """Reads for any thread, one query after the other. Raises ViewsUnavailable, and what the driver says of a file."""
 
     @property
     def is_near(self) -> bool:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import psycopg
 
 from services.kit.postgres import Connection, Schema, connect, text
-from services.kit.views import POSITION, Row
+from services.kit.views import POSITION, Row, ViewsUnavailable
 
 T = TypeVar("T")
 SCHEMA = Schema("views", (text(Path(__file__).with_name("schema.sql").read_text(encoding="utf-8")),))
@@ -57,7 +57,7 @@ class PostgresViews:
         self._guard = threading.Lock()
 
     def all(self, query: str, params: Sequence[Any] = ()) -> list[Row]:
-        """Every row of the answer. Raises psycopg.Error."""
+        """Every row of the answer. Raises ViewsUnavailable."""
 
         def read(cursor: psycopg.Cursor[Any]) -> list[Row]:
             names = [column.name for column in cursor.description or ()]
@@ -66,7 +66,7 @@ class PostgresViews:
         return self._read(query, params, read)
 
     def one(self, query: str, params: Sequence[Any] = ()) -> Row | None:
-        """The first row of the answer, None when there is none. Raises psycopg.Error."""
+        """The first row of the answer, None when there is none. Raises ViewsUnavailable."""
 
         def read(cursor: psycopg.Cursor[Any]) -> Row | None:
             row = cursor.fetchone()
@@ -94,6 +94,12 @@ class PostgresViews:
                     connection.lock.release()
 
     def _read(self, query: str, params: Sequence[Any], read: Callable[[psycopg.Cursor[Any]], T]) -> T:
+        try:
+            return self._tried(query, params, read)
+        except (psycopg.OperationalError, psycopg.InterfaceError) as exc:
+            raise ViewsUnavailable(f"the database of the read models: {exc}") from exc
+
+    def _tried(self, query: str, params: Sequence[Any], read: Callable[[psycopg.Cursor[Any]], T]) -> T:
         statement, given = translated(query), [whole(value) for value in params]
         is_fresh, connection = self._mine()
         try:
