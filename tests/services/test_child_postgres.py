@@ -4,7 +4,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import psycopg
 import pytest
@@ -20,6 +20,7 @@ from services.worker.child.runs import CountingExecutor, Outlet, Run
 from services.worker.child.store.postgres import PostgresStore
 from services.worker.graphs_schema import GraphsDatabase
 from tests.postgres import Postgres
+from tests.services.graph_children import bench_of, values
 from tests.services.graphs_places import Place, place_of
 
 PLACE: Any = {"configurable": {"thread_id": "t", "checkpoint_ns": ""}}
@@ -126,7 +127,11 @@ class Heard(Outlet):
         return
 
 
-def count(state: Any) -> Any:
+class Counted(TypedDict, total=False):
+    n: int
+
+
+def count(state: Counted) -> Counted:
     return {"n": 1}
 
 
@@ -135,7 +140,7 @@ async def test_a_run_is_lost_with_its_database_and_not_failed(server: Postgres, 
     saver, store = await PostgresSaver.opened(place.address), await PostgresStore.opened(place.address, {})
     saver.patience_s = 0.3
     entry, heard = (
-        Entry("counting", StateGraph(dict).add_node("count", count).add_edge(START, "count")),
+        Entry("counting", StateGraph(Counted).add_node("count", count).add_edge(START, "count")),
         Heard(),
     )
     start = {"run_id": "r", "thread_id": "t", "graph_id": "counting", "token": 5, "input": {}}
@@ -302,3 +307,35 @@ async def test_blobs_come_along_and_go(place: Place, saver: PostgresSaver) -> No
     await saver.forget("copied", 9, fence=False)
     await saver.forget("t", 9, fence=False)
     assert place.rows(versions) == []
+
+
+SPYING = """
+    import os
+    from typing import TypedDict
+
+    from langgraph.graph import START, StateGraph
+
+
+    class State(TypedDict, total=False):
+        seen: list
+
+
+    def look(state): return {"seen": sorted(name for name in os.environ if name.startswith(("CRON", "PG")))}
+
+
+    builder = StateGraph(State)
+    builder.add_node("look", look)
+    builder.add_edge(START, "look")
+    spying = builder.compile()
+"""
+
+
+async def test_graphs_are_not_given_what_opens_the_ledger(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("CRONLEDGER_DATABASE_URL", "CRONLEDGER_GRAPHS_URL", "CRONLEDGER_NATS_URL", "PGPASSWORD"):
+        monkeypatch.setenv(name, place.url)
+    monkeypatch.setenv("CRONLEDGER_LOG_LEVEL", "info")
+    async with bench_of(tmp_path, SPYING, ["spying"], place.settings) as bench:
+        ended = await bench.run(await bench.pool(), "spying", input={})
+    assert values(ended)["seen"] == ["CRONLEDGER_LOG_LEVEL"]
