@@ -2,7 +2,9 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -103,8 +105,9 @@ def shared(settings: Settings, service: str) -> Ground:
     bus = NatsBus(lambda: server.endpoint, f"cronledger-{service}")
     log = PostgresLog(url, EventCodec())
     schemas = Step("schemas", lambda: asyncio.to_thread(check, url, SCHEMAS))
+    threads = Step("threads", partial(_widened, settings.database_threads))
     streams = Streams(bus, STREAMS, server.replicas)
-    parts = (schemas, *bundled, server, bus, streams, log, LogNews(log, bus))
+    parts = (threads, schemas, *bundled, server, bus, streams, log, LogNews(log, bus))
     return _ground(settings, log, PostgresViews(url), bus, parts)
 
 
@@ -126,6 +129,11 @@ def _ground(settings: Settings, log: LogPart, views: Views, bus: NatsBus, parts:
 def slowest(views: Views) -> int:
     """The position that all read models have passed."""
     return min(views.position(projection.NAME) for projection in ALL)
+
+
+async def _widened(threads: int) -> None:
+    """So many reads of the database at a time: each has a thread, and for each store a connection."""
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(threads, "reads"))
 
 
 async def _nothing() -> None:

@@ -209,6 +209,21 @@ def postgres_url(postgres: Postgres) -> str:
     return postgres.url_of(postgres.database())
 
 
+@pytest.fixture(scope="module", params=["sqlite", "postgres"])
+def database(request: pytest.FixtureRequest) -> dict[str, str]:
+    """The environment of a server on that database: the tests that ask for it run on both."""
+    if request.param == "sqlite":
+        return {}
+    postgres: Postgres = request.getfixturevalue("postgres")
+    url = postgres.url_of(postgres.database())
+    # Imported here: most tests need no PostgreSQL, and each process of pytest would wait for its driver.
+    from services.kit.settings import Settings
+    from services.schemas import upgrade
+
+    upgrade(Settings(database_url=url), lambda _: None)
+    return {"CRONLEDGER_DATABASE_URL": url}
+
+
 @pytest.fixture
 def make_server(tmp_path: Path) -> Iterator[Make]:
     """Servers of one test."""

@@ -8,7 +8,6 @@ from pathlib import Path
 from textwrap import dedent
 
 from tests.conftest import CONFIG, GRAPHS, REPOSITORY
-from tests.nats import NatsCluster
 from tests.postgres import Postgres
 
 SERVICES = {"projector": 2, "relay": 2, "scheduler": 2, "worker": 3, "gateway": 2}
@@ -17,11 +16,11 @@ SERVICES = {"projector": 2, "relay": 2, "scheduler": 2, "worker": 3, "gateway": 
 class Production:
     """Started by the command line, as the README says; each process can be killed and started again."""
 
-    def __init__(self, folder: Path, postgres: Postgres, cluster: NatsCluster, **environment: str) -> None:
+    def __init__(self, folder: Path, postgres: Postgres, nats_url: str, **environment: str) -> None:
         self.folder, self.database_url = folder, postgres.url_of(postgres.database())
         self._environment = {
             "CRONLEDGER_DATABASE_URL": self.database_url,
-            "CRONLEDGER_NATS_URL": cluster.url,
+            "CRONLEDGER_NATS_URL": nats_url,
             "CRONLEDGER_SECONDS": "first",
             "CRONLEDGER_LOG_LEVEL": "warning",
             "CRONLEDGER_LEASE_S": "5",
@@ -34,15 +33,16 @@ class Production:
         (folder / "project" / "graphs.py").write_text(dedent(GRAPHS))
         (folder / "project" / "langgraph.json").write_text(dedent(CONFIG))
 
-    def migrate(self) -> subprocess.CompletedProcess[str]:
-        """`cronledger migrate`."""
+    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run another command of the command line with the same settings."""
         return subprocess.run(
-            [sys.executable, "-m", "services", "migrate"],
+            [sys.executable, "-m", "services", *arguments],
             cwd=REPOSITORY,
             env={**os.environ, **self._environment},
             capture_output=True,
             text=True,
-            check=True,
+            timeout=120,
+            check=False,
         )
 
     def begin(self, *names: str) -> None:

@@ -1,4 +1,4 @@
-"""The data folder as a command sees it: read, never written."""
+"""What a server keeps as a command sees it: read, never written."""
 
 import sys
 from argparse import ArgumentTypeError
@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from contracts.codec import EventCodec
+from services.kit.eventlog.log import RecordedLog
 from services.kit.eventlog.remote import RemoteLog
 from services.kit.mendable import Mendable
+from services.kit.settings import Settings
 from services.kit.views import Views
 from services.kit.views.sqlite import SqliteViews
 
@@ -23,23 +25,38 @@ async def _refuse(_: bytes) -> bytes:
 
 
 class Folder:
-    """Ledger and read models of a data folder."""
+    """Ledger and read models: those of a data folder, or of the database that the settings name."""
 
     def __init__(self, path: Path) -> None:
+        self._url = Settings.read().database_url
         self.ledger = path / "ledger.db"
-        self.views_path = path / "views.db"
-        if not self.ledger.exists():
+        self.place: Path | str = self._url or path / "views.db"
+        """Where the read models are."""
+        if not self._url and not self.ledger.exists():
             raise CommandFailed(f"{path}: no ledger here; give the folder of the server with --data")
 
-    def log(self) -> RemoteLog:
+    def log(self) -> RecordedLog | RemoteLog:
         """The log, for reading."""
-        return RemoteLog(self.ledger, EventCodec(), _refuse)
+        if not self._url:
+            return RemoteLog(self.ledger, EventCodec(), _refuse)
+        # Imported here: whoever has no PostgreSQL does not wait for its driver.
+        from services.kit.eventlog.postgres import LEDGER, PostgresLog
+        from services.kit.postgres import check
+
+        check(self._url, [LEDGER])
+        return PostgresLog(self._url, EventCodec())
 
     def views(self) -> Views:
         """The read models. Raises CommandFailed when they were never built."""
-        if not self.views_path.exists():
-            raise CommandFailed("no read models yet; start the server once, or run `cronledger replay`")
-        return SqliteViews(self.views_path)
+        if isinstance(self.place, Path):
+            if not self.place.exists():
+                raise CommandFailed("no read models yet; start the server once, or run `cronledger replay`")
+            return SqliteViews(self.place)
+        from services.kit.postgres import check
+        from services.kit.views.postgres import SCHEMA, PostgresViews
+
+        check(self.place, [SCHEMA])
+        return PostgresViews(self.place)
 
 
 def instant(text: str) -> datetime:

@@ -66,7 +66,17 @@ def replay(args: argparse.Namespace) -> None:
 
 
 def _rebuild(folder: Folder, path: Path, names: tuple[str, ...]) -> None:
-    """One place owns the read models: the server, if there is one on the folder, else whoever holds it."""
+    """One place owns the read models: the server, if there is one on the folder, else whoever holds it.
+
+    Those of a database its projector owns.
+    """
+    if isinstance(folder.place, str):
+        try:
+            position = asyncio.run(_asked(path, names))
+        except ValueError as exc:
+            raise CommandFailed(str(exc)) from None
+        out(f"rebuilt {', '.join(names) or 'all read models'} up to position {position}")
+        return
     data = DataFolder(path)
     try:
         if data.take():
@@ -84,7 +94,7 @@ def _rebuild(folder: Folder, path: Path, names: tuple[str, ...]) -> None:
 def _alone(folder: Folder, names: tuple[str, ...]) -> int:
     log = folder.log()
     try:
-        return _last(rebuild(log, folder.views_path, names), log.head())
+        return _last(rebuild(log, folder.place, names), log.head())
     finally:
         log.close_readers()
 
@@ -99,7 +109,7 @@ async def _asked(path: Path, names: tuple[str, ...]) -> int:
             await asyncio.sleep(LOOK_S)
             told = await _ask(bus, RebuildAsked(number=told.number))
     except (ConnectionError, TimeoutError, NatsStartFailed) as exc:
-        raise CommandFailed(f"the server on {path} does not answer: {exc}") from None
+        raise CommandFailed(f"whoever makes the read models does not answer: {exc}") from None
     finally:
         await bus.stop()
     if told.failed:
@@ -147,7 +157,7 @@ def _teller() -> Callable[[int, int], None]:
 def _verify(folder: Folder) -> None:
     log = folder.log()
     try:
-        differences = verify(log, folder.views_path)
+        differences = verify(log, folder.place)
     finally:
         log.close_readers()
     for difference in differences[:50]:

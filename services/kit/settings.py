@@ -38,6 +38,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     data: str = ".cronledger"
     database_url: str = ""
     graphs_url: str = ""
+    database_threads: Positive = 8
     host: str = "127.0.0.1"
     port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 2026
     first_run: Literal["immediate", "scheduled"] = "immediate"

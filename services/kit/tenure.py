@@ -92,11 +92,9 @@ class Tenure:
         """Whether it is, asking for it when it is time to. Raises LogUnavailable."""
         now_s = self._clock.monotonic_s()
         if now_s >= self._ask_at_s:
-            row = (
-                await self._log.renew_lease(self.name, self._holder, self._ttl_s)
-                if await self._is_free()
-                else None
-            )
+            row = None
+            if self.held or await self._is_free():
+                row = await self._log.renew_lease(self.name, self._holder, self._ttl_s)
             self._held_until_s = NEVER if row is None else now_s + self._ttl_s * MARGIN
             self._ask_at_s = now_s + (min(LOOK_S, self._ttl_s) if row is None else self._ttl_s / RENEWALS)
         return self.held

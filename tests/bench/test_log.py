@@ -3,7 +3,7 @@
 import asyncio
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,6 +14,8 @@ from contracts.events import LaneChanged, LaneRun, RunRequested, RunStarted, Run
 from contracts.ledger import Append, Meta, Transaction
 from domain.lane import lane_id_of
 from projections import runs
+from services.kit.eventlog.log import RecordedLog
+from services.kit.eventlog.postgres import LEDGER, PostgresLog
 from services.kit.eventlog.sqlite import SqliteLog
 from services.kit.ids import uuid7
 from services.kit.postgres import migrate
@@ -42,11 +44,21 @@ def plain_sqlite(path: Path, rows: int) -> float:
     return rows / took
 
 
+@pytest.fixture(params=["sqlite", "postgres"])
+async def log(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[RecordedLog]:
+    made: RecordedLog = SqliteLog(tmp_path / "ledger.db", EventCodec())
+    if request.param == "postgres":
+        url = request.getfixturevalue("postgres_url")
+        migrate(url, [LEDGER], lambda _: None)
+        made = PostgresLog(url, EventCodec())
+    await made.start()
+    yield made
+    await made.stop()
+
+
 @pytest.mark.parametrize("writers", [1, 16, 64])
-async def test_append(tmp_path: Path, say: Say, writers: int) -> None:
+async def test_append(tmp_path: Path, log: RecordedLog, say: Say, writers: int) -> None:
     raw = plain_sqlite(tmp_path / "plain.db", 1000)
-    log = SqliteLog(tmp_path / "ledger.db", EventCodec())
-    await log.start()
     each = 6400 // writers
     took: list[float] = []
 
@@ -60,11 +72,14 @@ async def test_append(tmp_path: Path, say: Say, writers: int) -> None:
     began = time.perf_counter()
     await asyncio.gather(*(write() for _ in range(writers)))
     rate = len(took) / (time.perf_counter() - began)
-    await log.stop()
     took.sort()
     quantiles = f"p50 {took[len(took) // 2] * 1e3:.1f} p99 {took[len(took) * 99 // 100] * 1e3:.1f} ms"
     bar = "10,000/s" if writers == 16 else "-"
-    say(f"append, {writers} writers, {quantiles}", f"{rate:,.0f}/s (plain x{rate / raw:.1f})", bar)
+    say(
+        f"{type(log).__name__}: append, {writers} writers, {quantiles}",
+        f"{rate:,.0f}/s (plain x{rate / raw:.1f})",
+        bar,
+    )
 
 
 async def test_rebuild(tmp_path: Path, postgres: Postgres, say: Say) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from contracts.codec import EventCodec
 from contracts.events import RunRequested
+from services.kit.eventlog.postgres import PostgresLog
 from services.kit.eventlog.sqlite import SqliteReader
 
 pytestmark = pytest.mark.bench
@@ -55,7 +56,9 @@ async def at_once(many: int, each: int, work: Callable[[int], Any]) -> tuple[flo
 
 def lateness(server: Any) -> list[float]:
     """Milliseconds from each due instant to the recorded firing, ascending."""
-    reader = SqliteReader(server.data / "ledger.db", EventCodec())
+    url = server.environment.get("CRONLEDGER_DATABASE_URL")
+    path = server.data / "ledger.db"
+    reader = PostgresLog(url, EventCodec()) if url else SqliteReader(path, EventCodec())
     found = [
         (e.meta.at - e.body.scheduled_for).total_seconds() * 1000
         for e in reader.read_topics("run.requested", 0, reader.head(), 1_000_000)
@@ -73,16 +76,25 @@ async def crons(http: httpx.AsyncClient, many: int, schedule: str) -> None:
     await at_once(16, many // 16, one)
 
 
+def name_of(database: dict[str, str]) -> str:
+    """For whoever reads the figures."""
+    return "postgres" if database else "sqlite"
+
+
 @pytest.mark.parametrize(("many", "bar"), [(48, "p50 20, max 100 ms"), (496, "max 300 ms")])
-async def test_lateness(make_server: Any, say: Say, many: int, bar: str) -> None:
-    server = make_server(**FREE, CRONLEDGER_FIRST_RUN="scheduled")
+async def test_lateness(make_server: Any, say: Say, database: dict[str, str], many: int, bar: str) -> None:
+    server = make_server(**FREE, **database, CRONLEDGER_FIRST_RUN="scheduled")
     due = datetime.now(UTC) + timedelta(seconds=8)
     async with httpx.AsyncClient(base_url=server.url, timeout=60) as http:
         await crons(http, many, f"{due.second} {due.minute} {due.hour} * * *")
         await asyncio.sleep(max(0.0, (due - datetime.now(UTC)).total_seconds()) + 5)
     late = lateness(server)
     assert len(late) == many
-    say(f"{many} crons due at one instant", f"p50 {late[many // 2]:.1f} max {late[-1]:.1f} ms", bar)
+    say(
+        f"{name_of(database)}: {many} crons due at one instant",
+        f"p50 {late[many // 2]:.1f} max {late[-1]:.1f} ms",
+        bar,
+    )
 
 
 async def test_burst(make_server: Any, say: Say) -> None:
@@ -133,8 +145,8 @@ def reschedule(data: Path, due: datetime) -> None:
         path.unlink()
 
 
-async def test_create_and_search(make_server: Any, say: Say) -> None:
-    server = make_server(**FREE)
+async def test_create_and_search(make_server: Any, say: Say, database: dict[str, str]) -> None:
+    server = make_server(**FREE, **database)
     assert server.process is not None
     async with httpx.AsyncClient(base_url=server.url, timeout=60) as http:
         body = {"assistant_id": "counter", "schedule": "0 0 1 1 *", "enabled": False}
@@ -145,17 +157,25 @@ async def test_create_and_search(make_server: Any, say: Say) -> None:
         before = cpu_s(server.process.pid)
         took, _ = await at_once(16, 200, create)
         used = (cpu_s(server.process.pid) - before) / 3200 * 1000
-        say("create cron (disabled), 16 at once", f"{3200 / took:.0f}/s, {used:.2f} ms CPU", "600/s, 2.5 ms")
+        say(
+            f"{name_of(database)}: create cron (disabled), 16 at once",
+            f"{3200 / took:.0f}/s, {used:.2f} ms CPU",
+            "600/s, 2.5 ms",
+        )
 
         async def search(_: int) -> None:
             (await http.post("/runs/crons/search", json={"limit": 10})).raise_for_status()
 
         _, each = await at_once(1, 200, search)
-        say("search crons, limit 10, 3,200 present, p50", f"{each[100] * 1000:.1f} ms", "4 ms")
+        say(
+            f"{name_of(database)}: search crons, limit 10, 3,200 present, p50",
+            f"{each[100] * 1000:.1f} ms",
+            "4 ms",
+        )
 
 
-async def test_runs(make_server: Any, say: Say) -> None:
-    server = make_server(CRONLEDGER_RUNS_PER_CHILD="16")
+async def test_runs(make_server: Any, say: Say, database: dict[str, str]) -> None:
+    server = make_server(CRONLEDGER_RUNS_PER_CHILD="16", **database)
     assert server.process is not None
     async with httpx.AsyncClient(base_url=server.url, timeout=60) as http:
         threads = [(await http.post("/threads", json={})).json()["thread_id"] for _ in range(64)]
@@ -174,17 +194,21 @@ async def test_runs(make_server: Any, say: Say) -> None:
         took, _ = await at_once(16, 30, run)
         used = (cpu_s(server.process.pid) - before) / 480 * 1000
         say(
-            "background run, POST to join, 16 at once",
+            f"{name_of(database)}: background run, POST to join, 16 at once",
             f"{480 / took:.0f}/s, {used:.1f} ms CPU",
             "70/s, 20 ms",
         )
         _, each = await at_once(1, 100, run)
-        say("background run, POST to join, one at a time, p50", f"{each[50] * 1000:.1f} ms", "30 ms")
+        say(
+            f"{name_of(database)}: background run, POST to join, one at a time, p50",
+            f"{each[50] * 1000:.1f} ms",
+            "30 ms",
+        )
 
         async def get(_: int) -> None:
             (await http.get(last[0])).raise_for_status()
 
         _, each = await at_once(1, 300, get)
-        say("GET run, one at a time, p50", f"{each[150] * 1000:.2f} ms", "2.5 ms")
+        say(f"{name_of(database)}: GET run, one at a time, p50", f"{each[150] * 1000:.2f} ms", "2.5 ms")
         took, _ = await at_once(16, 100, get)
         say("GET run, 16 at once", f"{1600 / took:.0f}/s", "700/s")

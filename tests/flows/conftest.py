@@ -7,22 +7,6 @@ import httpx
 import pytest
 from langgraph_sdk import get_client
 
-from services.kit.settings import Settings
-from services.schemas import upgrade
-
-Environment = dict[str, str]
-
-
-@pytest.fixture(scope="module", params=["sqlite", "postgres"])
-def database(request: pytest.FixtureRequest) -> Environment:
-    """What lets a server stand on that database: the tests of a file that asks for it run on both."""
-    if request.param == "sqlite":
-        return {}
-    postgres = request.getfixturevalue("postgres")
-    url = postgres.url_of(postgres.database())
-    upgrade(Settings(database_url=url), lambda _: None)
-    return {"CRONLEDGER_DATABASE_URL": url}
-
 
 @pytest.fixture
 async def client(server: Any) -> AsyncIterator[Any]:

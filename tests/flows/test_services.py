@@ -61,8 +61,8 @@ def production(tmp_path_factory: pytest.TempPathFactory, postgres: Postgres) -> 
     """PostgreSQL, NATS on three servers, and two or three processes of each service."""
     folder = tmp_path_factory.mktemp("production")
     cluster = NatsCluster(folder / "nats").start()
-    made = Production(folder, postgres, cluster)
-    made.migrate()
+    made = Production(folder, postgres, cluster.url)
+    assert made.command("migrate").returncode == 0
     made.begin(*made.names)
     made.wait(*made.names)
     yield made
@@ -223,3 +223,16 @@ async def test_each_process_is_killed_in_turn(production: Production) -> None:
     assert len(late) > 100
     assert late[len(late) // 2] < 1
     assert late[-1] < 30  # a lease, and the start of two cores' worth of processes
+
+
+def test_the_command_line_reads_the_database(production: Production) -> None:
+    """After everything that was done to it: the audit, the deliveries, and read models that are what the ledger says."""
+    said = production.command("audit", "--type", "cron.created", "--limit", "3")
+    assert (said.returncode, len(said.stdout.splitlines())) == (0, 3), said.stderr
+    assert "delivery" in production.command("deliveries").stdout
+    verified = production.command("replay", "--verify")
+    assert (verified.returncode, verified.stderr) == (0, ""), verified.stdout
+    rebuilt = production.command("replay", "--only", "crons")
+    assert "rebuilt crons" in rebuilt.stdout, rebuilt.stderr
+    again = production.command("migrate")
+    assert "up to date" in again.stdout

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -178,12 +179,14 @@ class PostgresLog(RecordedLog):
     def __init__(self, url: str, codec: EventCodec) -> None:
         self._rows = PostgresRecorder(url)
         super().__init__(self._rows, codec)
+        # Leases must not wait for a thread until reads of everybody else have come back.
+        self._beside = ThreadPoolExecutor(2, "ledger-leases")
 
     async def _do(self, work: Work) -> Any:
         if isinstance(work, AppendAsked):
             return await super()._do(work)
         # They have nothing to do with the order of events, and must not wait for those that do.
-        return await asyncio.to_thread(self._aside, work)
+        return await asyncio.get_running_loop().run_in_executor(self._beside, self._aside, work)
 
     def _aside(self, work: Work) -> LeaseRow | None:
         if not isinstance(work, LeaseAsked):
