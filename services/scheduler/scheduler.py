@@ -96,6 +96,7 @@ class Scheduler:
         if tenure is not None:
             self.parts = (self._renewing, *self.parts)
         self._position: int | None = None
+        self._is_stale = True  # what is known of the crons is to be taken from the read model
         self._highest = self._turned_s = 0.0
         self._skew_s = 0.0  # of the host's clock, to the store's
         self._tzdata = ""  # the newest that anything was planned by
@@ -161,7 +162,7 @@ class Scheduler:
     async def _step(self) -> None:
         self._turned_s = self._clock.monotonic_s()
         self._wake.clear()
-        if not self._loaded.is_set():
+        if self._is_stale:
             await self._load()
         await self._follow()
         now = await self._now()
@@ -190,10 +191,10 @@ class Scheduler:
         was_ours, self.decides = self.decides, self._tenure.held
         if self.decides and not was_ours and not self._held:
             log_.info("scheduler.takes_over", lease=self._tenure.name)
+            # Of those that stand apart, and of what the other one left undecided for longer, the read model knows:
+            # whatever raises here, it is asked before anything else is decided.
+            self._position, self._is_stale = None, True
             await self._fire_due(now)
-            # Of those that stand apart, and of what the other one left undecided for longer, the read model knows.
-            self._position = await read(self._log, self._log.head)
-            self._loaded.clear()
             await self._load()
             await self._follow()
         elif not self.decides:
@@ -268,6 +269,7 @@ class Scheduler:
                 if n % YIELD_EVERY == 0:
                     await asyncio.sleep(0)
             last = rows[-1]["cron_id"]
+        self._is_stale = False
         self._loaded.set()
         log_.info("scheduler.loaded", crons=len(self._timer), position=self._position)
 

@@ -47,7 +47,7 @@ from services.gateway.queries.runs import NEWEST
 from services.gateway.queries.search import count, find, keys_of, page, row_query, rows_of, search
 from services.kit.eventlog.sqlite import SqliteLog
 from services.kit.postgres import connect, migrate
-from services.kit.views import Views
+from services.kit.views import Views, ViewsUnavailable
 from services.kit.views.postgres import SCHEMA, PostgresViews, translated
 from services.kit.views.sqlite import SqliteViews
 from services.projector.catalog import ALL
@@ -458,7 +458,7 @@ def test_closing_cancels_what_is_read(both: Both) -> None:
     def read() -> None:
         try:
             views.one("SELECT pg_sleep(8)")
-        except psycopg.Error as exc:
+        except ViewsUnavailable as exc:
             told.append(exc)
 
     thread = threading.Thread(target=read)

@@ -229,7 +229,7 @@ def test_the_command_line_reads_the_database(production: Production) -> None:
     """After everything that was done to it: the audit, the deliveries, and read models that are what the ledger says."""
     said = production.command("audit", "--type", "cron.created", "--limit", "3")
     assert (said.returncode, len(said.stdout.splitlines())) == (0, 3), said.stderr
-    assert "delivery" in production.command("deliveries").stdout
+    assert "delivery" in production.command("deliveries", "list").stdout
     verified = production.command("replay", "--verify")
     assert (verified.returncode, verified.stderr) == (0, ""), verified.stdout
     rebuilt = production.command("replay", "--only", "crons")
