@@ -32,7 +32,7 @@ async def test_runs_go_on_over_a_server_of_ones_own(node: NatsNode, make_server:
         parts = [part async for part in client.runs.stream(None, "counter", input={"count": 1})]
         assert {"metadata", "values"} <= {part.event for part in parts}
     async with httpx.AsyncClient(base_url=server.url, timeout=30) as http, asyncio.timeout(30):
-        while (health := await http.get("/health")).status_code != 200:  # a busy disk is told for a moment
+        while (health := await http.get("/health")).status_code != 200:  # noqa: ASYNC110 - a client
             await asyncio.sleep(0.2)
         assert health.json()["services"]["nats"] == "ok"
     assert not (server.data / "nats").exists()

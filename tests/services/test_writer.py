@@ -54,8 +54,8 @@ class DiskCursor:
     def __init__(self, disk: Disk) -> None:
         self._disk = disk
 
-    def execute(self, statement: str, params: Any = ()) -> None:
-        self._disk.execute(statement, params)
+    def execute(self, statement: str, params: Any = ()) -> sqlite3.Cursor:
+        return self._disk.execute(statement, params)
 
     def close(self) -> None:
         pass
