@@ -56,12 +56,27 @@ class Authority:
             .not_valid_after(now + DAY)
             .add_extension(x509.BasicConstraints(ca=is_authority, path_length=None), critical=True)
             .add_extension(x509.SubjectAlternativeName([address]), critical=False)
+            # From 3.13 on Python trusts none that does not say which keys are meant, and what for.
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False
+            )
+            .add_extension(_usage(is_authority), critical=True)
             .sign(self._key, hashes.SHA256())
         )
 
     def _written(self, name: str, data: bytes) -> str:
         (self._folder / name).write_bytes(data)
         return str(self._folder / name)
+
+
+def _usage(is_authority: bool) -> x509.KeyUsage:
+    others = dict.fromkeys(
+        ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement", "encipher_only"),
+        False,
+    )
+    signs = {"key_cert_sign": is_authority, "crl_sign": is_authority}
+    return x509.KeyUsage(digital_signature=True, decipher_only=False, **others, **signs)
 
 
 def _name(text: str) -> x509.Name:
