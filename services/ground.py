@@ -28,7 +28,7 @@ from services.kit.views import Views
 from services.kit.views.sqlite import SqliteViews
 from services.projector.catalog import ALL
 
-SHOWN = "SELECT name FROM tracking"
+POSITIONS = "SELECT name, pos FROM tracking"
 LOOK_S = 0.5
 log_ = Log("ground")
 
@@ -62,9 +62,7 @@ class Ground:
 
     async def _wait_shown(self) -> None:
         names = {projection.NAME for projection in ALL}
-        while missing := names - await read(
-            self.views, lambda: {row["name"] for row in self.views.all(SHOWN)}
-        ):
+        while missing := names - (await read(self.views, lambda: positions(self.views))).keys():
             log_.info("views.missing", names=",".join(sorted(missing)), until="a projector has made them")
             await asyncio.sleep(LOOK_S)
 
@@ -128,7 +126,13 @@ def _ground(settings: Settings, log: LogPart, views: Views, bus: NatsBus, parts:
 
 def slowest(views: Views) -> int:
     """The position that all read models have passed."""
-    return min(views.position(projection.NAME) for projection in ALL)
+    reached = positions(views)
+    return min(reached.get(projection.NAME, 0) for projection in ALL)
+
+
+def positions(views: Views) -> dict[str, int]:
+    """Name -> position of the read models that there are, in one read."""
+    return {row["name"]: row["pos"] for row in views.all(POSITIONS)}
 
 
 async def _widened(threads: int) -> None:

@@ -7,12 +7,13 @@ a store keeps, and how it reads it, stands with the store.
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import msgspec
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 
 from services.kit.mendable import Mendable
@@ -20,6 +21,8 @@ from services.kit.mendable import Mendable
 Connection = psycopg.Connection[Any]
 CONNECT_S = 5
 STATEMENT_S = 10
+CLOSE_S = 2.0
+"""How long a read that was cancelled may take to notice."""
 NETWORK: dict[str, Any] = {
     # A server that is gone is told within seconds, not after TCP's quarter of an hour.
     "connect_timeout": CONNECT_S,
@@ -53,16 +56,16 @@ class Sessions:
         self._open: set[Connection] = set()
         self._guard = threading.Lock()
 
-    @contextmanager
-    def connection(self) -> Iterator[Connection]:
-        """That of this thread. What fails in it and has broken it is opened anew for the next. Raises psycopg.Error."""
+    def mine(self) -> tuple[bool, Connection]:
+        """Whether it was opened just now, and the connection of this thread. Raises psycopg.Error."""
         mine: Connection | None = getattr(self._local, "connection", None)
-        if mine is None or mine.closed:
-            mine = psycopg.connect(self._conninfo, autocommit=True, **self._given)
-            with self._guard:
-                self._open = {one for one in self._open if not one.closed} | {mine}
-                self._local.connection = mine
-        yield mine
+        if mine is not None and not mine.closed:
+            return False, mine
+        made = psycopg.connect(self._conninfo, autocommit=True, **self._given)
+        with self._guard:
+            self._open = {one for one in self._open if not one.closed} | {made}
+            self._local.connection = made
+        return True, made
 
     def drop(self) -> None:
         """Close the one of this thread."""
@@ -76,22 +79,29 @@ class Sessions:
         Raises psycopg.Error.
         """
         for is_last in (False, True):
-            with self.connection() as connection:
-                try:
-                    with connection.cursor(binary=True, row_factory=tuple_row) as cursor:
-                        return cursor.execute(query.encode(), params).fetchall()
-                except psycopg.OperationalError:
-                    if is_last or not connection.broken:
-                        raise
-                    self.drop()
+            _, connection = self.mine()
+            try:
+                with connection.cursor(binary=True, row_factory=tuple_row) as cursor:
+                    return cursor.execute(query.encode(), params).fetchall()
+            except psycopg.OperationalError:
+                if is_last or not connection.broken:
+                    raise
+                self.drop()
         raise AssertionError("unreachable")
 
     def close(self) -> None:
-        """Close those of all threads; the next one that asks opens a new one."""
+        """Close those of all threads, and cancel what they read; the next one that asks opens a new one."""
         with self._guard:
             opened, self._open, self._local = self._open, set(), threading.local()
         for connection in opened:
-            connection.close()
+            if connection.info.transaction_status == TransactionStatus.ACTIVE:
+                with suppress(psycopg.Error):  # the server may be away
+                    connection.cancel_safe(timeout=CLOSE_S)
+            if connection.lock.acquire(timeout=CLOSE_S):  # never under a read
+                try:
+                    connection.close()
+                finally:
+                    connection.lock.release()
 
 
 class Schema(msgspec.Struct, frozen=True):
@@ -135,7 +145,7 @@ def migrate(url: str, schemas: Sequence[Schema], told: Callable[[str], None]) ->
 
     Raises DatabaseProblem, also when one of them is of a newer version: nothing is changed then.
     """
-    with _named(url), connect(url, "pg_catalog", "lock_timeout=60s", "statement_timeout=0") as connection:
+    with named(url), connect(url, "pg_catalog", "lock_timeout=60s", "statement_timeout=0") as connection:
         if connection.info.server_version < OLDEST:
             raise DatabaseProblem(f"PostgreSQL {OLDEST // 10000} or newer is needed")
         # Of the session: whoever comes second waits here, and then finds nothing to do.
@@ -148,7 +158,7 @@ def migrate(url: str, schemas: Sequence[Schema], told: Callable[[str], None]) ->
 
 def check(url: str, schemas: Sequence[Schema]) -> None:
     """Refuse a database that was not made for this code. Raises DatabaseProblem."""
-    with _named(url), connect(url, "pg_catalog") as connection:
+    with named(url), connect(url, "pg_catalog") as connection:
         for schema in schemas:
             found = _version(connection, schema.name)
             _refuse_newer(schema, found)
@@ -167,7 +177,8 @@ def text(statements: str) -> Callable[[Connection], None]:
 
 
 @contextmanager
-def _named(url: str) -> Iterator[None]:
+def named(url: str) -> Iterator[None]:
+    """Let an error of the database be told as a DatabaseProblem that says which it is, without the password."""
     try:
         yield
     except psycopg.Error as exc:

@@ -25,7 +25,7 @@ class Tenured:
         self.name, self.failing = f"{tenure.name}.tenure", ""
         self._tenure, self._whole = tenure, Whole(tenure.name, parts)
         # By itself: a lease is not to end because the parts take long to start.
-        self._renewing = Supervised(f"{tenure.name}.lease", self._renew, 1.0)
+        self._renewing = Supervised(f"{tenure.name}.lease", tenure.renew, 1.0)
         self._working = Supervised(f"{tenure.name}.work", self._work, 1.0)
 
     @property
@@ -50,10 +50,6 @@ class Tenured:
         await self._working.stop()
         await self._whole.stop()
         await self._tenure.release()
-
-    async def _renew(self) -> None:
-        await self._tenure.is_ours()
-        await asyncio.sleep(max(0.01, self._tenure.pause_s))
 
     async def _work(self) -> None:
         is_dead = self._whole.started and not all(part.started for part in self._whole.parts)
@@ -98,6 +94,11 @@ class Tenure:
             self._held_until_s = NEVER if row is None else now_s + self._ttl_s * MARGIN
             self._ask_at_s = now_s + (min(LOOK_S, self._ttl_s) if row is None else self._ttl_s / RENEWALS)
         return self.held
+
+    async def renew(self) -> None:
+        """Ask for it, and wait until it is to be asked for again: the step of a loop. Raises LogUnavailable."""
+        await self.is_ours()
+        await asyncio.sleep(max(0.01, self.pause_s))
 
     async def release(self) -> None:
         """Let another one take it at once; safe when it is not held. Raises LogUnavailable."""

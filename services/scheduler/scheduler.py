@@ -179,8 +179,9 @@ class Scheduler:
         assert self._tenure is not None
         # One that does not go round any more must not keep the others from it.
         if self._clock.monotonic_s() - self._turned_s < HANGS_S:
-            await self._tenure.is_ours()
-        await asyncio.sleep(max(0.01, self._tenure.pause_s))
+            await self._tenure.renew()
+        else:
+            await asyncio.sleep(AGAIN_S)
 
     async def _stands_by(self, now: int) -> bool:
         """Whether another scheduler decides. Then this one keeps what was due in the last seconds, so that it can

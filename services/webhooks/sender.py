@@ -39,7 +39,6 @@ AGAIN_S = 5.0
 MOST_PAUSE_S = 3600.0
 TOPICS = "delivery."
 LEASE = "webhooks.sender"
-"""In the time of a lease."""
 log_ = Log("webhooks")
 
 

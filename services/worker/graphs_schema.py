@@ -92,11 +92,9 @@ class GraphsDatabase(msgspec.Struct, frozen=True):
 
     def _alone(self) -> "psycopg.Connection[Any]":
         """A connection that has the lock of whoever changes schemas, until it is closed."""
-        try:
+        with postgres.named(self.url):
             connection = postgres.connect(self.url, "graphs", "lock_timeout=60s", "statement_timeout=0")
             connection.execute("SELECT pg_advisory_lock(%s)", (postgres.LOCK,))
-        except psycopg.Error as exc:
-            raise DatabaseProblem(f"the database {postgres.address(self.url)}: {exc}") from exc
         return connection
 
     # --- the role -----------------------------------------------------------------------------------

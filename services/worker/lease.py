@@ -9,10 +9,9 @@ from services.kit.clock import Clock
 from services.kit.eventlog import EventLog, LeaseRow
 from services.kit.mendable import naming
 from services.kit.reads import read
+from services.kit.tenure import MARGIN
 
 PREFIX = "worker."
-MARGIN = 0.9
-"""Part of the lease's time that its holder trusts: clocks of two hosts do not run alike."""
 
 
 def lease_name(worker: str) -> str:

@@ -42,8 +42,7 @@ class SessionDatastore(PostgresDatastore):
 
     @contextmanager
     def get_connection(self) -> Iterator[Connection]:
-        with self.sessions.connection() as connection:
-            yield connection
+        yield self.sessions.mine()[1]
 
     def close(self) -> None:
         if hasattr(self, "sessions"):  # the library closes what could not be made as well

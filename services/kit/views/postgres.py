@@ -1,7 +1,6 @@
 """Reads of the read models in PostgreSQL."""
 
 import re
-import threading
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any, TypeVar
 
 import psycopg
 
-from services.kit.postgres import Connection, Schema, connect, text
+from services.kit.postgres import Schema, Sessions, text
 from services.kit.views import POSITION, Row, ViewsUnavailable
 
 T = TypeVar("T")
@@ -21,8 +20,6 @@ SESSION = (
     "plan_cache_mode=force_custom_plan",
 )
 HINT = re.compile(r'(?<=[\s(])\+(?=[A-Za-z"])')
-CLOSE_S = 2.0
-"""How long a read that was cancelled may take to notice."""
 NUL, REPLACED = "\0", "\ufffd"
 
 
@@ -51,10 +48,8 @@ class PostgresViews:
     is_near = False
 
     def __init__(self, url: str) -> None:
-        self._url = url
-        self._local = threading.local()
-        self._open: list[Connection] = []
-        self._guard = threading.Lock()
+        # Parsed each time: a statement that is kept would fail when another version's columns are swapped in.
+        self._sessions = Sessions(url, SCHEMA.name, *SESSION, prepare_threshold=None)
 
     def all(self, query: str, params: Sequence[Any] = ()) -> list[Row]:
         """Every row of the answer. Raises ViewsUnavailable."""
@@ -82,16 +77,7 @@ class PostgresViews:
 
     def close(self) -> None:
         """Close the connections of all threads, and cancel what they read; the next read opens a new one."""
-        with self._guard:
-            opened, self._open, self._local = self._open, [], threading.local()
-        for connection in opened:
-            if connection.info.transaction_status == psycopg.pq.TransactionStatus.ACTIVE:
-                connection.cancel_safe(timeout=CLOSE_S)
-            if connection.lock.acquire(timeout=CLOSE_S):  # never under a read
-                try:
-                    connection.close()
-                finally:
-                    connection.lock.release()
+        self._sessions.close()
 
     def _read(self, query: str, params: Sequence[Any], read: Callable[[psycopg.Cursor[Any]], T]) -> T:
         try:
@@ -101,7 +87,7 @@ class PostgresViews:
 
     def _tried(self, query: str, params: Sequence[Any], read: Callable[[psycopg.Cursor[Any]], T]) -> T:
         statement, given = translated(query), [whole(value) for value in params]
-        is_fresh, connection = self._mine()
+        is_fresh, connection = self._sessions.mine()
         try:
             return read(connection.cursor(binary=True).execute(statement, given))
         except psycopg.OperationalError as exc:
@@ -110,25 +96,6 @@ class PostgresViews:
             is_deadlock = isinstance(exc, psycopg.errors.DeadlockDetected)
             if not is_deadlock and (is_fresh or not (connection.closed or connection.broken)):
                 raise
-        self._drop(connection)
-        _, connection = self._mine()
+        self._sessions.drop()
+        _, connection = self._sessions.mine()
         return read(connection.cursor(binary=True).execute(statement, given))
-
-    def _mine(self) -> tuple[bool, Connection]:
-        """Whether it was opened just now, and the connection of this thread."""
-        mine: Connection | None = getattr(self._local, "connection", None)
-        if mine is not None and not mine.closed:
-            return False, mine
-        made = connect(self._url, SCHEMA.name, *SESSION)
-        # Parsed each time: a statement that is kept would fail when another version's columns are swapped in.
-        made.prepare_threshold = None
-        with self._guard:
-            self._local.connection = made
-            self._open = [*(one for one in self._open if not one.closed), made]
-        return True, made
-
-    def _drop(self, connection: Connection) -> None:
-        connection.close()
-        with self._guard:
-            self._local.connection = None
-            self._open = [one for one in self._open if one is not connection]
