@@ -7,7 +7,7 @@ from uuid import uuid4
 from services.ground import Ground
 from services.kit.lifecycle import Part
 from services.kit.project import Project
-from services.kit.tenure import Tenure, Tenured
+from services.kit.tenure import Membership, Tenure, Tenured
 from services.projector.door import Door
 from services.projector.projector import Projector
 from services.relay.relay import Relay
@@ -22,9 +22,9 @@ PROJECTOR_LEASE_S = 2.0
 
 
 def scheduling(ground: Ground) -> list[Part]:
-    """What fires: any number of it, of which one decides."""
-    tenure = Tenure(ground.log, ground.clock, LEASE, min(LEASE_S, ground.settings.lease_s))
-    return [Scheduler(ground.log, ground.views, ground.clock, ground.settings, tenure)]
+    """What fires: any number of it, which share the crons."""
+    members = Membership(ground.log, ground.clock, LEASE, min(LEASE_S, ground.settings.lease_s))
+    return [Scheduler(ground.log, ground.views, ground.clock, ground.settings, members)]
 
 
 def projecting(ground: Ground) -> list[Part]:

@@ -15,6 +15,8 @@ MARGIN = 0.9
 """Part of the lease's time that its holder trusts: clocks of two hosts do not run alike."""
 LOOK_S = 0.25
 """How often the others look whether it is free: so long after an end in order is nobody at work."""
+FORGOTTEN_S = 60.0
+"""A member that is dead for so long leaves no trace: each process has a name of its own, so that they would add up."""
 NEVER = float("-inf")
 
 
@@ -60,6 +62,39 @@ class Tenured:
         if self._tenure.held and not self._whole.started:
             await self._whole.start()
         await asyncio.sleep(LOOK_S)
+
+
+class Membership:
+    """Those that share a work: each has a lease of its own, and sees whose go on. For economy, as a tenure is."""
+
+    def __init__(self, log: EventLog, clock: Clock, prefix: str, ttl_s: float) -> None:
+        self._log, self._prefix = log, f"{prefix}."
+        self._tenure = Tenure(log, clock, f"{prefix}.{uuid4().hex[:12]}", ttl_s)
+        self._seen: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Ours."""
+        return self._tenure.name
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """Sorted, with our own name; empty when our lease goes on no longer: who knows what the others do."""
+        return self._seen if self._tenure.held else ()
+
+    async def renew(self) -> None:
+        """Renew our lease when it is time to, look at the others', and wait: the step of a loop. Raises LogUnavailable."""
+        if await self._tenure.is_ours():
+            now, rows = await read(self._log, lambda: (self._log.clock(), self._log.leases(self._prefix)))
+            self._seen = tuple(sorted({self.name, *(row.name for row in rows if row.until >= now)}))
+            for row in rows:
+                if (now - row.until).total_seconds() > FORGOTTEN_S:
+                    await self._log.renew_lease(row.name, row.holder, 0)
+        await asyncio.sleep(min(LOOK_S, max(0.01, self._tenure.pause_s)))
+
+    async def release(self) -> None:
+        """Leave: the others see it at their next look. Safe when we are no member. Raises LogUnavailable."""
+        await self._tenure.release()
 
 
 class Tenure:

@@ -55,6 +55,8 @@ class Open(msgspec.Struct):
     backfill: Backfill
     left: deque[int]
     next_s: float = 0.0
+    is_ours: bool = True
+    """Else somebody else goes on with it, and `left` is as it once was."""
 
 
 class Backfills:
@@ -95,10 +97,13 @@ class Backfills:
         if self._held():
             await self._clock.wait(self._never, POLL_S)
             return
+        for opened in list(self._open.values()):
+            await self._look_whose(opened)
         # One that has its turn later than ever was said: the clock was set back.
-        for opened in [o for o in self._open.values() if not now < o.next_s <= now + ASIDE_S]:
+        ours = [o for o in self._open.values() if o.is_ours]
+        for opened in [o for o in ours if not now < o.next_s <= now + ASIDE_S]:
             await self._go_on(opened)
-        soonest = min((o.next_s for o in self._open.values()), default=now + POLL_S)
+        soonest = min((o.next_s for o in ours), default=now + POLL_S)
         await self._clock.wait(self._never, min(POLL_S, max(0.0, soonest - self._clock.wall_s())))
 
     async def _load(self) -> None:
@@ -140,6 +145,13 @@ class Backfills:
         return deque(at for at, run_id in runs.items() if not _had_turn(found, newest.get(run_id)))
 
     # --- one of them ------------------------------------------------------------------------------
+
+    async def _look_whose(self, opened: Open) -> None:
+        """Whoever decides the cron releases its backfills."""
+        is_ours = self._timer.is_ours(opened.backfill.request.cron_id.bytes)
+        if is_ours and not opened.is_ours:
+            opened.left = await read(self._log, partial(self._left, opened.backfill))
+        opened.is_ours = is_ours
 
     async def _go_on(self, opened: Open) -> None:
         """Let the next occurrence have its turn. Whatever is wrong with one backfill, others go on."""

@@ -5,7 +5,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from uuid import UUID
 
 import msgspec
@@ -39,8 +39,9 @@ from services.kit.reads import read
 from services.kit.settings import Settings
 from services.kit.views import Views
 from services.scheduler.firing import Firing
+from services.scheduler.partitions import NEVER
 from services.scheduler.plans import SQL
-from services.scheduler.timer import NEVER, Timer
+from services.scheduler.timer import Timer
 
 BLOCK = 200
 """Fewer than of due crons: each look is a dozen calls of the schedule kernel, and due work comes in between."""
@@ -74,11 +75,13 @@ class Backlog:
     ) -> None:
         self._log, self._views, self._clock, self._settings = log, views, clock, settings
         self._firing, self._timer = firing, timer
-        self.moved: set[bytes] = set()  # the rules of their zone have changed since they were planned
         self._backfilled: set[UUID] = set()
         """Runs that were begun before the schedule could tell why it had none."""
-        self.failing: dict[bytes, tuple[int, str]] = {}
-        """Crons of which a run has failed: up to where the read model must know, and the event that said so."""
+
+    @property
+    def has_moved(self) -> bool:
+        """Whether there are crons to be told of the new rules of their zone."""
+        return any(partition.moved for partition in self._timer.our_partitions)
 
     async def look(self, now: float) -> None:
         """Look at a block of those whose turn it is. Whatever raises, they are looked at again."""
@@ -96,46 +99,45 @@ class Backlog:
             self._timer.apart(look.cron_id).tried = look.fire.due
         await self._firing.fire([self._due(look) for look in fires])
 
-    def is_settled(self, cron_id: bytes, now: int) -> bool:
-        """Whether a cron that was just taken in has its place already, because it is not behind."""
-        try:
-            return self._timer.settle(cron_id, now)
-        except (InvalidSchedule, InvalidTimezone, *FAULTS):
-            return False  # the look will tell
-
     async def reschedule(self) -> None:
         """Tell of a block of crons what the new rules of their zone mean for them."""
         looks: list[Look] = []
-        for cron_id in list(islice(self.moved, BLOCK)):
+        moved = chain.from_iterable(partition.moved for partition in self._timer.our_partitions)
+        for cron_id in list(islice(moved, BLOCK)):
             try:
                 at = next_of(self._timer.rule(cron_id), self._timer.cursor(cron_id))
             except (InvalidSchedule, InvalidTimezone, *FAULTS):
-                self.moved.discard(cron_id)  # its zone has no rules any more: blocked, as the look will tell
+                self._timer.partition(cron_id).moved.discard(
+                    cron_id
+                )  # its zone has no rules any more: blocked, as the look will tell
                 continue
             decided = _instant(self._timer.cursor(cron_id))
             body = CronRescheduled(next_at=_instant(at), tzdata=tzdata_version(), decided=decided)
             looks.append(Look(cron_id, (body,)))
-        self.moved -= await self._tell(looks)
+        for cron_id in await self._tell(looks):
+            self._timer.partition(cron_id).moved.discard(cron_id)
 
     async def pause_failing(self, now: float) -> None:
         """Pause those of which as many runs in a row have failed as they allow."""
-        if not self.failing:
+        failing = chain.from_iterable(partition.failing.items() for partition in self._timer.our_partitions)
+        some = dict(islice(failing, BLOCK))
+        if not some:
             return
         position = await read(self._views, lambda: self._views.position("crons"))
-        known = [c for c, (needed, _) in islice(self.failing.items(), BLOCK) if needed <= position]
+        known = [cron_id for cron_id, (needed, _) in some.items() if needed <= position]
         query = SQL["failing"].format(marks=",".join("?" * len(known)))
         rows = await read(self._views, lambda: self._views.all(query, known)) if known else []
         looks = [
-            self._pause(row["cron_id"], row["failures"], int(now))
+            self._pause(row["cron_id"], row["failures"], int(now), some[row["cron_id"]][1])
             for row in rows
             if row["version"] == self._timer.version(row["cron_id"])
         ]
         # Who was edited meanwhile is asked about again.
         again = {row["cron_id"] for row in rows} - await self._tell(looks)
         for cron_id in set(known) - again:
-            del self.failing[cron_id]
+            self._timer.partition(cron_id).failing.pop(cron_id, None)
 
-    def _pause(self, cron_id: bytes, failures: int, now: int) -> Look:
+    def _pause(self, cron_id: bytes, failures: int, now: int, cause: str) -> Look:
         rule = self._timer.rule(cron_id)
         newest = newest_of(rule, self._timer.cursor(cron_id), now)
         paused = CronPaused(
@@ -143,7 +145,7 @@ class Backlog:
             newest=_instant(newest),
             note=f"it paused itself: its last {failures} runs failed",
         )
-        return Look(cron_id, (paused,), cause=self.failing[cron_id][1])
+        return Look(cron_id, (paused,), cause=cause)
 
     async def _sure(self, cron_ids: Sequence[bytes], now: float) -> list[bytes]:
         """Those whose cursor is known. Of others another scheduler may know more, while this one stood still: its

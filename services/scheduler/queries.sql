@@ -6,6 +6,16 @@ SELECT cron_id, canonical, timezone, start_at, end_at, state, cursor, since, und
 wall, catch_up, catch_up_window_s, paused_until, jitter_s, max_runs, counted, pause_after_failures, failures
 FROM crons WHERE cron_id > ? ORDER BY cron_id LIMIT ?;
 
+-- name: crons_of
+-- The same of these.
+SELECT cron_id, canonical, timezone, start_at, end_at, state, cursor, since, undecided, version, revision, tzdata,
+wall, catch_up, catch_up_window_s, paused_until, jitter_s, max_runs, counted, pause_after_failures, failures
+FROM crons WHERE cron_id IN ({marks});
+
+-- name: active_cursors
+-- How far each is decided, a page at a time: once when partitions are taken over.
+SELECT cron_id, cursor FROM crons WHERE cron_id > ? AND state = 'active' ORDER BY cron_id LIMIT ?;
+
 -- name: cursors
 -- How far another scheduler has come, and how many runs there are by then.
 SELECT cron_id, cursor, counted FROM crons WHERE cron_id IN ({marks});

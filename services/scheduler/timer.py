@@ -4,62 +4,29 @@ A cron is in the group of its rule as long as nothing of it is undecided before 
 of the schedule kernel then moves them all. Every other cron stands apart, with its timeline and the time to look
 at it: behind, edited, new, waiting for its catch-up, paused, over, jittered, counted.
 Nothing here loses an occurrence: a heap only says when to look, and a cursor moves when a decision is stored.
+
+Each partition has its groups and its looks: what other schedulers decide is held here too, ready to be taken over.
 """
 
 import heapq
 from array import array
+from collections.abc import Collection
 from datetime import UTC, datetime
-from itertools import count
+from itertools import chain, count
 
-import msgspec
 from msgspec.structs import replace
 
 from contracts.events import Rule, RuleEvent
-from domain.schedule import Schedule, Zone, local_time, next_after, parse_canonical, zone
+from domain.schedule import local_time, next_after, parse_canonical, zone
 from domain.timeline import FOREVER, Due, Stretch, Timeline, end_of, resumes_at, start_of
-
-NEVER = float("inf")
-
-
-class Group:
-    """Every cron of one rule (but for its start and end), and their common next instant."""
-
-    __slots__ = ("key", "members", "next", "place", "schedule", "tried", "waits")
-
-    def __init__(self, key: Rule, schedule: Schedule, place: Zone, now: int) -> None:
-        self.key = key
-        self.schedule = schedule
-        self.place = place
-        self.members = array("I")
-        self.waits = now  # nothing is due in (waits, next)
-        self.tried = 0  # an instant that members may have fired, though the answer was lost
-        self.next = next_after(schedule, place, now)
-
-    def waits_for(self, cursor: int) -> bool:
-        """Whether nothing is due between the cursor and the next instant."""
-        if self.waits <= cursor:
-            return True
-        if next_after(self.schedule, self.place, cursor) != self.next:
-            return False
-        self.waits = cursor
-        return True
-
-
-class Apart(msgspec.Struct, gc=False):
-    """A cron that is looked at by itself."""
-
-    timeline: Timeline
-    look_at: float  # seconds; NEVER: an event will say
-    sure: int = 0  # the read model must have come to this position before the cursor is trusted
-    ripe: tuple[int, float] = (0, 0.0)  # a catch-up, and when it may fire
-    runs: int | None = None  # that its schedule has fired; None: the read model knows
-    tried: int = 0  # an instant that it may have fired, though the answer was lost
+from services.scheduler.partitions import EVERY, NEVER, PARTITIONS, Apart, Group, Partition, partition_of
 
 
 class Timer:
-    """All crons that are not deleted."""
+    """All crons that are not deleted. What is due is told of `ours`, or of what others decide."""
 
     def __init__(self) -> None:
+        self.ours: frozenset[int] = EVERY
         self._slots: dict[bytes, int] = {}
         self._ids: list[bytes] = []
         self._group_of: list[Group | None] = []
@@ -69,14 +36,40 @@ class Timer:
         self._version = array("I")  # of the cron's stream
         self._revision = array("I")  # version of its newest event that a client caused
         self._free: list[int] = []
-        self._groups: dict[Rule, Group] = {}
-        self._heap: list[tuple[int, int, Group]] = []
-        self._apart: dict[bytes, Apart] = {}
-        self._looks: list[tuple[float, int, bytes]] = []
+        self._partitions = [Partition() for _ in range(PARTITIONS)]
         self._serial = count()
 
     def __len__(self) -> int:
         return len(self._slots)
+
+    # --- whose they are -----------------------------------------------------------------------------
+
+    def own(self, ours: frozenset[int], now: float, position: int) -> None:
+        """From now on these partitions are ours. Of those that stand apart in a new one its former owner may know
+        more: the read model knows it too, at that position.
+        """
+        for partition in (self._partitions[n] for n in ours - self.ours):
+            for cron_id, apart in partition.apart.items():
+                apart.sure = max(apart.sure, position)
+                if apart.look_at < NEVER:
+                    self.look(cron_id, now)
+        self.ours = ours
+
+    def is_ours(self, cron_id: bytes) -> bool:
+        """Whether it is here that the cron is decided."""
+        return partition_of(cron_id) in self.ours
+
+    def partition(self, cron_id: bytes) -> Partition:
+        """That of a cron, whether it is held or not."""
+        return self._partitions[partition_of(cron_id)]
+
+    @property
+    def our_partitions(self) -> list[Partition]:
+        return [self._partitions[n] for n in self.ours]
+
+    @property
+    def other_partitions(self) -> list[Partition]:
+        return [self._partitions[n] for n in EVERY - self.ours]
 
     # --- one cron -----------------------------------------------------------------------------------
 
@@ -87,7 +80,7 @@ class Timer:
         self.remove(cron_id)
         slot = self._new_slot(cron_id)
         self._cursor[slot], self._version[slot], self._revision[slot] = cursor, version, revision
-        self._apart[cron_id] = Apart(timeline, NEVER, runs=runs)
+        self.partition(cron_id).apart[cron_id] = Apart(timeline, NEVER, runs=runs)
 
     def edited(self, cron_id: bytes, event: RuleEvent, at: datetime, position: int) -> None:
         """Another rule is in force, by the event of that time and position, if it has one."""
@@ -103,7 +96,7 @@ class Timer:
 
     def settle(self, cron_id: bytes, now: int) -> bool:
         """Let a cron rest that has nothing undecided up to `now`; false when it must be looked at again."""
-        slot, apart = self._slots[cron_id], self._apart[cron_id]
+        slot, apart = self._slots[cron_id], self.apart(cron_id)
         present = apart.timeline.present
         if present.after > now:
             return False  # edited by a clock that is ahead of ours
@@ -116,10 +109,11 @@ class Timer:
 
     def look(self, cron_id: bytes, at: float) -> None:
         """Look at the cron then; 0.0 = before those that have been behind for long."""
-        apart = self._apart[cron_id]
+        partition = self.partition(cron_id)
+        apart = partition.apart[cron_id]
         if apart.look_at != at:
             apart.look_at = at
-            heapq.heappush(self._looks, (at, next(self._serial), cron_id))
+            heapq.heappush(partition.looks, (at, next(self._serial), cron_id))
 
     def set_aside(self, cron_id: bytes, until: float) -> None:
         """Look at it alone, and not before then; harmless when it is not there."""
@@ -130,7 +124,7 @@ class Timer:
 
     def remove(self, cron_id: bytes) -> None:
         """Forget a cron; harmless when it is not there."""
-        self._apart.pop(cron_id, None)
+        self.partition(cron_id).apart.pop(cron_id, None)
         slot = self._slots.pop(cron_id, None)
         if slot is not None:
             self._leave(slot)
@@ -148,7 +142,7 @@ class Timer:
 
     def fired(self, cron_id: bytes) -> None:
         """Its schedule has one run more; harmless where they are not counted."""
-        apart = self._apart.get(cron_id)
+        apart = self.partition(cron_id).apart.get(cron_id)
         if apart is not None and apart.runs is not None:
             apart.runs += 1
 
@@ -161,7 +155,16 @@ class Timer:
 
     def apart(self, cron_id: bytes) -> Apart:
         """What is known of a cron that stands apart."""
-        return self._apart[cron_id]
+        return self.partition(cron_id).apart[cron_id]
+
+    def stands_apart(self, cron_id: bytes) -> bool:
+        """Whether it is looked at by itself."""
+        return cron_id in self.partition(cron_id).apart
+
+    def is_grouped(self, cron_id: bytes) -> bool:
+        """Whether it is decided with its group."""
+        slot = self._slots.get(cron_id)
+        return slot is not None and self._group_of[slot] is not None
 
     def cursor(self, cron_id: bytes) -> int:
         """The instant up to which a cron is decided."""
@@ -178,26 +181,24 @@ class Timer:
 
     def rule(self, cron_id: bytes) -> Rule:
         """The rule in force."""
-        apart = self._apart.get(cron_id)
+        apart = self.partition(cron_id).apart.get(cron_id)
         return self._rule(self._slots[cron_id]) if apart is None else apart.timeline.present.rule
 
     # --- groups -------------------------------------------------------------------------------------
 
     def next_due(self) -> int | None:
-        """The next instant at which a group is due."""
-        while self._heap:
-            due, _, group = self._heap[0]
-            if group.members and group.next == due:
-                return due
-            heapq.heappop(self._heap)
-            if not group.members and self._groups.get(group.key) is group:
-                del self._groups[group.key]
-        return None
+        """The next instant at which one of our groups is due."""
+        dues = (partition.next_due() for partition in self.our_partitions)
+        return min((due for due in dues if due is not None), default=None)
 
-    def due(self, now: int) -> Group | None:
-        """A group that is due; the same one until `advance` or `scatter` was called."""
-        due = self.next_due()
-        return None if due is None or due > now else self._heap[0][2]
+    def due(self, now: int) -> list[Group]:
+        """Our groups that are due; the same ones until `advance` or `scatter` was called."""
+        return list(chain.from_iterable(partition.due(now) for partition in self.our_partitions))
+
+    def due_elsewhere(self, now: int, but: frozenset[int]) -> list[Group]:
+        """The groups of others, `but` those of these partitions, that are due; the same until `pass_over` was called."""
+        others = (self._partitions[n] for n in EVERY - self.ours - but)
+        return list(chain.from_iterable(partition.due(now) for partition in others))
 
     def dues(self, group: Group, start: int, stop: int) -> list[Due]:
         """The group's instant, for each of these members that has not decided it."""
@@ -253,24 +254,34 @@ class Timer:
     # --- those that stand apart -----------------------------------------------------------------------
 
     def next_look(self) -> float | None:
-        """When to look at the first of those that stand apart."""
-        while self._looks:
-            at, _, cron_id = self._looks[0]
-            apart = self._apart.get(cron_id)
-            if apart is not None and apart.look_at == at:
-                return at
-            heapq.heappop(self._looks)
-        return None
+        """When to look at the first of ours that stand apart."""
+        looks = (partition.next_look() for partition in self.our_partitions)
+        return min((at for at in looks if at is not None), default=None)
 
-    def to_look_at(self, now: float, most: int) -> list[bytes]:
-        """Crons whose time to be looked at has come. Each goes to the end of the line, and is not forgotten."""
+    def to_look_at(
+        self, now: float, most: int, partitions: Collection[Partition] | None = None
+    ) -> list[bytes]:
+        """Crons whose time to be looked at has come, of ours or of these partitions.
+
+        Each goes to the end of the line, and is not forgotten.
+        """
         found: dict[bytes, float] = {}
-        while len(found) < most and (at := self.next_look()) is not None and at <= now:
-            found[heapq.heappop(self._looks)[2]] = (
-                at  # one that was in the line twice is in it once from now on
-            )
+        waiting = [
+            (at, n, p)
+            for n, p in enumerate(self.our_partitions if partitions is None else partitions)
+            if (at := p.next_look()) is not None
+        ]
+        heapq.heapify(waiting)
+        while waiting and len(found) < most and waiting[0][0] <= now:
+            at, n, partition = waiting[0]
+            # One that was in the line twice is in it once from now on.
+            found[heapq.heappop(partition.looks)[2]] = at
+            if (following := partition.next_look()) is None:
+                heapq.heappop(waiting)
+            else:
+                heapq.heapreplace(waiting, (following, n, partition))
         for cron_id, at in found.items():
-            heapq.heappush(self._looks, (at, next(self._serial), cron_id))
+            heapq.heappush(self.partition(cron_id).looks, (at, next(self._serial), cron_id))
         return list(found)
 
     # --- inside -------------------------------------------------------------------------------------
@@ -290,13 +301,15 @@ class Timer:
             if rule.start_time is rule.end_time is None
             else replace(rule, start_time=None, end_time=None)
         )
-        group = self._groups.get(key)
+        partition = self.partition(self._ids[slot])
+        group = partition.groups.get(key)
         if group is None:
-            group = self._groups[key] = Group(key, parse_canonical(key.canonical), zone(key.timezone), now)
+            group = Group(key, parse_canonical(key.canonical), zone(key.timezone), now, partition)
+            partition.groups[key] = group
             self._queue(group)
         if group.next is None or group.next > end or not group.waits_for(self._cursor[slot]):
             return False
-        self._apart.pop(self._ids[slot])
+        partition.apart.pop(self._ids[slot])
         self._group_of[slot], self._end[slot] = group, end
         self._place_of[slot] = len(group.members)
         group.members.append(slot)
@@ -304,12 +317,13 @@ class Timer:
 
     def _stand_apart(self, slot: int) -> Apart:
         cron_id = self._ids[slot]
+        aparts = self.partition(cron_id).apart
         if (group := self._group_of[slot]) is not None:
             rule, tried = self._rule(slot), group.tried
             self._leave(slot)
             timeline = Timeline((Stretch(self._cursor[slot], FOREVER, rule),))
-            self._apart[cron_id] = Apart(timeline, NEVER, tried=tried)
-        return self._apart[cron_id]
+            aparts[cron_id] = Apart(timeline, NEVER, tried=tried)
+        return aparts[cron_id]
 
     def _rule(self, slot: int) -> Rule:
         group, end = self._group_of[slot], self._end[slot]
@@ -343,4 +357,4 @@ class Timer:
 
     def _queue(self, group: Group) -> None:
         if group.next is not None:
-            heapq.heappush(self._heap, (group.next, next(self._serial), group))
+            heapq.heappush(group.partition.heap, (group.next, next(self._serial), group))

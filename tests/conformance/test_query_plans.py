@@ -337,6 +337,8 @@ def test_scheduler(views: sqlite3.Connection) -> None:
     assert plans == {
         "backfills": "SEARCH backfills USING COVERING INDEX state,backfill_id (state=? AND backfill_id>?)",
         "crons": f"{by_key} (cron_id>?)",
+        "active_cursors": f"{by_key} (cron_id>?)",
+        "crons_of": f"{by_key} (cron_id=?)",
         "cursors": f"{by_key} (cron_id=?)",
         "failing": f"{by_key} (cron_id=?)",
         "plans": f"{by_key} (cron_id=?)",

@@ -215,6 +215,8 @@ NAMED: dict[str, tuple[dict[str, str], dict[str, Sequence[Any]]]] = {
         {name: query.format(marks="?,?") for name, query in SCHEDULER_SQL.items()},
         {
             "crons": (b"", 500),
+            "active_cursors": (b"", 500),
+            "crons_of": (cron_id(1).bytes, cron_id(2).bytes),
             "cursors": (cron_id(1).bytes, cron_id(2).bytes),
             "failing": (cron_id(1).bytes, cron_id(2).bytes),
             "backfills": (b"", 10),

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
@@ -26,13 +26,26 @@ from services.kit.eventlog import LogUnavailable
 from services.kit.eventlog.sqlite import SqliteLog
 from services.kit.ids import uuid7
 from services.kit.settings import Settings
-from services.kit.tenure import Tenure
+from services.kit.tenure import Membership
 from services.kit.views.sqlite import SqliteViews
 from services.projector.projector import Projector
+from services.scheduler.partitions import PARTITIONS
 from services.scheduler.scheduler import LEASE, LEASE_S, Scheduler
 
 START = datetime(2026, 11, 24, 12, 0, 0, 500_000, tzinfo=UTC)
 ASSISTANT = UUID(int=7)
+
+
+def is_shared(schedulers: Sequence[Scheduler]) -> bool:
+    """Whether each partition is decided by exactly one of them."""
+    return sorted(n for scheduler in schedulers for n in scheduler.partitions) == list(range(PARTITIONS))
+
+
+async def die(scheduler: Scheduler) -> None:
+    """As SIGKILL would: nothing is given back."""
+    await scheduler._renewing.stop()
+    await scheduler._loop.stop()
+    await scheduler._backfills.stop()
 
 
 class MovedClock:
@@ -163,15 +176,21 @@ class Bench:
             )
 
     async def rivals(self, how_many: int) -> list[Scheduler]:
-        """Schedulers of which one decides: the first."""
-        begun = []
-        for _ in range(how_many):
-            tenure = Tenure(self.log, self.clock, LEASE, LEASE_S)
-            edges = cast(Any, self.edge_log), cast(Any, self.edge_views)
-            begun.append(Scheduler(*edges, self.clock, self.settings, tenure))
-            await self.begin(begun[-1])
-            await self.until(lambda: begun[0].decides)
+        """Schedulers that share the crons, each of which knows which are its own; the first has edges that fail."""
+        begun = [await self.member(edge_log=self.edge_log, edge_views=self.edge_views)]
+        begun += [await self.member() for _ in range(1, how_many)]
+        await self.until(lambda: is_shared(begun))
         return begun
+
+    async def member(self, edge_log: Any = None, edge_views: Any = None, clock: Any = None) -> Scheduler:
+        """One more scheduler, by itself if nothing else is said."""
+        members = Membership(self.log, self.clock, LEASE, LEASE_S)
+        edges = edge_log or Edge(self.log), edge_views or Edge(self.views)
+        scheduler = Scheduler(
+            cast(Any, edges[0]), cast(Any, edges[1]), clock or self.clock, self.settings, members
+        )
+        await self.begin(scheduler)
+        return scheduler
 
     async def begin(self, scheduler: Scheduler) -> None:
         self.schedulers.append(scheduler)

@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 from typing import Any
+from unittest.mock import ANY
 from uuid import UUID
 
 import pytest
@@ -27,8 +28,10 @@ from services.gateway.commands import backfills
 from services.gateway.queries import backfills as queries
 from services.kit.eventlog import LogUnavailable
 from services.kit.ids import uuid7
+from services.scheduler.partitions import EVERY, partition_of
+from services.scheduler.scheduler import LEASE_S
 from tests.services.gateways import gateway_parts
-from tests.services.schedulers import START, Bench
+from tests.services.schedulers import START, Bench, die
 
 NOON = START.replace(microsecond=0)
 
@@ -95,6 +98,26 @@ async def over(
 
     await bench.until(is_over)
     await bench.projector.reached(bench.log.head())
+
+
+async def test_it_goes_on_where_the_scheduler_that_had_it_died(bench: Bench, asker: Asker) -> None:
+    cron_id = await bench.cron("* * * * *")
+    bench.clock.move(minutes=41)
+    schedulers = await bench.rivals(2)
+    await bench.until(lambda: bench.fired(cron_id))
+    await bench.projector.reached(bench.log.head())
+    owner, other = sorted(schedulers, key=lambda s: partition_of(cron_id.bytes) not in s.partitions)
+    assert await asker.begin(cron_id, 41) == (ANY, 39, 1)
+    while len(bench.fired(cron_id)) < 30:
+        bench.clock.move(seconds=0.11)
+        await bench.settled(lambda: False)
+    await die(owner)
+    bench.clock.move(seconds=LEASE_S + 0.1)
+    await bench.until(lambda: other.partitions == EVERY)
+    died = bench.clock.now()
+    await over(bench)
+    assert len(bench.fired(cron_id)) == len(set(bench.fired(cron_id))) == 41
+    assert bench.clock.now() - died < timedelta(seconds=5)  # not for those that were there
 
 
 async def test_what_was_missed_runs_once_at_ten_a_second(bench: Bench, asker: Asker) -> None:
