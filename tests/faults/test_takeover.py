@@ -56,8 +56,9 @@ async def test_standby_decides_what_was_due(production: Production, many: int) -
     async with asyncio.timeout(60):
         while len(fired := list(of_schedule(log))) < many:  # noqa: ASYNC110 - it is a database
             await asyncio.sleep(0.2)
-    late = max(event.meta.at for event in fired) - due
-    assert late.total_seconds() < 30  # five of the lease, and a machine that is busy
+    late = sorted((event.meta.at - due).total_seconds() for event in fired)
+    print(f"{many} due: p50 {late[many // 2]:.2f} s, last {late[-1]:.2f} s late")
+    assert late[-1] < 30  # five of the lease, and a machine that is busy
     assert untrue(log.read(0, 1_000_000), int(time.time())) == []
     assert len(list(of_schedule(log))) == many
     log.close_readers()
