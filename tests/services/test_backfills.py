@@ -110,7 +110,7 @@ async def test_it_goes_on_where_the_scheduler_that_had_it_died(bench: Bench, ask
     assert await asker.begin(cron_id, 91) == (ANY, 89, 1)
     while (known := len(bench.fired(cron_id))) < 80:
         bench.clock.move(seconds=0.11)
-        await bench.settled(lambda: len(bench.fired(cron_id)) == known)  # noqa: B023
+        await bench.settled(lambda: len(bench.fired(cron_id)) == known)
     await die(owner)
     bench.clock.move(seconds=LEASE_S + 0.1)
     await bench.until(lambda: other.partitions == EVERY)
