@@ -578,6 +578,7 @@ class AssistantSaid(AssistantEvent, frozen=True, kw_only=True):
     number: int = 1  # the version in force, as clients count them
     versions: int = 1  # how many there are
     missing: bool = False  # of one that stands for a graph: the project has it no longer
+    pool: str = "default"  # of one that stands for a graph: the workers that have it
 
 
 @event("assistant.created.v1")

@@ -96,9 +96,9 @@ def run_cancel_subject(run_id: UUID | None = None) -> str:
     return f"runs.{run_id or '*'}.cancel"
 
 
-def graph_query_subject(verb: str = "*") -> str:
-    """Questions that a graph child answers; without a verb, any of them."""
-    return f"graphs.{verb}"
+def graph_query_subject(verb: str = "*", pool: str = DEFAULT_POOL) -> str:
+    """Questions that a graph child of the pool answers; without a verb, any of them."""
+    return f"graphs.{verb}" if pool == DEFAULT_POOL else f"graphs.{token(pool)}.{verb}"
 
 
 def log_nudge_subject() -> str:

@@ -61,10 +61,11 @@ class Assistant(msgspec.Struct, frozen=True, kw_only=True):
     number: int = 1
     versions: int = 1
     missing: bool = False
+    pool: str = "default"
 
 
 class RegisterGraph(msgspec.Struct, frozen=True, kw_only=True, tag="assistant.register"):
-    """See to it that the graph has its default assistant, with this name. Twice is harmless.
+    """See to it that the graph has its default assistant, with this name, for a pool of workers. Twice is harmless.
 
     Once somebody has made a version of it, name and description are theirs.
     """
@@ -72,6 +73,7 @@ class RegisterGraph(msgspec.Struct, frozen=True, kw_only=True, tag="assistant.re
     graph_id: str
     name: str
     description: str | None = None
+    pool: str = "default"
 
 
 class RetireGraph(msgspec.Struct, frozen=True, kw_only=True, tag="assistant.retire"):
@@ -194,10 +196,11 @@ def _register(assistant: Assistant | None, command: RegisterGraph) -> list[Assis
             description=command.description,
             metadata={"created_by": "system"},
             system=True,
+            pool=command.pool,
         )
         return [created]
     known = _state(assistant)
-    in_step = known | {"missing": False}
+    in_step = known | {"missing": False, "pool": command.pool}
     if assistant.system and assistant.versions == 1:
         in_step |= {"name": command.name, "description": command.description}
     return [] if in_step == known else [AssistantUpdated(**in_step)]

@@ -1,4 +1,7 @@
--- What the whole server asks at its start.
+-- What services ask at their start.
+
+-- name: default_assistants
+SELECT assistant_id FROM assistants WHERE system = 1;
 
 -- name: graphs
 -- The graphs that assistants have, and how many crons wait for each: once, at the start, so it may look at all crons.

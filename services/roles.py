@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from importlib.metadata import version
-from uuid import uuid4
 
 from services.ground import Ground
 from services.kit.lifecycle import Part
@@ -14,6 +13,8 @@ from services.relay.relay import Relay
 from services.scheduler.scheduler import LEASE, LEASE_S, Scheduler
 from services.webhooks.sender import Sender
 from services.worker.children import ChildPool
+from services.worker.lease import worker_id_of
+from services.worker.registration import Registration
 from services.worker.worker import Worker
 
 PROJECTOR_LEASE = "projector"
@@ -42,8 +43,10 @@ def relaying(ground: Ground) -> list[Part]:
 def working(ground: Ground, project: Project, url: Callable[[], str] | None = None) -> list[Part]:
     """What runs the graphs of a project: any number of it. `url` is where graphs reach the server."""
     children = ChildPool(ground.settings, project, ground.folder, url)
-    shared = (ground.log, ground.bus, children, project, ground.clock, ground.settings)
-    return [children, Worker(*shared, worker_id=f"w-{uuid4().hex[:12]}")]
+    worker_id = worker_id_of(ground.settings.pool)
+    shared = (children, project, ground.clock, ground.settings)
+    registration = Registration(ground.log, ground.views, *shared, worker_id=worker_id)
+    return [children, registration, Worker(ground.log, ground.bus, *shared, worker_id=worker_id)]
 
 
 def sending(ground: Ground, project: Project) -> list[Part]:

@@ -1,7 +1,7 @@
 """The gateway of a process: its application, the project's own beside it, and where both are."""
 
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,15 +20,12 @@ from services.kit.project import Project
 class Serving:
     """What answers HTTP. `whole` are the parts of the process, whose health it tells.
 
-    Without graphs in the project, those that workers have registered are asked for.
+    The graphs of its project can be asked for, and those that workers of any have registered.
     """
 
     def __init__(self, ground: Ground, project: Project, whole: Sequence[Part]) -> None:
-        self.parts: list[Part] = []
-        graphs: Collection[str] = tuple(project.graphs)
-        if not graphs:
-            registered = RegisteredGraphs(ground.log, ground.views)
-            graphs, self.parts = registered, [registered]
+        registered = RegisteredGraphs(ground.log, ground.views, tuple(project.graphs))
+        self.parts: list[Part] = [registered]
         self._host, self._prefix = ground.settings.host, project.http.mount_prefix
         custom = None
         if project.http.app is not None:
@@ -45,7 +42,8 @@ class Serving:
             health=lambda: health(whole),
             notices=lambda: notices(whole),
             version=version("cronledger"),
-            graphs=graphs,
+            graphs=registered,
+            pool_of=registered.pool_of,
             webhooks=project.webhooks,
             http=project.http,
             beside=lambda: None if custom is None else custom.announced.openapi,

@@ -4,11 +4,7 @@ from functools import partial
 from pathlib import Path
 
 from contracts.codec import EventCodec
-from contracts.ledger import Meta
 from contracts.subjects import RUNS, STREAMS
-from domain import assistant as assistants
-from domain.assistant import Assistant, RetireGraph, default_assistant_id
-from domain.changes import Changes
 from services.ground import Ground
 from services.kit.bus.external import server_of
 from services.kit.bus.nats import NatsBus
@@ -21,13 +17,11 @@ from services.kit.folder import DataFolder
 from services.kit.lifecycle import Part, Step, Whole
 from services.kit.logs import Log
 from services.kit.project import Project
-from services.kit.queries import named
 from services.kit.reads import read
 from services.kit.settings import Settings
 from services.kit.views.sqlite import SqliteViews
 from services.projector.door import Door
 from services.projector.projector import Projector
-from services.repository import Aggregates, Repository
 from services.roles import relaying, scheduling, sending, working
 from services.scheduler.scheduler import LEASE as SCHEDULER_LEASE
 from services.serving import Serving
@@ -35,7 +29,6 @@ from services.webhooks.sender import LEASE as WEBHOOK_LEASE
 from services.worker.lease import PREFIX as WORKER_PREFIX
 from services.worker.lease import void_claims, void_leases
 
-SQL = named(Path(__file__).with_name("queries.sql"))
 LEASES = (WORKER_PREFIX, WEBHOOK_LEASE, SCHEDULER_LEASE)
 log_ = Log("up")
 
@@ -72,9 +65,8 @@ class Embedded(Whole):
             self.serving.bound,
             *ground.parts,
             *relaying(ground),
+            # Says which graphs there are, and which are gone, before anything fires.
             *working(ground, project, lambda: self.serving.url),
-            # The worker has said which graphs there are; nothing fires before it is said which are gone.
-            Step("graphs.left", self._graphs_retired),
             *scheduling(ground),
             *sending(ground, project),
             Step("gateway.views", self._caught_up),  # what the worker has made known is shown, too
@@ -104,21 +96,6 @@ class Embedded(Whole):
         if count := void_claims(self._folder.path / "checkpoints.db", head):
             log_.warning("up.restored", claims=count, why="the ledger is older than the checkpoints")
 
-    async def _graphs_retired(self) -> None:
-        """Say which graphs left the project: to the log, so that their crons wait, and to whoever starts us."""
-        await self._caught_up()
-        repository, now = Repository(self._ledger), self._ground.clock.now()
-        for row in await read(self._views, lambda: self._views.all(SQL["graphs"])):
-            graph_id, crons = row["graph_id"], row["crons"]
-            if graph_id in self._project.graphs:
-                continue
-            assistant_id = default_assistant_id(graph_id)
-            meta = Meta(at=now, actor="up", cause="project", corr=str(assistant_id))
-            await repository.carry_out(
-                partial(Aggregates.assistant_or_none, assistant_id=assistant_id), _retired, meta
-            )
-            log_.warning("up.graph_left", graph=graph_id, crons=crons, until="it is back")
-
     async def _caught_up(self) -> None:
         """Wait until the read models show all of the log; when they fail, health tells of it all the same."""
         head = await read(self._ledger, self._ledger.head)
@@ -127,11 +104,3 @@ class Embedded(Whole):
                 log_.error("up.behind", error=self._projector.failing)
                 return
             log_.info("up.catching_up", position=self._projector.signal.current, head=head)
-
-
-def _retired(default: Assistant | None) -> Changes:
-    """Nothing, if nobody ever registered the graph."""
-    if default is None:
-        return Changes()
-    events = assistants.decide(default, RetireGraph())
-    return Changes(appends=assistants.appends(default.assistant_id, default, events))

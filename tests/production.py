@@ -28,6 +28,9 @@ class Production:
         }
         self.names = [f"{service}{n}" for service, many in SERVICES.items() for n in range(many)]
         self.urls: dict[str, str] = {}
+        self.projects: dict[str, str] = {}
+        """Of workers that have another project than the others: `given` its pool, too."""
+        self.given: dict[str, dict[str, str]] = {}
         self._running: dict[str, subprocess.Popen[str]] = {}
         (folder / "project").mkdir(parents=True)
         (folder / "project" / "graphs.py").write_text(dedent(GRAPHS))
@@ -51,14 +54,15 @@ class Production:
             service = name.rstrip("0123456789")
             command = [sys.executable, "-m", "services", service, "--data", str(self.folder / name)]
             if service == "worker":
-                command += ["--config", str(self.folder / "project" / "langgraph.json")]
+                project = self.folder / self.projects.get(name, "project")
+                command += ["--config", str(project / "langgraph.json")]
             if service == "gateway":
                 command += ["--port", self.urls.get(name, "0").rsplit(":", 1)[-1]]
             with (self.folder / f"{name}.log").open("a") as log:
                 self._running[name] = subprocess.Popen(
                     command,
                     cwd=REPOSITORY,
-                    env={**os.environ, **self._environment},
+                    env={**os.environ, **self._environment, **self.given.get(name, {})},
                     stdout=subprocess.PIPE,
                     stderr=log,
                     text=True,

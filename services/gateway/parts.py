@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from contracts.subjects import DEFAULT_POOL
 from contracts.webhooks import WebhookSettings
 from services.gateway.streams.channel import Channels
 from services.gateway.streams.ends import Ends
@@ -28,7 +29,8 @@ class GatewayParts:
     `reached(position, timeout_s)` waits until the read models have passed a position; `changed(timeout_s)`
     waits until they move at all; `health()` gives the name of each part with '' or why it is not well,
     `notices()` what else an operator should know of one. `beside()` is the OpenAPI document of the project's own
-    application, if it has one. `graphs` are those that can be asked for.
+    application, if it has one. `graphs` are those that can be asked for, `pool_of`
+    says whose workers have one.
     """
 
     log: EventLog
@@ -42,6 +44,7 @@ class GatewayParts:
     notices: Callable[[], dict[str, str]] = dict
     version: str
     graphs: Collection[str]
+    pool_of: Callable[[str], str] = lambda graph_id: DEFAULT_POOL
     webhooks: WebhookSettings = field(default_factory=WebhookSettings)
     http: HttpSettings = field(default_factory=HttpSettings)
     beside: Callable[[], dict[str, Any] | None] = lambda: None

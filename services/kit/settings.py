@@ -52,6 +52,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     run_timeout_s: Seconds = 3600.0
     cancel_grace_s: Seconds = 5.0
     lease_s: Seconds = 10.0
+    pool: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$")] = "default"
     max_body_mb: Positive = 32
     max_answer_mb: Positive = 64
     webhook_secrets: str = ""

@@ -5,7 +5,7 @@ import heapq
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TypeVar
 from uuid import UUID
@@ -13,7 +13,15 @@ from uuid import UUID
 import msgspec
 
 from contracts.codec import EventCodec
-from contracts.events import LaneChanged, RunCancelRequested, RunRequested, ThreadDeleted
+from contracts.events import (
+    AssistantCreated,
+    AssistantUpdated,
+    AssistantVersionChosen,
+    LaneChanged,
+    RunCancelRequested,
+    RunRequested,
+    ThreadDeleted,
+)
 from contracts.ledger import Body, Recorded
 from contracts.subjects import (
     CHORES,
@@ -32,6 +40,7 @@ from services.kit.eventlog import EventLog
 from services.kit.queries import named
 from services.kit.reads import read
 from services.kit.views import Row, Views
+from services.registered import Graphs
 from services.relay.follower import Follower, each
 
 T = TypeVar("T")
@@ -87,7 +96,11 @@ class Turns:
         self._log, self._views, self._bus, self._clock = log, views, bus, clock
         self._queue = WorkQueue(bus, RUNS.name)
         self._codec = EventCodec()
-        self._topics = self._codec.topics_of(LaneChanged, RunCancelRequested, RunRequested, ThreadDeleted)
+        kinds = (LaneChanged, RunCancelRequested, RunRequested, ThreadDeleted)
+        self._topics = self._codec.topics_of(
+            *kinds, AssistantCreated, AssistantUpdated, AssistantVersionChosen
+        )
+        self._graphs = Graphs(log, views)
         self._delayed = Delayed()
         self._position: int | None = None
         self._is_sure = False  # that every head up to the position is on the queue
@@ -108,6 +121,8 @@ class Turns:
         # Only what is looked at is decoded: neither is what a graph came to, nor what a newer version wrote.
         events = list(each((raw for raw in raws if raw.topic in self._topics), self._codec.to_domain_event))
         await self._hint(events)
+        if self._graphs.take(events):
+            self._is_sure = False  # what waits for a graph that has moved is on the former pool's queue
         await self._offer(turns_of(events))
         await self._put(chores_of(events))
         if raws:
@@ -122,7 +137,7 @@ class Turns:
         try:
             position = await self.part.cursor() if self._position is None else self._position
             seen, temporary, owners = await read(self._views, self._waiting)
-            self._position = min(seen, position)
+            self._position = min(seen, position, await read((self._log, self._views), self._graphs.load))
             await self._offer(
                 Turn(_seconds(row["not_before"]), UUID(bytes=row["run_id"])) for row in temporary
             )
@@ -152,7 +167,7 @@ class Turns:
                 self._delayed.add(turn)
         if any(turn.also for turn in due):
             due = await read(self._log, partial(self._ready, due))
-        await self._put(map(_due, dict.fromkeys(turn.run_id for turn in due)))
+        await self._put_runs(dict.fromkeys(turn.run_id for turn in due))
 
     def _ready(self, turns: Iterable[Turn]) -> list[Turn]:
         """Those that are the head of their other lane too, by what the log has now: a change of it tells of others."""
@@ -164,7 +179,7 @@ class Turns:
             turn = self._delayed.pop()
             try:
                 if await read(self._log, partial(self._is_head, turn)):
-                    await self._put([_due(turn.run_id)])
+                    await self._put_runs([turn.run_id])
             except BaseException:
                 self._delayed.add(turn)
                 raise
@@ -182,6 +197,22 @@ class Turns:
     def _head(self, lane_id: UUID) -> Turn | None:
         newest = self._log.newest([lane_id]).get(lane_id)
         return None if newest is None else head_of(lane_id, newest.body)
+
+    async def _put_runs(self, run_ids: Iterable[UUID]) -> None:
+        """Each on the queue of the pool that has its graph now."""
+        pools: dict[UUID, str] = {}
+        if not self._graphs.is_one_pool:
+            run_ids = list(run_ids)
+            pools = await read(self._log, partial(self._pools_of, run_ids))
+        await self._put(_due(run_id, pools.get(run_id, DEFAULT_POOL)) for run_id in run_ids)
+
+    def _pools_of(self, run_ids: Iterable[UUID]) -> dict[UUID, str]:
+        events = chain.from_iterable(each(run_ids, self._log.stream))
+        return {
+            recorded.stream_id: self._graphs.pool_of(recorded.body.graph_id)
+            for recorded in events
+            if isinstance(recorded.body, RunRequested)
+        }
 
     async def _put(self, work: Iterable[tuple[str, bytes]]) -> None:
         for some in _parts(work, AT_ONCE):
@@ -230,8 +261,8 @@ def _moves_head(body: LaneChanged) -> bool:
     return body.change in ("left", "closed")
 
 
-def _due(run_id: UUID) -> tuple[str, bytes]:
-    return run_queue_subject(DEFAULT_POOL, NORMAL, run_id), msgspec.json.encode(RunDue(run_id))
+def _due(run_id: UUID, pool: str) -> tuple[str, bytes]:
+    return run_queue_subject(pool, NORMAL, run_id), msgspec.json.encode(RunDue(run_id))
 
 
 def _instant(not_before: datetime | None) -> float:

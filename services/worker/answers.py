@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import msgspec
 
-from contracts.queries import QUERIES, Forget, ForgetDeleted, QueryAnswer, QueryFailed, Rollback
-from contracts.subjects import graph_query_subject
-from services.kit.bus import Msg
+from contracts.queries import QUERIES, Forget, ForgetDeleted, GraphQuery, QueryAnswer, QueryFailed, Rollback
+from contracts.subjects import DEFAULT_POOL, graph_query_subject
+from services.kit.bus import Msg, Subscription
 from services.kit.bus.large import answer
 from services.kit.bus.nats import NatsBus
 from services.kit.eventlog import EventLog
@@ -23,7 +23,8 @@ QUEUE = "graphs"
 AT_ONCE = 64
 STOP_S = 0.5
 """What is nearly answered may be; who asks the others asks another worker, or hears that there is none."""
-DECODERS = {query.VERB: msgspec.json.Decoder(query) for query in QUERIES if query not in (Forget, Rollback)}
+ANYBODYS = [query for query in QUERIES if query not in (Forget, Rollback)]
+DECODERS = {query.VERB: msgspec.json.Decoder(query) for query in ANYBODYS}
 """What anybody may ask; the others are part of a run's or a thread's end, which the worker sees to."""
 log_ = Log("worker")
 
@@ -31,30 +32,34 @@ log_ = Log("worker")
 class Answering:
     """One member of the queue group that answers."""
 
-    def __init__(self, bus: NatsBus, children: ChildPool, log: EventLog) -> None:
+    def __init__(self, bus: NatsBus, children: ChildPool, log: EventLog, pool: str) -> None:
         self._bus, self._children, self._log = bus, children, log
+        self._subjects = [graph_query_subject(pool=pool)]
+        if pool != DEFAULT_POOL:  # what is about no graph any worker answers
+            others = (query.VERB for query in ANYBODYS if not issubclass(query, GraphQuery))
+            self._subjects += map(graph_query_subject, others)
         self._slots = asyncio.Semaphore(AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._subscription: object | None = None
+        self._subscriptions: list[Subscription] = []
         self.name, self.failing = "worker.answering", ""
         self.parts: Sequence[Part] = ()
 
     @property
     def started(self) -> bool:
-        return self._subscription is not None
+        return bool(self._subscriptions)
 
     async def start(self) -> None:
         """Begin to answer; twice is harmless."""
-        if self._subscription is None:
-            self._subscription = await self._bus.subscribe(graph_query_subject(), self._on_msg, QUEUE)
+        for subject in self._subjects[len(self._subscriptions) :]:
+            self._subscriptions.append(await self._bus.subscribe(subject, self._on_msg, QUEUE))
 
     async def stop(self) -> None:
         """Answer what takes no time, then end. Safe unstarted."""
-        subscription, self._subscription = self._subscription, None
-        if subscription is not None:
-            with contextlib.suppress(ConnectionError, TimeoutError):
-                async with asyncio.timeout(STOP_S):
-                    await subscription.unsubscribe()  # type: ignore[attr-defined]
+        subscriptions, self._subscriptions = self._subscriptions, []
+        with contextlib.suppress(ConnectionError, TimeoutError):
+            async with asyncio.timeout(STOP_S):
+                for subscription in subscriptions:
+                    await subscription.unsubscribe()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=STOP_S)
         for task in self._tasks:

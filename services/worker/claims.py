@@ -8,6 +8,7 @@ from uuid import UUID
 import msgspec
 
 from contracts.ledger import Meta
+from domain.assistant import default_assistant_id
 from domain.changes import Changes
 from domain.decisions import Places, claim, may_claim
 from domain.run import ClaimRun, Run, evolve, is_outcome
@@ -17,13 +18,15 @@ from services.kit.eventlog import EventLog
 from services.kit.logs import Log
 from services.repository import Aggregates, Repository
 from services.worker.graph_child import Loss
-from services.worker.job import Done, Job, Later, Verdict
-from services.worker.lease import live_until
+from services.worker.job import Done, Elsewhere, Job, Later, Verdict
+from services.worker.lease import live_until, live_workers, pool_of
 from services.worker.stories import Story, story_of
 
 log_lines = Log("worker")
 
 CONFLICT_DELAY_S = 0.5
+OTHERS_DELAY_S = 0.5
+"""When a run comes again whose graph another worker of the pool has."""
 TURN_DELAY_S = 1.0
 """When to look again whether it is a run's turn: one whose message came too early, because clocks differ."""
 AFTER_LEASE_S = 0.25
@@ -36,6 +39,7 @@ class Found(msgspec.Struct, frozen=True):
     story: Story
     now: datetime  # by the store's clock
     left_s: float | None  # for which whoever has the run is alive at least, None: nobody is
+    elsewhere: Elsewhere | Later | None = None  # who has its graph, when it is not this worker
 
 
 class Decision(msgspec.Struct, frozen=True):
@@ -49,9 +53,12 @@ class Decision(msgspec.Struct, frozen=True):
 
 
 class Claims:
-    """Claims runs for one worker; `running` are the ones that it has in hand."""
+    """Claims runs for one worker that has these graphs; `running` are the ones that it has in hand."""
 
-    def __init__(self, log: EventLog, clock: Clock, worker: str, running: Collection[UUID]) -> None:
+    def __init__(
+        self, log: EventLog, clock: Clock, worker: str, running: Collection[UUID], graphs: Collection[str]
+    ) -> None:
+        self._graphs = graphs
         self._repository = Repository(log)
         self._clock = clock
         self._worker = worker
@@ -78,12 +85,24 @@ class Claims:
             return found.story.meta(self._clock, "worker")
 
         try:
-            job.token = await self._repository.carry_out(partial(_found, job.run_id), decide, meta) or 0
+            job.token = await self._repository.carry_out(partial(self._found, job.run_id), decide, meta) or 0
             self._broken.pop(job.run_id, None)
         except Conflict:
             decided = msgspec.structs.replace(decided, verdict=Later(CONFLICT_DELAY_S))
         job.run, job.corr, job.verdict = decided.run, decided.corr, decided.verdict
         job.began_ms = decided.began_ms
+
+    def _found(self, run_id: UUID, log: Aggregates) -> Found:
+        story = story_of(log, run_id)
+        # Whoever is at the head of one only leaves by an event of its own run, and others may join meanwhile.
+        for lane in story.places:
+            log.forget(lane.stream_id)
+        run, left_s, elsewhere = story.run, None, None
+        if run is not None and run.status == "running":
+            left_s = live_until(log.log, run.worker)
+        if run is not None and run.request.graph_id not in self._graphs:
+            elsewhere = _elsewhere(log, self._worker, run.request.graph_id)
+        return Found(story, log.log.clock(), left_s, elsewhere)
 
     def _decide(self, found: Found, loss: Loss | None, lost: int) -> Decision:
         """What a claim comes to; `loss` is why our attempt of the number `lost` is void, if it is."""
@@ -91,6 +110,8 @@ class Claims:
         run = story.run
         if run is None or not run.is_active:
             return Decision(run, story.corr, Done())
+        if found.elsewhere is not None:
+            return Decision(run, story.corr, found.elsewhere)
         # What we have lost is not to be taken from somebody who has it by now.
         why = loss if loss and run.attempt == lost else self._loss(run, found.left_s)
         if isinstance(why, Later):
@@ -126,14 +147,16 @@ class Claims:
         return ClaimRun(worker=self._worker, lost=loss.why, excused=not loss.counts)
 
 
-def _found(run_id: UUID, log: Aggregates) -> Found:
-    story = story_of(log, run_id)
-    # Whoever is at the head of one only leaves by an event of its own run, and others may join meanwhile.
-    for lane in story.places:
-        log.forget(lane.stream_id)
-    run = story.run
-    left_s = live_until(log.log, run.worker) if run is not None and run.status == "running" else None
-    return Found(story, log.log.clock(), left_s)
+def _elsewhere(log: Aggregates, worker: str, graph_id: str) -> Elsewhere | Later | None:
+    """Who has a graph that the project of the worker lacks; None when nobody has: the run can only fail."""
+    known = log.assistant_or_none(default_assistant_id(graph_id))
+    if known is None or known.missing or not known.system:
+        return None
+    if known.pool != pool_of(worker):
+        return Elsewhere(known.pool)
+    # While a new version of the project is brought in, workers of one pool have different graphs.
+    others = [w for w in live_workers(log.log) - {worker} if pool_of(w) == known.pool]
+    return Later(OTHERS_DELAY_S) if others else None
 
 
 def _later(run: Run, places: Places, now: datetime) -> Later:

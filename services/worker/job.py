@@ -65,7 +65,13 @@ class Later(msgspec.Struct, frozen=True):
     delay_s: float
 
 
-Verdict = Done | Later
+class Elsewhere(msgspec.Struct, frozen=True):
+    """The run is one for the workers of another pool."""
+
+    pool: str
+
+
+Verdict = Done | Later | Elsewhere
 
 
 @dataclass

@@ -1,10 +1,13 @@
 """A worker's sign of life: one lease for all its runs."""
 
 import asyncio
+import re
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from uuid import uuid4
 
+from contracts.subjects import DEFAULT_POOL
 from services.kit.clock import Clock
 from services.kit.eventlog import EventLog, LeaseRow
 from services.kit.mendable import naming
@@ -12,6 +15,23 @@ from services.kit.reads import read
 from services.kit.tenure import MARGIN
 
 PREFIX = "worker."
+ID = re.compile(r"w-(?:(?P<pool>.+)-)?[0-9a-f]{12}")
+
+
+def worker_id_of(pool: str) -> str:
+    """An id for a new worker of the pool, whose name it bears unless it is the default one."""
+    return f"w-{uuid4().hex[:12]}" if pool == DEFAULT_POOL else f"w-{pool}-{uuid4().hex[:12]}"
+
+
+def pool_of(worker: str) -> str:
+    """The pool of a worker, by its id."""
+    found = ID.fullmatch(worker)
+    return DEFAULT_POOL if found is None else found["pool"] or DEFAULT_POOL
+
+
+def live_workers(log: EventLog) -> frozenset[str]:
+    """The ids of those that nobody may call dead."""
+    return frozenset(row.holder for row in log.leases(PREFIX) if rest_s(log, row) is not None)
 
 
 def lease_name(worker: str) -> str:

@@ -9,13 +9,12 @@ from uuid import UUID
 import msgspec
 from tenacity import wait_exponential
 
-from contracts.subjects import DEFAULT_POOL, NORMAL, RUNS, run_cancel_subject, run_queue_subject
+from contracts.subjects import NORMAL, RUNS, run_cancel_subject, run_queue_subject
 from contracts.work import RunDue
-from domain.assistant import RegisterGraph
 from domain.errors import MustRollBack
 from services.kit.bus import Msg, Subscription
 from services.kit.bus.nats import NatsBus
-from services.kit.bus.work import PullLoop
+from services.kit.bus.work import PullLoop, WorkQueue
 from services.kit.clock import Clock
 from services.kit.commands import Conflict
 from services.kit.eventlog import BadTransaction, EventLog, LogUnavailable
@@ -32,10 +31,9 @@ from services.worker.chores import Chores
 from services.worker.claims import Claims
 from services.worker.feed import Feeds, FeedSource
 from services.worker.graph_child import NoAnswer
-from services.worker.job import Done, Job, Later, QueueMessage, Stop
-from services.worker.lease import WorkerLease
+from services.worker.job import Done, Elsewhere, Job, Later, QueueMessage, Stop
+from services.worker.lease import WorkerLease, pool_of
 from services.worker.outcomes import Ending, failure
-from services.worker.registration import register
 from services.worker.seen import Seen, seen_of
 from services.worker.settlements import Settlements
 
@@ -62,23 +60,25 @@ class Worker:
         worker_id: str,
     ) -> None:
         self._log, self._bus, self._children, self._project = log, bus, children, project
-        self._clock, self._settings, self.id = clock, settings, worker_id
+        self._clock, self.id = clock, worker_id
         self._jobs: dict[UUID, Job] = {}
         self._executing: set[UUID] = set()
         self._trouble = ""
         self._tasks: set[asyncio.Task[None]] = set()
         self._repository = Repository(log)
         self._lease = WorkerLease(log, clock, worker_id, settings.lease_s)
-        self._claims = Claims(log, clock, worker_id, self._executing)
+        self._claims = Claims(log, clock, worker_id, self._executing, project.graphs)
         self._settlements = Settlements(log, clock)
         self._feeds = Feeds(bus)
         self._attempts = Attempts(log, children, project, settings)
-        self._answering = Answering(bus, children, log)
+        pool = pool_of(worker_id)
+        self._answering = Answering(bus, children, log, pool)
+        self._queue = WorkQueue(bus, RUNS.name)
         self._runs = PullLoop(
             bus,
             RUNS.name,
-            f"w_{DEFAULT_POOL}_{NORMAL}",
-            run_queue_subject(DEFAULT_POOL, NORMAL),
+            f"w_{pool}_{NORMAL}",
+            run_queue_subject(pool, NORMAL),
             children.slots,
             settings.lease_s,  # whoever gets the runs of a dead worker finds that its lease has ended
         )
@@ -99,14 +99,10 @@ class Worker:
         return self._trouble if self._lease.held or not self.started else "its lease has ended"
 
     async def start(self) -> None:
-        """Make the graphs known, then begin to take runs; twice is harmless."""
+        """Begin to take runs; twice is harmless."""
         if self.started:
             return
         await self._lease.renew()
-        for graph_id, name in (self._children.ready.graphs if self._children.ready else {}).items():
-            description = self._project.graphs[graph_id].description
-            command = RegisterGraph(graph_id=graph_id, name=name, description=description)
-            await register(self._log, self._clock, command, self.id)
         self._cancels = await self._bus.subscribe(run_cancel_subject(), self._on_cancel)
         for part in self.parts:
             await part.start()
@@ -236,6 +232,9 @@ class Worker:
                     await job.delivery.ack()
                 case Later(delay_s=delay_s):
                     await job.delivery.nak(delay_s)
+                case Elsewhere(pool=pool):
+                    await self._queue.put(run_queue_subject(pool, NORMAL, job.run_id), job.delivery.data)
+                    await job.delivery.ack()
                 case None:
                     await job.delivery.nak(FAILED_DELAY_S)
         except ConnectionError as exc:

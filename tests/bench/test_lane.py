@@ -65,7 +65,7 @@ class LongLane:
         fired = fire_on_thread(PLAN, occurrence, Line(lane=lane), {}, DUE).by(META)
         await self.timed("firing", lambda: self.log.append(fired))
         job: Job = Job(None, run_id)  # type: ignore[arg-type]
-        claims = Claims(self.log, SystemClock(), "w", ())
+        claims = Claims(self.log, SystemClock(), "w", (), ("agent",))
         await self.timed("claim", lambda: claims.claim(job))
         ending = Ending(RunSucceeded(thread_id=self.thread_id, attempt=1))
         settlements = Settlements(self.log, SystemClock())

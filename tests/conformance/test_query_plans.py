@@ -37,9 +37,9 @@ from services.kit.ids import uuid7
 from services.kit.queries import named
 from services.kit.readers import connected
 from services.kit.views.sqlite import give_functions
+from services.registered import SQL as START_SQL
 from services.relay.turns import SQL as RELAY_SQL
 from services.scheduler.plans import SQL as SCHEDULER_SQL
-from services.up import SQL as UP_SQL
 from services.webhooks.sender import SQL as WEBHOOKS_SQL
 from tests.populated import ASSISTANT, populate
 
@@ -291,7 +291,6 @@ GATEWAY_PLANS = {
     "due_of_cron": "SEARCH crons USING INDEX cron_id (cron_id=?)",
     "crons_of_thread": "SEARCH crons USING COVERING INDEX thread_id,cron_id (thread_id=?)",
     "crons_of_assistant": "SEARCH crons USING COVERING INDEX assistant_id,cron_id (assistant_id=?)",
-    "default_assistants": "SCAN assistants",
     "assistants_behind": "SEARCH assistants USING INDEX created_at,assistant_id ((created_at,assistant_id)>(?,?))",
     "crons_of_user": "CO-ROUTINE few; SEARCH crons USING COVERING INDEX user_id (user_id=?); SCAN few",
 }
@@ -348,8 +347,9 @@ def test_scheduler(views: sqlite3.Connection) -> None:
 
 def test_start(views: sqlite3.Connection) -> None:
     """Each cron once, at the start of the server only; their assistants by the few that there are."""
-    told = {name: steps(views, query) for name, query in UP_SQL.items()}
-    assert told.keys() == {"graphs"}
+    told = {name: steps(views, query) for name, query in START_SQL.items()}
+    assert told.keys() == {"graphs", "default_assistants"}
+    assert told["default_assistants"] == "SCAN assistants"
     assert "SEARCH crons USING INDEX assistant_id" in told["graphs"], told
 
 

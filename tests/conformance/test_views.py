@@ -54,9 +54,9 @@ from services.projector.catalog import ALL
 from services.projector.projector import build
 from services.projector.replay import verify
 from services.projector.store import ViewStore
+from services.registered import SQL as START_SQL
 from services.relay.turns import SQL as RELAY_SQL
 from services.scheduler.plans import SQL as SCHEDULER_SQL
-from services.up import SQL as UP_SQL
 from services.webhooks.sender import SQL as WEBHOOKS_SQL
 from tests.containment import CONTAINMENT
 from tests.populated import ASSISTANT, START, cron_id, populate, project, run_id, thread_id
@@ -198,7 +198,6 @@ NAMED: dict[str, tuple[dict[str, str], dict[str, Sequence[Any]]]] = {
             "crons_of_assistant": (UUID(int=1).bytes,),
             "crons_of_user": ("anonymous", 50),
             "assistants_behind": (-(1 << 62), b"", 50),
-            "default_assistants": (),
         },
     ),
     "commands": (
@@ -225,7 +224,7 @@ NAMED: dict[str, tuple[dict[str, str], dict[str, Sequence[Any]]]] = {
         },
     ),
     "relay": (RELAY_SQL, {"lanes": (), "temporary": (), "cron_lanes": ()}),
-    "start": (UP_SQL, {"graphs": ()}),
+    "start": (START_SQL, {"graphs": (), "default_assistants": ()}),
     "webhooks": (WEBHOOKS_SQL, {"pending": (0, b"", 10)}),
 }
 PUT_TOGETHER = {

@@ -110,6 +110,9 @@ def test_default_assistant_id_is_what_clients_expect() -> None:
 def test_graph_is_registered_once_and_kept_in_step() -> None:
     assert when(RegisterGraph(graph_id="agent", name="agent")) == [DEFAULT]
     assert when(RegisterGraph(graph_id="agent", name="agent"), DEFAULT) == []
+    moved = RegisterGraph(graph_id="agent", name="agent", pool="billing")
+    assert when(moved, DEFAULT) == [changed(DEFAULT, pool="billing")]
+    assert when(moved, DEFAULT, changed(DEFAULT, pool="billing")) == []
     renamed = RegisterGraph(graph_id="agent", name="Agent", description="does it")
     updated = changed(DEFAULT, name="Agent", description="does it")
     assert when(renamed, DEFAULT) == [updated]

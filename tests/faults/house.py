@@ -27,6 +27,7 @@ from services.relay.relay import Relay
 from services.scheduler.scheduler import Scheduler
 from services.worker.children import ChildPool
 from services.worker.lease import PREFIX, void_leases
+from services.worker.registration import Registration
 from services.worker.worker import Worker
 from tests.faults.failpoint import FailingBus, FailingLog, FailingProjection, FailingViews, Failpoints
 
@@ -138,6 +139,7 @@ class House:
         self._views = FailingViews(self.folder / "views.db", self._points)
         settings = msgspec.structs.replace(SETTINGS, graph_python=str(self._points.python()))
         children = ChildPool(settings, self._project, self.folder)
+        shared = (children, self._project, self._clock, SETTINGS)
         parts: list[Part] = [
             nats,
             bus,
@@ -149,7 +151,8 @@ class House:
             Step("views", self._shown, self._views.close),
             children,
             Relay(log, self._views, bus, self._clock),
-            Worker(log, bus, children, self._project, self._clock, SETTINGS, worker_id="w-day"),
+            Registration(log, self._views, *shared, worker_id="w-day"),
+            Worker(log, bus, *shared, worker_id="w-day"),
         ]
         return Whole("house", parts)
 

@@ -30,7 +30,7 @@ from services.projector.projector import Projector
 from services.relay.relay import Relay
 from services.repository import Aggregates
 from services.worker.claims import Claims
-from services.worker.job import Done, Job
+from services.worker.job import Done, Job, Later
 from services.worker.outcomes import Ending
 from services.worker.settlements import Settlements
 
@@ -208,7 +208,7 @@ class Bench:
         return loop
 
     def claims(self, worker: str, *running: UUID) -> Claims:
-        return Claims(self.log, self.store_clock, worker, running)
+        return Claims(self.log, self.store_clock, worker, running, ("agent",))
 
     async def claim(self, run_id: UUID, worker: str = "w1", delivery: Any = None, lease_s: float = 30) -> Job:
         """A worker's claim; the verdict is in the job."""
@@ -234,6 +234,7 @@ class Bench:
         if isinstance(job.verdict, Done):
             await delivery.ack_sync()
         else:
+            assert isinstance(job.verdict, Later)
             await delivery.nak(job.verdict.delay_s)
         return job
 

@@ -15,7 +15,7 @@ import pytest
 
 from contracts.frames import Emitted
 from contracts.queries import QueryAnswer, Schemas, State
-from contracts.subjects import graph_query_subject
+from contracts.subjects import DEFAULT_POOL, graph_query_subject
 from services.kit.bus.nats import NatsBus
 from services.kit.lifecycle import health, notices
 from services.worker.answers import Answering
@@ -202,7 +202,7 @@ NO_QUESTIONS = [b"", b"}{", b"\xff", b'{"graph_id": "\xff"}', b"[]", b'{"graph_i
 
 async def test_what_is_no_question_reaches_no_child(bench: Bench, bus: NatsBus) -> None:
     pool = await bench.pool()
-    answering, child = Answering(bus, pool, NO_LOG), place(pool, "questions")
+    answering, child = Answering(bus, pool, NO_LOG, DEFAULT_POOL), place(pool, "questions")
     await answering.start()
     subject = graph_query_subject(State.VERB)
     for data in NO_QUESTIONS:

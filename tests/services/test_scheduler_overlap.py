@@ -72,7 +72,7 @@ class Turns:
         """The verdict; None: it runs."""
         await self.bench.log.renew_lease(f"worker.{worker}", worker, 30)
         job = self.jobs[run.run_id] = Job(None, run.run_id)  # type: ignore[arg-type]
-        await Claims(self.bench.log, self.bench.clock, worker, ()).claim(job)
+        await Claims(self.bench.log, self.bench.clock, worker, (), ("agent",)).claim(job)
         return job.verdict
 
     async def end(self, run: Run) -> None:

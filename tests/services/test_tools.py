@@ -13,8 +13,10 @@ from httpx import ASGITransport
 from jsonschema import Draft202012Validator
 
 from contracts.codec import EventCodec
+from contracts.ledger import Meta, Transaction
 from contracts.queries import QueryAnswer, QueryFailed
 from contracts.subjects import graph_query_subject
+from domain import assistant as assistants
 from domain.assistant import RegisterGraph, default_assistant_id
 from services.gateway.answers.tools import assistant_named, tool_name, tool_schema
 from services.gateway.app import build_app
@@ -28,7 +30,6 @@ from services.kit.http import HttpSettings
 from services.kit.settings import Settings
 from services.kit.views.sqlite import SqliteViews
 from services.projector.projector import Projector
-from services.worker.registration import register
 from tests.services.gateways import gateway_parts
 
 OBJECT = {"type": "object", "properties": {"text": {"type": "string", "title": "Text"}}}
@@ -63,7 +64,9 @@ async def make_http(tmp_path: Path) -> AsyncIterator[Make]:
     await projector.start()
     views = SqliteViews(tmp_path / "views.db")
     for graph_id in SCHEMAS:
-        await register(log, SystemClock(), RegisterGraph(graph_id=graph_id, name=graph_id), "w-1")
+        registered = assistants.decide(None, RegisterGraph(graph_id=graph_id, name=graph_id))
+        appends = assistants.appends(default_assistant_id(graph_id), None, registered)
+        await log.append(Transaction(meta=Meta(at=SystemClock().now(), actor="w-1"), appends=appends))
     await projector.reached(log.head(), 10)
 
     def make(**given: Any) -> Any:

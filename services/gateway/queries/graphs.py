@@ -4,8 +4,8 @@ from typing import Any
 
 import msgspec
 
-from contracts.queries import Query, QueryAnswer, QueryFailed
-from contracts.subjects import graph_query_subject
+from contracts.queries import GraphQuery, Query, QueryAnswer, QueryFailed
+from contracts.subjects import DEFAULT_POOL, graph_query_subject
 from domain.errors import GraphFailed, InvalidField, NotFound, NotSupported, Refused
 from services.gateway.parts import GatewayParts
 from services.kit.bus import NoResponders
@@ -37,22 +37,26 @@ async def ask(parts: GatewayParts, query: Query, kind: Any, *, field: str = "bod
     question = msgspec.json.encode(query)
     if len(question) > MOST_BYTES:
         raise InvalidField(f"{field}: {len(question)} bytes of JSON; at most {MOST_BYTES} are allowed here")
-    answer = _answer_of(await _sent(parts, query.VERB, question))
+    pool = parts.pool_of(query.graph_id) if isinstance(query, GraphQuery) else DEFAULT_POOL
+    answer = _answer_of(await _sent(parts, query.VERB, question, pool))
     if answer.failed is not None:
         raise _refusal(answer.failed)
     return msgspec.json.decode(b"null" if answer.body is msgspec.UNSET else answer.body, type=kind)
 
 
-async def _sent(parts: GatewayParts, verb: str, question: bytes) -> bytes:
+async def _sent(parts: GatewayParts, verb: str, question: bytes, pool: str) -> bytes:
     if parts.bus is None:
         raise GraphsUnavailable("This server is not connected to any worker.")
     answer_s = parts.settings.question_timeout_s + SLACK_S
+    worker = "worker" if pool == DEFAULT_POOL else f"worker of the pool '{pool}'"
     try:
-        return await ask_bus(parts.bus, graph_query_subject(verb), question, answer_s)
+        return await ask_bus(parts.bus, graph_query_subject(verb, pool), question, answer_s)
     except NoResponders:
-        raise GraphsUnavailable("No worker is there to ask its graphs; try again.") from None
+        raise GraphsUnavailable(f"No {worker} is there to ask its graphs; try again.") from None
     except TimeoutError:
-        raise GraphsUnavailable(f"No worker answered for its graphs in {answer_s:g} s; try again.") from None
+        raise GraphsUnavailable(
+            f"No {worker} answered for its graphs in {answer_s:g} s; try again."
+        ) from None
     except ConnectionError:
         raise GraphsUnavailable("The bus to the workers is not connected; try again.") from None
 

@@ -167,10 +167,6 @@ SELECT cron_id FROM crons WHERE assistant_id = ? ORDER BY cron_id;
 -- How many there are, no further than the cap that is asked about.
 SELECT count(*) AS n FROM (SELECT 1 FROM crons WHERE user_id = ? LIMIT ?) AS few;
 
--- name: default_assistants
--- Once, when a gateway starts.
-SELECT assistant_id FROM assistants WHERE system = 1;
-
 -- name: assistants_behind
 -- Oldest first, behind an assistant: in the order of the index (created_at, assistant_id).
 SELECT * FROM assistants WHERE (created_at, assistant_id) > (?, ?) ORDER BY created_at, assistant_id LIMIT ?;
