@@ -14,8 +14,9 @@ from contracts.events import RunSucceeded
 from contracts.ledger import Append, Meta
 from contracts.spec import RunSpec
 from contracts.subjects import DEFAULT_POOL, NORMAL, RUNS, run_queue_subject
+from domain import assistant as assistants
 from domain import decisions
-from domain.assistant import Assistant
+from domain.assistant import Assistant, RegisterGraph, default_assistant_id
 from domain.changes import Changes
 from domain.decisions import Line, Occurrence, plan_of
 from domain.lane import Lane, MultitaskStrategy
@@ -196,6 +197,25 @@ class Bench:
             while self.log.cursor(name) < head:
                 self.clock.elapsed_s += 0.1
                 await asyncio.sleep(0.01)
+
+    async def waiting_in(self, pool: str) -> int:
+        """How many messages wait on the queue of a pool."""
+        subjects = self.bus.subject(run_queue_subject(pool, NORMAL))
+        info = await self.bus.api(f"STREAM.INFO.{RUNS.name}", {"subjects_filter": subjects})
+        return len(info["state"].get("subjects") or ())
+
+    async def until_waiting(self, pool: str, number: int) -> None:
+        """Wait until so many do."""
+        async with asyncio.timeout(20):
+            while await self.waiting_in(pool) != number:  # noqa: ASYNC110 - it is a server
+                await asyncio.sleep(0.02)
+
+    async def register(self, pool: str, graph_id: str = "agent") -> None:
+        """A worker of the pool has the graph."""
+        assistant_id = default_assistant_id(graph_id)
+        known = Aggregates(self.log).assistant_or_none(assistant_id)
+        command = RegisterGraph(graph_id=graph_id, name=graph_id, pool=pool)
+        await self.append(*assistants.appends(assistant_id, known, assistants.decide(known, command)))
 
     # --- working ----------------------------------------------------------------------------------
 

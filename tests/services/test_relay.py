@@ -14,7 +14,7 @@ import pytest
 from msgspec.structs import replace
 
 from contracts.events import LaneChanged, RunRequested, ThreadCreated, ThreadDeleted
-from contracts.ledger import Append, StoredAppend, StoredTransaction
+from contracts.ledger import Append, Recorded, StoredAppend, StoredTransaction
 from contracts.subjects import LEDGER, RUNS, STREAMS
 from domain import decisions
 from domain.lane import Lane, lane_id_of
@@ -22,10 +22,12 @@ from services.kit.bus.embedded import EmbeddedNats
 from services.kit.bus.nats import NatsBus
 from services.kit.bus.streams import Streams, ensure_streams
 from services.kit.bus.work import WorkQueue
+from services.kit.eventlog import LogUnavailable
 from services.kit.ids import uuid7
 from services.kit.lifecycle import Whole, health
 from services.repository import Aggregates
-from services.worker.job import Done, Later
+from services.worker.claims import OTHERS_DELAY_S, Claims
+from services.worker.job import Done, Elsewhere, Job, Later
 from tests.services.lane_bench import Bench, msg_of
 
 MANY = 500
@@ -301,6 +303,74 @@ async def test_a_run_that_was_put_too_early_gives_way_and_is_not_forgotten(bench
             done.add((await bench.work(await pull.next())).run_id)
     assert done == {first, delayed}
     assert not bench.lane(thread_id).in_flight
+
+
+# --- pools ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_running", [True, False])
+async def test_runs_wait_for_the_pool_that_has_their_graph(bench: Bench, is_running: bool) -> None:
+    """Also those that waited for another one, whether or not a relay was there when the graph moved."""
+    await bench.register("default", "other")
+    await bench.register("billing")
+    relay = await bench.relay()
+    await bench.ask(uuid7())
+    await bench.ask_alone()
+    await bench.until_waiting("billing", 2)
+    await bench.ask(uuid7(), after_s=5)
+    if not is_running:
+        await relay.stop()
+    await bench.register("ledgers")
+    if not is_running:
+        await bench.projector.reached(bench.log.head())
+        await bench.relay()
+    await bench.ask(uuid7())
+    await bench.until_waiting("ledgers", 3)
+    bench.move(6)
+    await bench.until_waiting("ledgers", 4)
+    assert (await bench.waiting_in("billing"), await bench.waiting_in("default")) == (2, 0)
+
+
+async def test_a_look_for_the_pool_that_fails_forgets_nobody(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await bench.register("billing")
+    relay = await bench.relay()
+    await bench.until(lambda: not any(health([relay]).values()))
+    stream, failures = bench.log.stream, [LogUnavailable("away")] * 2
+
+    def failing(stream_id: UUID) -> list[Recorded]:
+        if failures:
+            raise failures.pop()
+        return stream(stream_id)
+
+    monkeypatch.setattr(bench.log, "stream", failing)
+    for _ in range(5):
+        await bench.ask(uuid7())
+    await bench.until_waiting("billing", 5)
+    assert not failures
+    assert await bench.waiting_in("default") == 0
+
+
+async def test_a_run_of_a_graph_that_the_worker_lacks_is_for_whoever_has_it(bench: Bench) -> None:
+    """The queue is a hint: what another pool has goes to its queue, what others of the same pool have comes again."""
+    await bench.register("billing", "agent")
+    run_id = await bench.ask(uuid7())
+
+    async def verdict(worker: str) -> Any:
+        job = Job(None, run_id)  # type: ignore[arg-type]
+        await bench.log.renew_lease(f"worker.{worker}", worker, 30)
+        await Claims(bench.log, bench.store_clock, worker, (), ()).claim(job)
+        return job.verdict
+
+    assert await verdict("w-0123456789ab") == Elsewhere("billing")
+    await bench.log.renew_lease("worker.w-billing-0123456789ab", "w-billing-0123456789ab", 30)
+    assert await verdict("w-billing-ffffffffffff") == Later(OTHERS_DELAY_S)
+    bench.move(31)
+    assert (
+        await verdict("w-billing-ffffffffffff") is None
+    )  # the only one: it takes it, and says what it lacks
+    assert bench.run(run_id).worker == "w-billing-ffffffffffff"
 
 
 # --- what is lost in between ----------------------------------------------------------------------------
