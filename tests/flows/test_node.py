@@ -87,9 +87,11 @@ def test_the_npm_client(
         assert process.returncode == 0, f"{(work / 'told').read_text()}\n{log_of(server)}"
 
 
-def test_the_hook_of_react(node: str, work: Path, make_server: Callable[..., Any]) -> None:
+def test_the_hook_of_react(
+    node: str, work: Path, make_server: Callable[..., Any], database: dict[str, str]
+) -> None:
     """Pages and streams reach the server by a wire that they can cut, and may ask for a restart behind it."""
-    server = make_server("streaming")
+    server = make_server("streaming", **database)
     target, restart = work / "target", work / "restart"
     target.write_text(server.url.rpartition(":")[2])
     files = sorted(path.name for path in (work / "react").glob("*.mjs") if path.stem != "harness")
