@@ -93,7 +93,7 @@ LOG_PLANS = {
     "some_topics": f"{POSITIONS} (rowid>? AND rowid<?); LIST SUBQUERY 1; SCAN json_each VIRTUAL TABLE INDEX 1:",
     "range": f"{POSITIONS} (rowid>? AND rowid<?)",
     "topics": f"{POSITIONS} (rowid>? AND rowid<?)",
-    "at": f"{POSITIONS} (rowid=?)",
+    "at": f"{POSITIONS} (rowid=?); LIST SUBQUERY 1; SCAN json_each VIRTUAL TABLE INDEX 1:",
     "head": "SEARCH stored_events",  # of the primary key: its last entry
     "version": f"SEARCH stored_events USING COVERING INDEX {STREAM_KEY} (originator_id=?)",
     "append": "",

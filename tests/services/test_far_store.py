@@ -49,9 +49,9 @@ def distance(monkeypatch: pytest.MonkeyPatch) -> Distance:
     class FarRecorder(SqliteRecorder):
         is_near = False
 
-        def _rows(self, query: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        def rows(self, name: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
             distance.cover()
-            return super()._rows(query, params)
+            return super().rows(name, params)
 
     class FarLog(RecordedLog):
         def __init__(self, path: Path, codec: EventCodec) -> None:

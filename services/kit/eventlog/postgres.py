@@ -16,16 +16,17 @@ from psycopg.rows import dict_row
 
 from contracts.codec import EventCodec
 from contracts.ledger import StoredAppend, StoredTransaction
-from services.kit.eventlog import LeaseRow, LogUnavailable, WrongExpectedVersion
+from services.kit.eventlog import LeaseRow, LogUnavailable, WrongExpectedVersion, rows
 from services.kit.eventlog.fold import Fold
 from services.kit.eventlog.log import RecordedLog
-from services.kit.eventlog.recorder import END, LAST, Outcome, WorkFailed
+from services.kit.eventlog.recorder import Outcome, WorkFailed
+from services.kit.eventlog.rows import RowReader
 from services.kit.eventlog.works import AppendAsked, LeaseAsked, Work
 from services.kit.postgres import Connection, Schema, Sessions, check, text
 from services.kit.queries import named
 
 HERE = Path(__file__).parent
-SQL = named(HERE / "postgres_queries.sql")
+SQL = rows.SQL | named(HERE / "postgres_queries.sql")
 LEDGER = Schema("ledger", (text((HERE / "postgres.sql").read_text(encoding="utf-8")),))
 PLANS = ("plan_cache_mode=force_generic_plan", "enable_seqscan=off")
 VALUE = (psycopg.DataError, psycopg.IntegrityError, psycopg.ProgrammingError, psycopg.NotSupportedError)
@@ -49,7 +50,7 @@ class SessionDatastore(PostgresDatastore):
             self.sessions.close()
 
 
-class PostgresRecorder(PostgresApplicationRecorder):
+class PostgresRecorder(RowReader, PostgresApplicationRecorder):
     """The library's recorder on our table and function: positions in the order of the commits, without gaps.
 
     Its own reads try ten times, each with a pool's time-out, when the server is away: for that long nobody would
@@ -65,76 +66,22 @@ class PostgresRecorder(PostgresApplicationRecorder):
 
     # --- reading ------------------------------------------------------------------------------------------
 
-    def select_events(
-        self,
-        originator_id: UUID | str,
-        *,
-        gt: int | None = None,
-        lte: int | None = None,
-        desc: bool = False,
-        limit: int | None = None,
-    ) -> list[Notification]:
-        params = (originator_id, gt or 0, (1 << 31) - 1 if lte is None else lte, limit)
-        return self._notifications(SQL["stream_back" if desc else "stream"], params)
-
     def select_newest(self, originator_ids: Iterable[UUID]) -> list[Notification]:
-        return self._notifications(SQL["newest"], (list(originator_ids),))
-
-    def select_notifications(
-        self,
-        start: int | None,
-        limit: int,
-        stop: int | None = None,
-        topics: Sequence[str] = (),
-        *,
-        inclusive_of_start: bool = True,
-    ) -> list[Notification]:
-        after = (start or 0) - (1 if inclusive_of_start else 0)
-        within = (after, END if stop is None else stop)
-        if topics:
-            return self._notifications(SQL["some_topics"], (*within, list(topics), limit))
-        return self._notifications(SQL["range"], (*within, limit))
-
-    def select_topics(self, prefix: str, after: int, until: int, limit: int) -> list[Notification]:
-        return self._notifications(SQL["topics"], (after, until, prefix, prefix + LAST, limit))
-
-    def select_positions(self, positions: Sequence[int]) -> list[Notification]:
-        return self._notifications(SQL["at"], (list(positions),))
-
-    def max_notification_id(self) -> int | None:
-        rows = self.rows(SQL["head"])
-        return int(rows[0][0]) if rows else None
-
-    def select_blob(self, sha256: str) -> bytes | None:
-        rows = self.rows(SQL["blob"], (sha256,))
-        return bytes(rows[0][0]) if rows else None
-
-    def select_leases(self, prefix: str) -> list[LeaseRow]:
-        return [LeaseRow(*row) for row in self.rows(SQL["leases"], (prefix, prefix + LAST))]
-
-    def select_cursor(self, name: str) -> int:
-        rows = self.rows(SQL["cursor"], (name,))
-        return int(rows[0][0]) if rows else 0
+        return self.notifications("newest", (self.many(originator_ids),))
 
     def clock(self) -> datetime:
-        found: datetime = self.rows(SQL["clock"])[0][0]
+        found: datetime = self.rows("clock")[0][0]
         return found
 
     def close_readers(self) -> None:
         self.datastore.close()
 
-    def rows(self, query: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """What a statement gives, on this thread's connection. Raises LogUnavailable."""
+    def rows(self, name: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """On this thread's connection. Raises LogUnavailable."""
         try:
-            return self.datastore.sessions.fetch(query, params)
+            return self.datastore.sessions.fetch(SQL[name], params)
         except psycopg.Error as exc:
             raise LogUnavailable(f"the ledger did not answer: {exc}") from exc
-
-    def _notifications(self, query: str, params: Sequence[Any]) -> list[Notification]:
-        return [
-            Notification(stream, version, topic, state, position)
-            for position, stream, version, topic, state in self.rows(query, params)
-        ]
 
     # --- writing ------------------------------------------------------------------------------------------
 
@@ -190,12 +137,12 @@ class PostgresLog(RecordedLog):
     def _aside(self, work: Work) -> LeaseRow | None:
         if not isinstance(work, LeaseAsked):
             assert not isinstance(work, AppendAsked)
-            self._rows.rows(SQL["move_cursor"], (work.name, work.position))
+            self._rows.rows("move_cursor", (work.name, work.position))
             return None
         if work.ttl_s <= 0:
-            self._rows.rows(SQL["drop_lease"], (work.name, work.holder))
+            self._rows.rows("drop_lease", (work.name, work.holder))
             return None
-        rows = self._rows.rows(SQL["take_lease"], (work.name, work.holder, work.ttl_s))
+        rows = self._rows.rows("take_lease", (work.name, work.holder, work.ttl_s))
         return LeaseRow(*rows[0]) if rows else None
 
 

@@ -1,14 +1,4 @@
--- What the log asks of PostgreSQL. Sessions have enable_seqscan off: a plan made for a young table would stay.
-
--- name: stream
-SELECT notification_id, originator_id, originator_version, topic, state FROM stored_events
-WHERE originator_id = %s AND originator_version > %s AND originator_version <= %s
-ORDER BY originator_version LIMIT %s;
-
--- name: stream_back
-SELECT notification_id, originator_id, originator_version, topic, state FROM stored_events
-WHERE originator_id = %s AND originator_version > %s AND originator_version <= %s
-ORDER BY originator_version DESC LIMIT %s;
+-- What the log asks of PostgreSQL, beside rows.sql. Sessions have enable_seqscan off: a plan made for a young table would stay.
 
 -- name: newest
 -- One entry of the key for each stream, in one round trip.
@@ -16,24 +6,13 @@ SELECT event.* FROM unnest(%b::uuid[]) AS asked (stream) CROSS JOIN LATERAL (
 SELECT notification_id, originator_id, originator_version, topic, state FROM stored_events
 WHERE originator_id = asked.stream ORDER BY originator_version DESC LIMIT 1) AS event;
 
--- name: range
-SELECT notification_id, originator_id, originator_version, topic, state FROM stored_events
-WHERE notification_id > %s AND notification_id <= %s ORDER BY notification_id LIMIT %s;
-
 -- name: some_topics
 SELECT notification_id, originator_id, originator_version, topic, state FROM stored_events
 WHERE notification_id > %s AND notification_id <= %s AND topic = ANY(%b::text[]) ORDER BY notification_id LIMIT %s;
 
--- name: topics
-SELECT notification_id, originator_id, originator_version, topic, state FROM stored_events
-WHERE notification_id > %s AND notification_id <= %s AND topic >= %s AND topic < %s ORDER BY notification_id LIMIT %s;
-
 -- name: at
 SELECT notification_id, originator_id, originator_version, topic, state FROM stored_events
 WHERE notification_id = ANY(%b::bigint[]) ORDER BY notification_id;
-
--- name: head
-SELECT notification_id FROM stored_events ORDER BY notification_id DESC LIMIT 1;
 
 -- name: append
 SELECT ledger_append(%b::uuid[], %b::int4[], %b::uuid[], %b::int4[], %b::text[], %b::bytea[], %b::text[], %b::bytea[]);
@@ -45,12 +24,6 @@ SELECT ledger_lock();
 SELECT asked.stream, coalesce((SELECT originator_version FROM stored_events WHERE originator_id = asked.stream
 ORDER BY originator_version DESC LIMIT 1), 0) FROM unnest(%b::uuid[]) AS asked (stream);
 
--- name: blob
-SELECT data FROM blobs WHERE sha256 = %s;
-
--- name: leases
-SELECT name, holder, until FROM leases WHERE name >= %s AND name < %s ORDER BY name;
-
 -- name: take_lease
 -- On the database's clock. Whoever holds it renews it; anybody takes it when it is over.
 INSERT INTO leases VALUES (%s, %s, clock_timestamp() + make_interval(secs => %s)) ON CONFLICT (name) DO UPDATE
@@ -59,9 +32,6 @@ WHERE leases.holder = excluded.holder OR leases.until < clock_timestamp() RETURN
 
 -- name: drop_lease
 DELETE FROM leases WHERE name = %s AND holder = %s RETURNING name, holder, until;
-
--- name: cursor
-SELECT position FROM cursors WHERE name = %s;
 
 -- name: move_cursor
 -- Never back: of two followers of one name the one that is further says how far they are.

@@ -20,15 +20,17 @@ from eventsourcing.sqlite import (
 
 from contracts.codec import EventCodec
 from contracts.ledger import StoredAppend, StoredTransaction
-from services.kit.eventlog import LeaseRow, WrongExpectedVersion
+from services.kit.eventlog import LeaseRow, WrongExpectedVersion, rows
 from services.kit.eventlog.log import LogReader, RecordedLog
-from services.kit.eventlog.recorder import END, LAST, ForeignLedger, Outcome, WorkFailed
+from services.kit.eventlog.recorder import ForeignLedger, Outcome, WorkFailed
+from services.kit.eventlog.rows import RowReader
 from services.kit.eventlog.works import AppendAsked, LeaseAsked, Work
 from services.kit.mendable import naming
 from services.kit.queries import named
 from services.kit.readers import Readers
 
-SQL = named(Path(__file__).with_name("queries.sql"))
+SQL = {name: text.replace("%s", "?") for name, text in rows.SQL.items()}
+SQL |= named(Path(__file__).with_name("queries.sql"))
 SCHEMA_VERSION = 1
 TABLES = (
     # AUTOINCREMENT: a position is never given out twice, even after rows were archived.
@@ -76,7 +78,7 @@ class FileDatastore(SQLiteDatastore):
         return FilePool(db_name=str(self.path), pool_size=1, max_overflow=0)
 
 
-class SqliteRecorder(SQLiteApplicationRecorder):
+class SqliteRecorder(RowReader, SQLiteApplicationRecorder):
     """The library's recorder on our table: positions that are never reused, ids of 16 bytes.
 
     Reads go past its pool, through a connection for each thread: to take one out of the pool, to begin and to roll
@@ -92,57 +94,9 @@ class SqliteRecorder(SQLiteApplicationRecorder):
 
     # --- reading ------------------------------------------------------------------------------------------
 
-    def select_events(
-        self,
-        originator_id: UUID | str,
-        *,
-        gt: int | None = None,
-        lte: int | None = None,
-        desc: bool = False,
-        limit: int | None = None,
-    ) -> list[Notification]:
-        params = (_bytes(originator_id), gt or 0, END if lte is None else lte, -1 if limit is None else limit)
-        return self._notifications(SQL["stream_back" if desc else "stream"], params)
-
     def select_newest(self, originator_ids: Iterable[UUID]) -> list[Notification]:
         # A point read for each: one statement for all of them would be no faster, and has no text of its own.
         return [found for one in originator_ids for found in self.select_events(one, desc=True, limit=1)]
-
-    def select_notifications(
-        self,
-        start: int | None,
-        limit: int,
-        stop: int | None = None,
-        topics: Sequence[str] = (),
-        *,
-        inclusive_of_start: bool = True,
-    ) -> list[Notification]:
-        after = (start or 0) - (1 if inclusive_of_start else 0)
-        within = (after, END if stop is None else stop)
-        if topics:
-            return self._notifications(SQL["some_topics"], (*within, json.dumps(list(topics)), limit))
-        return self._notifications(SQL["range"], (*within, limit))
-
-    def select_topics(self, prefix: str, after: int, until: int, limit: int) -> list[Notification]:
-        return self._notifications(SQL["topics"], (after, until, prefix, prefix + LAST, limit))
-
-    def select_positions(self, positions: Sequence[int]) -> list[Notification]:
-        wanted = sorted(set(positions))
-        return [found for position in wanted for found in self._notifications(SQL["at"], (position,))]
-
-    def max_notification_id(self) -> int:
-        return int(self._rows(SQL["head"])[0][0])
-
-    def select_blob(self, sha256: str) -> bytes | None:
-        rows = self._rows(SQL["blob"], (sha256,))
-        return bytes(rows[0][0]) if rows else None
-
-    def select_leases(self, prefix: str) -> list[LeaseRow]:
-        return [_lease(row) for row in self._rows(SQL["leases"], (prefix, prefix + LAST))]
-
-    def select_cursor(self, name: str) -> int:
-        rows = self._rows(SQL["cursor"], (name,))
-        return int(rows[0][0]) if rows else 0
 
     def clock(self) -> datetime:
         return datetime.now(UTC)
@@ -150,14 +104,24 @@ class SqliteRecorder(SQLiteApplicationRecorder):
     def close_readers(self) -> None:
         self._readers.close()
 
-    def _rows(self, query: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        return self._readers.fetch(query, params).rows
+    def rows(self, name: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        return self._readers.fetch(SQL[name], params).rows
 
-    def _notifications(self, query: str, params: Sequence[Any]) -> list[Notification]:
+    def key(self, originator_id: UUID | str) -> bytes:
+        return (UUID(originator_id) if isinstance(originator_id, str) else originator_id).bytes
+
+    def many(self, values: Iterable[Any]) -> str:
+        return json.dumps(list(values))
+
+    def notifications(self, name: str, params: Sequence[Any]) -> list[Notification]:
         return [
             Notification(UUID(bytes=stream), version, topic, state, position)
-            for position, stream, version, topic, state in self._rows(query, params)
+            for position, stream, version, topic, state in self.rows(name, params)
         ]
+
+    def lease(self, row: Sequence[Any]) -> LeaseRow:
+        name, holder, until = row
+        return LeaseRow(name, holder, datetime.fromtimestamp(until, UTC))
 
     # --- writing ------------------------------------------------------------------------------------------
 
@@ -208,7 +172,7 @@ class SqliteRecorder(SQLiteApplicationRecorder):
             cursor.execute(SQL["drop_lease"], (asked.name, asked.holder))
             return None
         row = cursor.execute(SQL["take_lease"], (asked.name, asked.holder, now + asked.ttl_s, now)).fetchone()
-        return None if row is None else _lease(row)
+        return None if row is None else self.lease(row)
 
     def _insert_events(
         self, c: SQLiteCursor, stored_events: Sequence[StoredEvent], **_: Any
@@ -217,7 +181,7 @@ class SqliteRecorder(SQLiteApplicationRecorder):
         return [
             _insert(
                 c.sqlite_cursor,
-                _bytes(event.originator_id),
+                self.key(event.originator_id),
                 event.originator_version,
                 event.topic,
                 event.state,
@@ -271,12 +235,3 @@ def _append(cursor: sqlite3.Cursor, append: StoredAppend) -> int:
 
 def _insert(cursor: sqlite3.Cursor, stream: bytes, version: int, topic: str, state: bytes) -> int:
     return cursor.execute(SQL["append"], (stream, version, topic, state)).lastrowid or 0
-
-
-def _bytes(originator_id: UUID | str) -> bytes:
-    return (UUID(originator_id) if isinstance(originator_id, str) else originator_id).bytes
-
-
-def _lease(row: Sequence[Any]) -> LeaseRow:
-    name, holder, until = row
-    return LeaseRow(name, holder, datetime.fromtimestamp(until, UTC))
