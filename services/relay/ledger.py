@@ -7,8 +7,8 @@ from services.kit.bus.nats import NatsBus
 from services.kit.bus.ordered import OrderedPublisher
 from services.kit.clock import Clock
 from services.kit.eventlog import EventLog
+from services.kit.follower import Follower, each
 from services.kit.reads import read
-from services.relay.follower import Follower, each
 from services.relay.outgoing import outgoing
 
 PAGE = 500

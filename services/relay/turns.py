@@ -37,11 +37,11 @@ from services.kit.bus.nats import NatsBus
 from services.kit.bus.work import WorkQueue
 from services.kit.clock import Clock
 from services.kit.eventlog import EventLog
+from services.kit.follower import Follower, each
 from services.kit.queries import named
 from services.kit.reads import read
 from services.kit.views import Row, Views
 from services.registered import Graphs
-from services.relay.follower import Follower, each
 
 T = TypeVar("T")
 PAGE = 500
