@@ -1,22 +1,25 @@
-"""Whoever follows the log: woken by each commit, with a cursor that the log keeps."""
+"""Whoever follows the log: woken by each commit, with a cursor that the log keeps or from a read model on."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import TypeVar
 
+from contracts.ledger import Recorded
 from services.kit.clock import Clock
 from services.kit.eventlog import EventLog
-from services.kit.lifecycle import FAULTS, Supervised
+from services.kit.lifecycle import FAULTS, NotYet, Supervised
 from services.kit.logs import Log
 from services.kit.reads import read
+from services.kit.views import Views
 
 POLL_S = 1.0
 """Each commit wakes it, but one whose outcome was not known: that is told by nobody."""
 KEEP_S = 1.0
 """The cursor is written no more often: it is so much behind what was done, after a crash."""
+PAGE = 500
 S = TypeVar("S")
 T = TypeVar("T")
-log_ = Log("relay")
+log_ = Log("follower")
 
 
 class Follower(Supervised):
@@ -29,9 +32,10 @@ class Follower(Supervised):
         clock: Clock,
         work: Callable[[], Awaitable[None]],
         listen: Callable[[], Callable[[], None]] | None = None,
+        most_s: float = 5.0,
     ) -> None:
         """`listen` begins to listen for whatever else wakes it; what it gives ends that."""
-        super().__init__(name, self._awake)
+        super().__init__(name, self._awake, most_s)
         self._ledger, self._clock, self._work, self._listen = log, clock, work, listen
         self._news = asyncio.Event()
         self._kept, self._kept_at_s = 0, float("-inf")
@@ -74,12 +78,37 @@ class Follower(Supervised):
         await self._work()
 
 
+class Tail:
+    """What the log says of some topics behind the place where a read model was taken over."""
+
+    def __init__(self, log: EventLog, views: Views, model: str, topics: str) -> None:
+        """`topics` is what those begin with."""
+        self._log, self._views, self._model, self._topics = log, views, model, topics
+        self._position: int | None = None
+
+    async def reached(self) -> None:
+        """Return when the read model has come to where the log was at the first call. Raises NotYet before."""
+        if self._position is None:
+            self._position = await read(self._log, self._log.head)
+        if await read(self._views, lambda: self._views.position(self._model)) < self._position:
+            raise NotYet(f"{self._model}: waiting for position {self._position}")
+
+    async def follow(self, take: Callable[[list[Recorded]], Awaitable[None]]) -> None:
+        """Let it take what has come since, by pages. Those of which it raises, and all behind, come again."""
+        head = await read(self._log, self._log.head)
+        while (after := self._position) is not None and after < head:
+            events = await read(self._log, lambda: self._log.read_topics(self._topics, after, head, PAGE))
+            if events:
+                await take(events)
+            self._position = events[-1].position if len(events) == PAGE else head
+
+
 def each(items: Iterable[S], of: Callable[[S], T]) -> Iterator[T]:
     """What is made of each. One of which nothing can be made is told, and keeps those behind it from nothing."""
     for item in items:
         try:
             found = of(item)
         except FAULTS as exc:
-            log_.error("relay.passed_over", exc, item=f"{item!r:.300}")
+            log_.error("follower.passed_over", exc, item=f"{item!r:.300}")
         else:
             yield found

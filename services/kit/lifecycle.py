@@ -215,6 +215,10 @@ async def ended(task: "asyncio.Task[Any]") -> None:
         await asyncio.wait({task}, timeout=AGAIN_S)
 
 
+class NotYet(Exception):
+    """What a step waits for is not there, and comes by itself: no fault of anybody."""
+
+
 class Loop:
     """What every endless loop has: a name, and how its steps went."""
 
@@ -233,7 +237,9 @@ class Loop:
         """Tell of a failed step; the seconds until the next one."""
         self._failures += 1
         self.failing = f"{type(exc).__name__}: {exc}"
-        if self._failures == 1:
+        if isinstance(exc, NotYet):
+            self._log.info(f"{self.name}.waits", failures=self._failures, why=exc)
+        elif self._failures == 1:
             self._log.error(f"{self.name}.failed", exc)
         else:
             self._log.warning(f"{self.name}.failed_again", failures=self._failures, error=self.failing)

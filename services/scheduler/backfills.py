@@ -27,6 +27,7 @@ from domain.schedule import local_time, tzdata_version, zone
 from domain.timeline import Due
 from services.kit.clock import Clock
 from services.kit.eventlog import EventLog, WrongExpectedVersion
+from services.kit.follower import Tail
 from services.kit.lifecycle import FAULTS, Part, Supervised
 from services.kit.logs import Log
 from services.kit.reads import read
@@ -43,10 +44,6 @@ ASIDE_S = 30.0
 """How long one is left alone of which an occurrence can't be dealt with."""
 PAGE = 500
 log_ = Log("scheduler")
-
-
-class BackfillsBehind(Exception):
-    """The read model of the backfills has not come far enough yet."""
 
 
 class Open(msgspec.Struct):
@@ -73,7 +70,7 @@ class Backfills:
         self._log, self._views, self._clock, self._timer = log, views, clock, timer
         self._stores, self._held = (log, views), held
         self._open: dict[UUID, Open] = {}
-        self._position: int | None = None
+        self._tail = Tail(log, views, "backfills", "backfill.")
         self._is_loaded = False
         self._never = asyncio.Event()
         self._loop = Supervised("scheduler.backfills", self._step, 1.0)
@@ -92,7 +89,7 @@ class Backfills:
     async def _step(self) -> None:
         if not self._is_loaded:
             await self._load()
-        await self._follow()
+        await self._tail.follow(self._take)
         now = self._clock.wall_s()
         if self._held():
             await self._clock.wait(self._never, POLL_S)
@@ -108,10 +105,7 @@ class Backfills:
 
     async def _load(self) -> None:
         """Take over what goes on from the read model; twice is harmless."""
-        if self._position is None:
-            self._position = await read(self._log, self._log.head)
-        if await read(self._views, lambda: self._views.position("backfills")) < self._position:
-            raise BackfillsBehind(f"waiting for position {self._position}")
+        await self._tail.reached()
         last = b""
         while rows := await read(self._views, lambda: self._views.all(SQL["backfills"], (last, PAGE))):  # noqa: B023
             for row in rows:
@@ -122,21 +116,14 @@ class Backfills:
             last = rows[-1]["backfill_id"]
         self._is_loaded = True
 
-    async def _follow(self) -> None:
-        head = await read(self._log, self._log.head)
-        assert self._position is not None
-        while self._position < head:
-            events = await read(
-                self._log, partial(self._log.read_topics, "backfill.", self._position, head, PAGE)
-            )
-            for recorded in events:
-                if isinstance(recorded.body, BackfillRequested):
-                    request = recorded.body
-                    found = Backfill(backfill_id=recorded.stream_id, version=1, request=request)
-                    self._open[found.backfill_id] = Open(found, deque(request.planned))
-                elif isinstance(recorded.body, BackfillFinished | BackfillCancelled):
-                    self._open.pop(recorded.stream_id, None)
-            self._position = events[-1].position if len(events) == PAGE else head
+    async def _take(self, events: Sequence[Recorded]) -> None:
+        for recorded in events:
+            if isinstance(recorded.body, BackfillRequested):
+                request = recorded.body
+                found = Backfill(backfill_id=recorded.stream_id, version=1, request=request)
+                self._open[found.backfill_id] = Open(found, deque(request.planned))
+            elif isinstance(recorded.body, BackfillFinished | BackfillCancelled):
+                self._open.pop(recorded.stream_id, None)
 
     def _left(self, found: Backfill) -> deque[int]:
         """The instants that have not had their turn."""

@@ -1,9 +1,7 @@
 """The sender of webhooks: follows the log for ends of runs that somebody wants to hear of, and posts."""
 
-import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
-from functools import partial
 from pathlib import Path
 from uuid import UUID
 
@@ -18,7 +16,8 @@ from domain.delivery import Attempted, WebhookDelivery
 from domain.webhook import host_of
 from services.kit.clock import Clock
 from services.kit.eventlog import EventLog
-from services.kit.lifecycle import FAULTS, Background, Part, Supervised
+from services.kit.follower import POLL_S, Follower, Tail
+from services.kit.lifecycle import FAULTS, Background, Whole
 from services.kit.logs import Log
 from services.kit.queries import named
 from services.kit.reads import read
@@ -34,26 +33,18 @@ from services.webhooks.signature import Signer
 
 SQL = named(Path(__file__).with_name("queries.sql"))
 PAGE = 500
-POLL_S = 1.0
 AGAIN_S = 5.0
 MOST_PAUSE_S = 3600.0
-TOPICS = "delivery."
 LEASE = "webhooks.sender"
 log_ = Log("webhooks")
 
 
-class DeliveriesBehind(Exception):
-    """The read model of deliveries has not come far enough yet."""
-
-
-class Sender:
+class Sender(Whole):
     """Posts what is due, and records what came of each attempt before it forgets it.
 
     An attempt whose outcome is not stored is made again: a receiver tells doubles by the id. Of several senders
     on one log the one that holds the lease posts; another one takes over when it has ended.
     """
-
-    name = "webhooks"
 
     def __init__(
         self,
@@ -65,7 +56,7 @@ class Sender:
         version: str,
     ) -> None:
         """Raises SettingsError for secrets that are none."""
-        self._log, self._views, self._clock = log, views, clock
+        self._ledger, self._views, self._clock = log, views, clock
         self._repository = Repository(log)
         self._fields = webhooks.allowed_fields
         self._signer = Signer(settings.webhook_secrets)
@@ -75,61 +66,34 @@ class Sender:
         grown = wait_exponential(multiplier=first_s / 3, exp_base=3, max=MOST_PAUSE_S)
         self._pause = wait_combine(grown, wait_random(0, first_s / 5))
         self._queue = SendQueue()
-        self._position: int | None = None
+        self._tail = Tail(log, views, "deliveries", "delivery.")
         self._is_loaded = False
-        self._news = asyncio.Event()
         self._tenure = Tenure(log, clock, LEASE, settings.lease_s)
-        self._loop = Supervised("webhooks.sender", self._step, AGAIN_S)
+        self._loop = Follower("webhooks.sender", log, clock, self._step, most_s=AGAIN_S)
         self._sending = Background("webhooks.attempts")
-        self.parts: Sequence[Part] = (self._loop, self._sending)
-        self._unsubscribe: Callable[[], None] | None = None
-
-    @property
-    def started(self) -> bool:
-        """True while it sends."""
-        return self._loop.started
-
-    @property
-    def failing(self) -> str:
-        """'' : its parts say so themselves."""
-        return ""
-
-    async def start(self) -> None:
-        """Begin; twice is harmless."""
-        if self._unsubscribe is None:
-            self._unsubscribe = self._log.on_commit(lambda _: self._news.set())
-            await self._sending.start()
-            await self._loop.start()
+        super().__init__("webhooks", (self._sending, self._loop))
 
     async def stop(self) -> None:
         """End; what is being posted has a moment to come to its end, and is posted again if it does not."""
-        if self._unsubscribe is not None:
-            self._unsubscribe()
-            self._unsubscribe = None
-            await self._loop.stop()
-            await self._sending.stop()
-            await self._tenure.release()
+        await super().stop()
+        await self._tenure.release()
 
     # --- the loop ---------------------------------------------------------------------------------
 
     async def _step(self) -> None:
-        self._news.clear()
         if not self._is_loaded:
             await self._load()
-        await self._follow()
+        await self._tail.follow(self._take)
         is_ours = await self._tenure.is_ours()
         while is_ours and (taken := self._queue.take(self._clock.wall_s())) is not None:
             self._sending.spawn(self._attempt(*taken))
         # Whoever has no place although it is due waits for one: the end of an attempt is news.
         pause_s = max(0.0, self._queue.next_s - self._clock.wall_s()) if is_ours else POLL_S
-        await self._clock.wait(self._news, min(POLL_S, pause_s, self._tenure.pause_s))
+        await self._loop.rest(min(pause_s, self._tenure.pause_s))
 
     async def _load(self) -> None:
         """Take over what is pending from the read model; twice is harmless."""
-        if self._position is None:
-            self._position = await read(self._log, self._log.head)
-        if await read(self._views, lambda: self._views.position("deliveries")) < self._position:
-            raise DeliveriesBehind(f"waiting for position {self._position}")
+        await self._tail.reached()
         last: tuple[int, bytes] = (0, b"")
         while rows := await read(self._views, lambda: self._views.all(SQL["pending"], (*last, PAGE))):  # noqa: B023
             for row in rows:
@@ -137,22 +101,13 @@ class Sender:
             last = rows[-1]["requested_at"], rows[-1]["delivery_id"]
         self._is_loaded = True
 
-    async def _follow(self) -> None:
-        head = await read(self._log, self._log.head)
-        assert self._position is not None
-        while self._position < head:
-            events = await read(self._log, partial(self._page, self._position, head))
-            for recorded, host in events:
-                self._apply(recorded, host)
-            self._position = events[-1][0].position if len(events) == PAGE else head
-
-    def _page(self, position: int, head: int) -> list[tuple[Recorded, str]]:
-        """The next events of deliveries, each with the host that it is about."""
-        events = self._log.read_topics(TOPICS, position, head, PAGE)
-        return [(recorded, self._host(recorded)) for recorded in events]
+    async def _take(self, events: Sequence[Recorded]) -> None:
+        hosts = await read(self._ledger, lambda: list(map(self._host, events)))
+        for recorded, host in zip(events, hosts, strict=True):
+            self._apply(recorded, host)
 
     def _host(self, recorded: Recorded) -> str:
-        first = recorded if recorded.version == 1 else self._log.stream(recorded.stream_id)[0]
+        first = recorded if recorded.version == 1 else self._ledger.stream(recorded.stream_id)[0]
         assert isinstance(first.body, WebhookRequested)
         return host_of(first.body.url)
 
@@ -180,12 +135,12 @@ class Sender:
             self._queue.add(delivery_id, host, self._clock.wall_s() + AGAIN_S)
         finally:
             self._queue.done(delivery_id)
-            self._news.set()
+            self._loop.wake()
 
     async def _posted(self, delivery: WebhookDelivery) -> Reply:
         now = self._clock.now()
         try:
-            body = await read(self._log, lambda: self._body(delivery.request.run_id, now))
+            body = await read(self._ledger, lambda: self._body(delivery.request.run_id, now))
         except FAULTS as exc:
             log_.error("webhooks.unreadable", exc, delivery=delivery.delivery_id)
             return Reply(None, f"its run can't be read: {type(exc).__name__}", refused=True)
@@ -193,7 +148,7 @@ class Sender:
         return await self._post.send(delivery.request.url, body, signed)
 
     def _body(self, run_id: UUID, now: datetime) -> bytes:
-        return report(self._log.stream(run_id), self._log.blob, now, self._fields)
+        return report(self._ledger.stream(run_id), self._ledger.blob, now, self._fields)
 
     async def _record(self, delivery: WebhookDelivery, answer: Reply) -> None:
         attempt, delivery_id = delivery.attempts + 1, delivery.delivery_id
