@@ -25,7 +25,7 @@ CREATE TABLE cronledger_kept (
     PRIMARY KEY (thread_id, run_id, checkpoint_ns, checkpoint_id, task_id, idx)
 );
 
--- The thread for its caller alone, until the transaction ends. Waits for writes under way; whoever is at one for
+-- The thread for its caller alone (727028 keeps the keys apart from other advisory locks), until the transaction ends. Waits for writes under way; whoever is at one for
 -- longer than that (a process that is stopped in the middle of it) loses its connection, and with it the write.
 CREATE FUNCTION cronledger_alone(thread text, patience_ms integer) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
@@ -41,21 +41,6 @@ BEGIN
             AND classid = ((key >> 32) & 4294967295)::oid AND objid = (key & 4294967295)::oid AND objsubid = 1;
         PERFORM pg_advisory_xact_lock(key);
     END;
-END $$;
-
--- Take the thread, unless a later token has it. 727028 keeps the keys apart from other advisory locks.
-CREATE FUNCTION cronledger_claim(thread text, mine bigint, patience_ms integer) RETURNS void LANGUAGE plpgsql AS $$
-DECLARE
-    taken boolean;
-BEGIN
-    PERFORM cronledger_alone(thread, patience_ms);
-    INSERT INTO cronledger_claims VALUES (thread, mine)
-        ON CONFLICT (thread_id) DO UPDATE SET token = excluded.token
-        WHERE cronledger_claims.token <= excluded.token
-        RETURNING true INTO taken;
-    IF taken IS NULL THEN
-        RAISE EXCEPTION 'a later attempt has the thread' USING ERRCODE = 'CL001';
-    END IF;
 END $$;
 
 -- First in every transaction that writes as an attempt: nobody takes the thread before it ends.
@@ -130,26 +115,6 @@ BEGIN
         FROM cronledger_kept WHERE thread_id = thread AND run_id = run;
     DELETE FROM cronledger_touched WHERE thread_id = thread AND run_id = run;
     DELETE FROM cronledger_kept WHERE thread_id = thread AND run_id = run;
-END $$;
-
--- Remove everything of a thread, unless a later token has it; with `fence` the claim stays, as this token's.
-CREATE FUNCTION cronledger_forget(thread text, mine bigint, fence boolean, patience_ms integer) RETURNS void
-LANGUAGE plpgsql AS $$
-BEGIN
-    PERFORM cronledger_alone(thread, patience_ms);
-    PERFORM FROM cronledger_claims WHERE thread_id = thread AND token > mine;
-    IF FOUND THEN
-        RETURN;
-    END IF;
-    DELETE FROM checkpoints WHERE thread_id = thread;
-    DELETE FROM checkpoint_blobs WHERE thread_id = thread;
-    DELETE FROM checkpoint_writes WHERE thread_id = thread;
-    DELETE FROM cronledger_touched WHERE thread_id = thread;
-    DELETE FROM cronledger_kept WHERE thread_id = thread;
-    DELETE FROM cronledger_claims WHERE thread_id = thread;
-    IF fence THEN
-        INSERT INTO cronledger_claims VALUES (thread, mine);
-    END IF;
 END $$;
 
 -- Checkpoints first: what is written meanwhile leaves a blob too many, never one too few.

@@ -52,7 +52,15 @@ def plain(statement: str) -> str:
     return re.sub(r"\bCONCURRENTLY\b", "", statement)
 
 
-GRAPHS = Schema("graphs", (_library, text(Path(__file__).with_name("graphs.sql").read_text() + ";" + LOGIN)))
+HERE = Path(__file__).parent
+GRAPHS = Schema(
+    "graphs",
+    (
+        _library,
+        text((HERE / "graphs.sql").read_text() + ";" + LOGIN),
+        text((HERE / "graphs_claims.sql").read_text()),
+    ),
+)
 
 
 class GraphsDatabase(msgspec.Struct, frozen=True):
@@ -83,12 +91,6 @@ class GraphsDatabase(msgspec.Struct, frozen=True):
                 _make_vectors(connection, index)
                 self._let_in(connection)
             return self._address(connection)
-
-    def void_claims(self, head: int) -> int:
-        """As `lease.void_claims`: let go of the threads that were claimed at positions that the log does not have."""
-        with self._alone() as connection:
-            query = "DELETE FROM graphs.cronledger_claims WHERE token > %s"
-            return connection.execute(query, (head + 1,)).rowcount
 
     def _alone(self) -> "psycopg.Connection[Any]":
         """A connection that has the lock of whoever changes schemas, until it is closed."""

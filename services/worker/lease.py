@@ -69,7 +69,8 @@ def void_claims(path: Path, head: int) -> int:
     """Let go of the threads that were claimed at positions which the log does not have; how many there were.
 
     A ledger that was restored from a backup gives out these positions once more, and whoever claims a thread
-    with one would be refused as somebody late. For a process that knows that nobody else runs graphs.
+    with one would be refused as somebody late. For a process that knows that nobody else runs graphs: on PostgreSQL
+    each claim looks at the head instead (`graphs_claims.sql`).
     """
     if not path.exists():
         return 0

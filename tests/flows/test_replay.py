@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from tests.conftest import REPOSITORY, Make, Server
+from tests.postgres import binaries
 
 
 def replay(data: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -135,21 +136,37 @@ def test_clean_stop_leaves_one_file_each_and_a_copy_is_a_backup(make_server: Mak
     assert replay(backup, "--verify").returncode == 0
 
 
+def kept(server: Server, file: Path) -> None:
+    """The ledger of a server that is stopped, as a backup."""
+    if url := server.environment.get("CRONLEDGER_DATABASE_URL"):
+        subprocess.run([binaries() / "pg_dump", "-n", "ledger", "-Fc", "-f", file, url], check=True)
+    else:
+        shutil.copy(server.data / "ledger.db", file)
+
+
+def put_back(server: Server, file: Path) -> None:
+    """The ledger alone: the checkpoints stay as they are."""
+    if url := server.environment.get("CRONLEDGER_DATABASE_URL"):
+        subprocess.run([binaries() / "pg_restore", "--clean", "-d", url, file], check=True)
+    else:
+        shutil.copy(file, server.data / "ledger.db")
+
+
 def test_restored_ledger_runs_on_threads_whose_checkpoints_are_newer(
-    make_server: Make, tmp_path: Path
+    make_server: Make, database: dict[str, str], tmp_path: Path
 ) -> None:
-    server = make_server()
+    server = make_server(**database)
     body = {"assistant_id": "counter", "input": {}}
     with httpx.Client(base_url=server.url, timeout=60) as client:
         thread_id = client.post("/threads", json={}).json()["thread_id"]
     server.stop()
-    shutil.copy(server.data / "ledger.db", tmp_path)
+    kept(server, tmp_path / "backup")
     server.start()
     with httpx.Client(base_url=server.url, timeout=60) as client:
         for _ in range(5):
             client.post(f"/threads/{thread_id}/runs/wait", json=body)
     server.stop()
-    shutil.copy(tmp_path / "ledger.db", server.data)
+    put_back(server, tmp_path / "backup")
     server.start()
     with httpx.Client(base_url=server.url, timeout=60) as client:
         client.post(f"/threads/{thread_id}/runs/wait", json=body).raise_for_status()

@@ -12,7 +12,8 @@ import pytest_asyncio
 from langgraph.checkpoint.base import empty_checkpoint
 from langgraph.graph import START, StateGraph
 
-from services.kit.postgres import DatabaseProblem
+from services.kit.eventlog.postgres import LEDGER
+from services.kit.postgres import DatabaseProblem, migrate
 from services.worker.child.checkpoints import RUN, Fenced, Unreachable
 from services.worker.child.checkpoints.postgres import PostgresSaver
 from services.worker.child.graphs import CannotLoad, Entry
@@ -278,15 +279,54 @@ async def test_one_bad_value_spoils_nobody_elses(place: Place) -> None:
         await store.close()
 
 
-async def test_claims_of_a_time_that_the_log_does_not_have_are_void(
-    place: Place, saver: PostgresSaver
-) -> None:
-    await saver.claim("t", 50)
-    await saver.claim("u", 10)
-    assert await asyncio.to_thread(place.database.void_claims, 10) == 1
-    await saver.claim("t", 11)
+def ledger_up_to(place: Place, head: int) -> None:
+    """A ledger beside the graphs with so many events, whatever it had before."""
+    migrate(place.url, [LEDGER], lambda _: None)
+    place.do("TRUNCATE ledger.stored_events")
+    events = f"SELECT n, gen_random_uuid(), 1, 'x', '' FROM generate_series(1, {head}) AS n"
+    place.do(f"INSERT INTO ledger.stored_events {events}")
+
+
+async def test_a_claim_that_an_older_ledger_has_lost_is_nobodys(place: Place, saver: PostgresSaver) -> None:
+    ledger_up_to(place, 51)
+    for thread_id, token in (("t", 50), ("gone", 50), ("u", 10)):
+        await saver.claim(thread_id, token)
+    ledger_up_to(place, 12)
     with pytest.raises(Fenced):
-        await saver.claim("u", 9)
+        await saver.claim("u", 9)  # what the ledger has still is somebody's
+    await saver.claim("t", 11)
+    for thread_id in ("t", "new"):
+        with pytest.raises(Fenced):
+            await saver.claim(thread_id, 50)  # a worker of the time that is lost
+    await saver.forget("gone", 12, fence=False)
+    await saver.forget("t", 50, fence=False)
+    assert place.rows("SELECT thread_id, token FROM cronledger_claims ORDER BY 1") == [("t", 11), ("u", 10)]
+
+
+async def test_the_newest_claims_of_a_ledger_are_somebodys(place: Place, saver: PostgresSaver) -> None:
+    """Those at its head, and of what is undone there: with one more than its run."""
+    ledger_up_to(place, 12)
+    await saver.claim("t", 12)
+    with pytest.raises(Fenced):
+        await saver.claim("t", 11)
+    await saver.rollback("t", "run", 13)
+    with pytest.raises(Fenced):
+        await saver.claim("t", 12)
+    await saver.forget("t", 12, fence=False)
+    assert await place.count("cronledger_claims") == 1
+
+
+async def test_attempts_race_for_a_claim_that_is_lost(place: Place, saver: PostgresSaver) -> None:
+    """In whatever order they come, the latest of them that the ledger knows has the thread in the end."""
+    ledger_up_to(place, 100)
+    await saver.claim("t", 90)
+    ledger_up_to(place, 39)
+    known, lost = range(20, 40), range(80, 90)
+    claims = (saver.claim("t", token) for token in (*known, *lost))
+    ended = await asyncio.gather(*claims, return_exceptions=True)
+    assert {type(one) for one in ended if one is not None} <= {Fenced}
+    assert all(isinstance(one, Fenced) for one in ended[len(known) :])
+    assert place.rows("SELECT token FROM cronledger_claims") == [(39,)]
 
 
 async def test_blobs_come_along_and_go(place: Place, saver: PostgresSaver) -> None:
