@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -10,7 +11,10 @@ import psycopg
 import pytest
 import pytest_asyncio
 from langgraph.checkpoint.base import empty_checkpoint
+from langgraph.checkpoint.postgres.base import MIGRATIONS as SAVER
 from langgraph.graph import START, StateGraph
+from langgraph.store.postgres.base import MIGRATIONS as STORE
+from langgraph.store.postgres.base import VECTOR_MIGRATIONS as VECTORS
 
 from services.kit.eventlog.postgres import LEDGER
 from services.kit.postgres import DatabaseProblem, migrate
@@ -168,6 +172,27 @@ async def test_what_a_pipeline_was_aborted_for_is_told(place: Place, saver: Post
     assert await place.count("checkpoint_blobs") == 0
     place.do("ALTER TABLE checkpoints DROP CONSTRAINT full_up")
     await saver.aput(PLACE, empty_checkpoint(), {}, {})
+
+
+def test_the_tables_are_those_of_this_library() -> None:
+    """A newer one may have more migrations: then GRAPHS needs one more step `_library`, for databases that have done it.
+
+    Or others: then the tables of a new database are not those of an old one.
+    """
+    migrations = {
+        "saver": SAVER,
+        "store": STORE,
+        "vectors": [migration.sql for migration in VECTORS],
+    }
+    known = {
+        name: (len(all_), sha256("".join(all_).encode()).hexdigest()[:12])
+        for name, all_ in migrations.items()
+    }
+    assert known == {
+        "saver": (10, "bddc691c5b76"),
+        "store": (4, "5237603c9bc2"),
+        "vectors": (3, "283813a8a42f"),
+    }
 
 
 def test_several_processes_make_the_schema_at_once(postgres_url: str) -> None:
