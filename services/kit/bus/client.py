@@ -48,8 +48,9 @@ class BusClient(Client):
 
     async def _connect_to_server(self, s: Srv) -> None:
         s.last_attempt = time.monotonic()
-        if not self._transport:
-            self._transport = _Transport()  # type: ignore[no-untyped-call]
+        if self._transport:
+            self._transport.close()  # type: ignore[no-untyped-call]  # else that of a server that we refused stays open
+        self._transport = _Transport()  # type: ignore[no-untyped-call]
         await self._transport.connect(s.uri, DEFAULT_BUFFER_SIZE, self.options["connect_timeout"])
 
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:

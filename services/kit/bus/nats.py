@@ -17,6 +17,8 @@ from services.kit.logs import Log
 
 log_ = Log("bus")
 DRAIN_S = 4.0
+REPORT_S = 5.0
+"""How often the same is told: the library's default logs a stack at each attempt."""
 ELECTED = "$JS.EVENT.ADVISORY.STREAM.LEADER_ELECTED.>"
 OURS = ("$", "_")
 """Subjects of NATS itself and inboxes begin so: no prefix stands before them."""
@@ -37,7 +39,7 @@ class NatsBus:
         self.client = BusClient()
         self._before = ""  # the prefix and its dot
         self._callbacks: list[Callable[[], None]] = []
-        self._reported = 0.0
+        self._reported: dict[str, float] = {}
         self.started = False
 
     @classmethod
@@ -107,9 +109,11 @@ class NatsBus:
             await self.client.close()
 
     async def _on_error(self, exc: Exception) -> None:
-        if time.monotonic() - self._reported > 5:  # the default logs a stack at each attempt
-            self._reported = time.monotonic()
-            log_.warning("bus.error", error=repr(exc))
+        now_s, text = time.monotonic(), repr(exc)
+        self._reported = {told: at_s for told, at_s in self._reported.items() if now_s - at_s < REPORT_S}
+        if text not in self._reported:  # each server has its own reason
+            self._reported[text] = now_s
+            log_.warning("bus.error", error=text)
         await self._follow()
 
     async def _follow(self) -> None:
