@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from itertools import count
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -13,7 +14,7 @@ from contracts.frames import Emitted
 from contracts.subjects import LEDGER, RUNEV, RUNS, STREAMS, StreamSpec, run_events_subject, run_queue_subject
 from contracts.work import LiveBatch
 from services.kit.bus import Outgoing
-from services.kit.bus.external import ExternalNats, external
+from services.kit.bus.external import ExternalNats, NatsUnfit, external
 from services.kit.bus.nats import NatsBus
 from services.kit.bus.ordered import OrderedPublisher
 from services.kit.bus.pages import Pages
@@ -218,3 +219,50 @@ async def streamed(bus: NatsBus) -> None:
 
     await until(is_whole)
     await feeds.stop()
+
+
+# --- a first start without all of them ---------------------------------------------------------------
+
+
+@pytest.fixture
+def young(tmp_path: Path) -> Iterator[NatsCluster]:
+    """Servers that have never met."""
+    made = NatsCluster(tmp_path)
+    yield made
+    made.stop()
+
+
+async def test_two_of_three_are_enough_and_the_third_gets_its_part(
+    young: NatsCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.kit.bus.streams.PEERS_S", 0.5)
+    monkeypatch.setattr("services.kit.bus.streams.SPREAD_S", 0.5)
+    young.start("n0", "n1")
+    part = external(Settings(nats_url=young.url))
+    assert part is not None
+    bus = await NatsBus.connect(await part.start(), "test")
+    streams = Streams(bus, STREAMS, part.replicas)
+    await streams.start()
+    assert streams.notice == "on fewer servers than they should be, for now: LEDGER, RUNS, RUNEV"
+    assert [(await config_of(bus, spec.name))["num_replicas"] for spec in STREAMS] == [2, 2, 2]
+    publisher = OrderedPublisher(bus, LEDGER.name, "ledger.>")
+    assert await publisher.publish([Outgoing(1, "ledger.a.b.c", b"kept")])
+    young.start()
+
+    async def is_spread() -> bool:
+        replicas = [(await config_of(bus, spec.name))["num_replicas"] for spec in STREAMS]
+        return replicas == [3, 3, 3] and not streams.notice and not streams.parts[0].failing
+
+    await until(is_spread)
+    assert await OrderedPublisher(bus, LEDGER.name, "ledger.>").resync() == (1, 1)
+    await streams.stop()
+    await bus.stop()
+
+
+async def test_one_of_three_is_told_of(young: NatsCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.kit.bus.external.API_S", 1.0)
+    young.start("n0")
+    part = external(Settings(nats_url=young.url))
+    assert part is not None
+    with pytest.raises(NatsUnfit, match="more than half of the servers must be there"):
+        await part.start()

@@ -76,7 +76,9 @@ async def _check_jetstream(bus: NatsBus) -> None:
                 "the configuration of nats-server)"
             ) from None
         except (ConnectionError, TimeoutError) as exc:
-            why = str(bus.client.last_error or exc)
+            # What the server says may be that a right is missing; that others of the pool are away says nothing.
+            said = bus.client.last_error
+            why = str(exc if said is None or isinstance(said, OSError) else said)
         else:
             if error is None:
                 return
@@ -84,7 +86,8 @@ async def _check_jetstream(bus: NatsBus) -> None:
             if error.get("err_code") in NOT_ENABLED:
                 raise NatsUnfit(f"NATS: {why}")
         await asyncio.sleep(0.2)
-    raise NatsUnfit(f"NATS: JetStream gives no answer to $JS.API.INFO: {why}")
+    more = "; of a cluster more than half of the servers must be there" if bus.info.get("cluster") else ""
+    raise NatsUnfit(f"NATS: JetStream gives no answer to $JS.API.INFO: {why}{more}")
 
 
 def external(settings: Settings) -> ExternalNats | None:

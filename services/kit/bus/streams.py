@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from contracts.subjects import StreamSpec
@@ -15,7 +16,9 @@ log_ = Log("bus")
 PATIENCE_S = 30.0
 """A cluster of three that has lost a leader answers with 503 for up to 8 s."""
 PEERS_S = 10.0
-"""How long the other servers of a cluster are waited for, before a stream is made on fewer of them."""
+"""How long the other servers of a cluster are waited for, before streams are made on fewer of them."""
+SPREAD_S = 30.0
+"""How often these are looked at again: whether there are enough servers by now."""
 PAUSE_S, LONGEST_PAUSE_S = 0.05, 0.5
 MOST_REPLICAS = 3
 NOT_NOW = frozenset({10007, 10008, 10009, 10118, 10122})
@@ -40,7 +43,7 @@ class Streams:
     def __init__(self, bus: NatsBus, specs: Sequence[StreamSpec], replicas: int = 1) -> None:
         """`replicas` as `NatsServer` has it: 0 = as many as the cluster has servers, at most 3."""
         self._bus, self._specs, self._replicas = bus, specs, replicas
-        self._again = asyncio.Event()
+        self._again, self._few = asyncio.Event(), tuple[str, ...]()
         self._loop = Supervised("bus.streams.loop", self._ensure)
         self.parts: Sequence[Part] = (self._loop,)
         self._leave: Callable[[], None] = lambda: None
@@ -50,11 +53,17 @@ class Streams:
         """True while it looks after them."""
         return self._loop.started
 
+    @property
+    def notice(self) -> str:
+        """Which of them would be lost with too few servers of a cluster."""
+        few = ", ".join(self._few)
+        return f"on fewer servers than they should be, for now: {few}" if few else ""
+
     async def start(self) -> None:
         """Make what is missing. Raises StreamDiffers, ConnectionError."""
         if self.started:
             return
-        await ensure_streams(self._bus, self._specs, self._replicas)
+        await self._made()
         self._leave = self._bus.on_reconnect(self._again.set)
         await self._loop.start()
 
@@ -64,22 +73,34 @@ class Streams:
         await self._loop.stop()
 
     async def _ensure(self) -> None:
-        await self._again.wait()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(SPREAD_S if self._few else None):
+                await self._again.wait()
         self._again.clear()  # before the work: what happens meanwhile is looked at once more
         try:
-            await ensure_streams(self._bus, self._specs, self._replicas)
+            await self._made()
         except BaseException:
             self._again.set()
             raise
 
+    async def _made(self) -> None:
+        few = await ensure_streams(self._bus, self._specs, self._replicas)
+        if few != self._few:
+            log_.warning("bus.fewer_replicas", streams=", ".join(few) or "none any more")
+        self._few = few
 
-async def ensure_streams(bus: NatsBus, specs: Sequence[StreamSpec], replicas: int = 1) -> None:
+
+async def ensure_streams(bus: NatsBus, specs: Sequence[StreamSpec], replicas: int = 1) -> tuple[str, ...]:
     """Create what is missing, raise limits that are too low; never delete what somebody may miss.
 
-    Several processes may do it at once. Raises StreamDiffers, ConnectionError.
+    The names of those that have fewer replicas than they should, because their cluster has fewer servers at the
+    moment. Several processes may do it at once. Raises StreamDiffers, ConnectionError.
     """
-    for spec in specs:
-        await _Stream(bus, spec, replicas).ensure()
+    peers_until = time.monotonic() + PEERS_S
+    streams = [_Stream(bus, spec, replicas) for spec in specs]
+    for stream in streams:
+        await stream.ensure(peers_until)
+    return tuple(stream.name for stream in streams if stream.is_on_few)
 
 
 class _Stream:
@@ -87,16 +108,15 @@ class _Stream:
 
     def __init__(self, bus: NatsBus, spec: StreamSpec, replicas: int) -> None:
         self._bus, self._spec = bus, spec
-        self._is_given = replicas > 0
+        self._is_given, self.is_on_few = replicas > 0, False
         self._is_clustered = bool(bus.info.get("cluster"))
         self._replicas = replicas or (MOST_REPLICAS if self._is_clustered else 1)
         if spec.storage == "memory":
             self._replicas = 1
         self.name = bus.js_stream(spec.name)
 
-    async def ensure(self) -> None:
-        """Raises StreamDiffers, ConnectionError."""
-        peers_until = time.monotonic() + PEERS_S
+    async def ensure(self, peers_until: float) -> None:
+        """Wait so long for servers that it should have. Raises StreamDiffers, ConnectionError."""
         async for _ in _patiently():
             # Asked first: creating what exists counts its reserved bytes a second time, and may be refused for it.
             present = await self._api("INFO")
@@ -120,8 +140,7 @@ class _Stream:
         if self._is_given or self._replicas == 1:
             raise self._refused(error)
         if not waits:
-            self._replicas -= 1
-            log_.warning("bus.fewer_replicas", stream=self.name, replicas=self._replicas)
+            self._replicas, self.is_on_few = self._replicas - 1, True
 
     async def _mend(self, present: Config) -> None:
         wanted = self._config()
@@ -134,9 +153,9 @@ class _Stream:
             return
         error = (await self._api("UPDATE", {**present, **changes})).get("error")
         if error is not None and error.get("err_code") in FEW_PEERS and not self._is_given:
-            del changes["num_replicas"]  # as many as there were; more are tried for at the next start
+            del changes["num_replicas"]  # as many as there were
             error = (await self._api("UPDATE", {**present, **changes})).get("error") if changes else None
-            log_.warning("bus.fewer_replicas", stream=self.name, replicas=present.get("num_replicas", 1))
+            self.is_on_few = True
         if error is not None:
             raise self._refused(error)
 
