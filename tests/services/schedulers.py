@@ -37,8 +37,9 @@ ASSISTANT = UUID(int=7)
 
 
 def is_shared(schedulers: Sequence[Scheduler]) -> bool:
-    """Whether each partition is decided by exactly one of them."""
-    return sorted(n for scheduler in schedulers for n in scheduler.partitions) == list(range(PARTITIONS))
+    """Whether each partition is decided by exactly one of them, and each of them decides some."""
+    shares = [scheduler.partitions for scheduler in schedulers]
+    return all(shares) and sorted(n for share in shares for n in share) == list(range(PARTITIONS))
 
 
 async def die(scheduler: Scheduler) -> None:
