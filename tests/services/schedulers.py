@@ -21,6 +21,7 @@ from contracts.events import (
 from contracts.ledger import Append, Body, Meta, Payload, Transaction
 from contracts.spec import RunSpec
 from domain import cron as crons
+from domain.changes import Changes
 from domain.cron import CreateCron, CronCommand, cron_of
 from services.kit.eventlog import LogUnavailable
 from services.kit.eventlog.sqlite import SqliteLog
@@ -31,6 +32,7 @@ from services.kit.views.sqlite import SqliteViews
 from services.projector.projector import Projector
 from services.scheduler.partitions import PARTITIONS
 from services.scheduler.scheduler import LEASE, LEASE_S, Scheduler
+from tests.faults.client import Client
 
 START = datetime(2026, 11, 24, 12, 0, 0, 500_000, tzinfo=UTC)
 ASSISTANT = UUID(int=7)
@@ -245,10 +247,13 @@ class Bench:
         return cron_id
 
     async def command(self, cron_id: UUID, command: CronCommand) -> None:
-        cron = cron_of(cron_id, self.log.stream(cron_id))
-        changes = crons.changes(cron_id, cron, crons.decide(cron, command, self.clock.now()))
-        position = await self.log.append(changes.by(Meta(at=self.clock.now(), actor="test")))
-        await self.projector.reached(position)
+        def decide() -> Changes:
+            cron = cron_of(cron_id, self.log.stream(cron_id))
+            return crons.changes(cron_id, cron, crons.decide(cron, command, self.clock.now()))
+
+        # As a gateway does: a scheduler may tell of the cron at the same moment.
+        await Client(self.log, self.clock).do(decide)
+        await self.projector.reached(self.log.head())
 
     def events(self, *kinds: type[Body]) -> list[Any]:
         return [e.body for e in self.log.read(0, 100_000) if isinstance(e.body, kinds)]
