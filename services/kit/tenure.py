@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from uuid import uuid4
 
 from services.kit.clock import Clock
-from services.kit.eventlog import EventLog
+from services.kit.eventlog import EventLog, LeaseRow
 from services.kit.lifecycle import Part, Supervised, Whole
 from services.kit.reads import read
 
@@ -16,7 +16,7 @@ MARGIN = 0.9
 LOOK_S = 0.25
 """How often the others look whether it is free: so long after an end in order is nobody at work."""
 FORGOTTEN_S = 60.0
-"""A member that is dead for so long leaves no trace: each process has a name of its own, so that they would add up."""
+"""After so long nobody remembers that a process has died: each has a name of its own, so that they would add up."""
 NEVER = float("-inf")
 
 
@@ -64,6 +64,15 @@ class Tenured:
         await asyncio.sleep(LOOK_S)
 
 
+async def living(log: EventLog, prefix: str) -> list[LeaseRow]:
+    """The leases whose name begins so and that go on. Those that ended long ago are let go of. Raises LogUnavailable."""
+    now, rows = await read(log, lambda: (log.clock(), log.leases(prefix)))
+    for row in rows:
+        if (now - row.until).total_seconds() > FORGOTTEN_S:
+            await log.renew_lease(row.name, row.holder, 0)
+    return [row for row in rows if row.until >= now]
+
+
 class Membership:
     """Those that share a work: each has a lease of its own, and sees whose go on. For economy, as a tenure is."""
 
@@ -85,11 +94,8 @@ class Membership:
     async def renew(self) -> None:
         """Renew our lease when it is time to, look at the others', and wait: the step of a loop. Raises LogUnavailable."""
         if await self._tenure.is_ours():
-            now, rows = await read(self._log, lambda: (self._log.clock(), self._log.leases(self._prefix)))
-            self._seen = tuple(sorted({self.name, *(row.name for row in rows if row.until >= now)}))
-            for row in rows:
-                if (now - row.until).total_seconds() > FORGOTTEN_S:
-                    await self._log.renew_lease(row.name, row.holder, 0)
+            others = await living(self._log, self._prefix)
+            self._seen = tuple(sorted({self.name, *(row.name for row in others)}))
         await asyncio.sleep(min(LOOK_S, max(0.01, self._tenure.pause_s)))
 
     async def release(self) -> None:

@@ -31,7 +31,8 @@ def pool_of(worker: str) -> str:
 
 def live_workers(log: EventLog) -> frozenset[str]:
     """The ids of those that nobody may call dead."""
-    return frozenset(row.holder for row in log.leases(PREFIX) if rest_s(log, row) is not None)
+    now = log.clock()
+    return frozenset(row.holder for row in log.leases(PREFIX) if row.until > now)
 
 
 def lease_name(worker: str) -> str:

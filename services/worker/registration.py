@@ -16,11 +16,12 @@ from services.kit.mendable import Mendable
 from services.kit.project import Project
 from services.kit.reads import read
 from services.kit.settings import Settings
+from services.kit.tenure import living
 from services.kit.views import Views
 from services.registered import SQL
 from services.repository import Aggregates, Repository
 from services.worker.children import ChildPool
-from services.worker.lease import live_workers, pool_of
+from services.worker.lease import PREFIX, pool_of
 
 log_ = Log("worker")
 
@@ -64,9 +65,9 @@ class Registration:
     async def start(self) -> None:
         """Make the graphs known; twice is harmless. Raises GraphTaken."""
         if not self.started:
-            living = await read(self._log, partial(live_workers, self._log))
-            self._elders = frozenset(worker for worker in living if pool_of(worker) == self._pool)
-            await self._check_pools({pool_of(worker) for worker in living})
+            workers = await self._living()
+            self._elders = frozenset(worker for worker in workers if pool_of(worker) == self._pool)
+            await self._check_pools({pool_of(worker) for worker in workers})
             await self._register()
             await self._retire()
             await self._loop.start()
@@ -93,10 +94,10 @@ class Registration:
             for graph_id, name in ready.items()
         ]
 
-    async def _check_pools(self, living: set[str]) -> None:
+    async def _check_pools(self, at_work: set[str]) -> None:
         for command in self._commands:
             known = await self._default(command.graph_id)
-            if known is not None and not known.missing and known.pool in living - {self._pool}:
+            if known is not None and not known.missing and known.pool in at_work - {self._pool}:
                 raise GraphTaken(
                     f"graph '{command.graph_id}': workers of the pool '{known.pool}' have it. "
                     f"Name it otherwise in one of the projects, or stop them before it moves to '{self._pool}'"
@@ -112,10 +113,7 @@ class Registration:
 
     async def _retire(self) -> None:
         """Once: say which graphs left the project, so that their crons wait."""
-        if self._elders is None:
-            return
-        living = await read(self._log, partial(live_workers, self._log))
-        if self._elders & living:
+        if self._elders is None or self._elders & await self._living():
             return
         for row in await read(self._views, lambda: self._views.all(SQL["graphs"])):
             graph_id = row["graph_id"]
@@ -124,6 +122,9 @@ class Registration:
                 await self._carry_out(graph_id, RetireGraph())
                 log_.warning("worker.graph_left", graph=graph_id, crons=row["crons"], until="it is back")
         self._elders = None
+
+    async def _living(self) -> set[str]:
+        return {row.holder for row in await living(self._log, PREFIX)}
 
     async def _default(self, graph_id: str) -> Assistant | None:
         return await read(self._log, lambda: _loaded(graph_id)(Aggregates(self._log)))

@@ -12,6 +12,7 @@ from domain.assistant import Assistant, default_assistant_id
 from services.kit.lifecycle import health
 from services.kit.project import GraphSpec, Project
 from services.kit.settings import Settings
+from services.kit.tenure import FORGOTTEN_S
 from services.repository import Aggregates
 from services.worker.lease import PREFIX, live_workers, pool_of, worker_id_of
 from services.worker.registration import GraphTaken, Registration
@@ -51,6 +52,13 @@ def default(bench: Bench, graph_id: str) -> Assistant:
     found = Aggregates(bench.log).assistant_or_none(default_assistant_id(graph_id))
     assert found is not None
     return found
+
+
+async def test_workers_that_are_dead_for_long_leave_no_trace(bench: Bench, make: Make) -> None:
+    await begin(bench, make("w-1", "a"), "w-1")
+    bench.clock.move(seconds=31 + FORGOTTEN_S)
+    await begin(bench, make("w-2", "a"), "w-2")
+    assert [row.holder for row in bench.log.leases(PREFIX)] == ["w-2"]
 
 
 def test_ids_tell_the_pool() -> None:
