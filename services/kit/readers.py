@@ -2,6 +2,7 @@
 
 import sqlite3
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,6 +31,9 @@ class Readers:
         self._local = threading.local()
         self._open: list[_Lent] = []
         self._guard = threading.Lock()
+        # A read whose asker has gone goes on in its thread, and may open one behind `close`. Not at the end of the
+        # process, when there may be a read in it.
+        weakref.finalize(self, _close_all, self._open).atexit = False
 
     def fetch(self, query: str, params: Sequence[Any] = (), most: int = -1) -> Fetched:
         """The rows, `most` of them at most, through the connection of this thread.
@@ -45,7 +49,8 @@ class Readers:
     def close(self) -> None:
         """Close those of all threads, and interrupt what they read; the next read opens a new one."""
         with self._guard:
-            lent, self._open, self._local = self._open, [], threading.local()
+            lent, self._local = self._open.copy(), threading.local()
+            self._open.clear()
         for connection, using in lent:
             connection.interrupt()
             if using.acquire(timeout=CLOSE_S):
@@ -61,6 +66,11 @@ class Readers:
                 self._local.lent = mine
                 self._open.append(mine)
         return mine
+
+
+def _close_all(lent: Sequence[_Lent]) -> None:
+    for connection, _ in lent:
+        connection.close()
 
 
 def connected(path: Path) -> sqlite3.Connection:

@@ -1,9 +1,12 @@
 """Readers of a database file are closed while other threads read: that ends reads, never the process."""
 
+import gc
 import sqlite3
 import threading
 import time
 from pathlib import Path
+
+import pytest
 
 from services.kit.readers import Readers
 
@@ -20,6 +23,24 @@ def database(folder: Path) -> Path:
         db.executemany("INSERT INTO t VALUES (?)", [(n,) for n in range(1000)])
     db.close()
     return path
+
+
+def test_one_that_is_opened_behind_the_end_is_closed_with_its_readers(tmp_path: Path) -> None:
+    made: list[sqlite3.Connection] = []
+    readers = Readers(database(tmp_path), made.append)
+    for _ in range(2):
+        assert readers.fetch(SHORT).rows == [(1000,)]
+        readers.close()
+    late = threading.Thread(target=readers.fetch, args=(SHORT,))
+    late.start()
+    late.join()
+    assert len(made) == 3
+    assert made[2].execute(SHORT).fetchall() == [(1000,)]
+    del readers, late
+    gc.collect()
+    for connection in made:
+        with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+            connection.execute(SHORT)
 
 
 def test_a_long_read_is_interrupted(tmp_path: Path) -> None:
