@@ -1,4 +1,4 @@
-"""The command line: `cronledger up`, the services, `crons`, `deliveries`, `audit`, `replay`."""
+"""The command line: `cronledger up`, the services, `crons`, `deliveries`, `audit`, `replay`, `health`."""
 
 import argparse
 import sys
@@ -6,7 +6,7 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
-from services.commandline import audit, crons, deliveries, migrate, replay
+from services.commandline import audit, crons, deliveries, health, migrate, replay
 from services.kit.process import command
 from services.kit.settings import Settings
 
@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
             told = "port to listen on; 2026 by default, 0 = any free one"
             parser_of.add_argument("--port", type=int, help=told)
         parser_of.set_defaults(command=_serve, service=service)
-    for module in (crons, deliveries, audit, migrate, replay):
+    for module in (crons, deliveries, audit, migrate, replay, health):
         module.add(commands)
     return parser
 

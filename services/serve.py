@@ -9,9 +9,11 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
+from services.gateway.server import GatewayServer
 from services.ground import Ground, ground_of
 from services.kit.lifecycle import Part, Whole
 from services.kit.logs import Log
+from services.kit.probes import Probes
 from services.kit.process import run
 from services.kit.project import VARIABLE, Project, load_project, without_project
 from services.kit.settings import Settings
@@ -38,6 +40,9 @@ def serve(args: argparse.Namespace) -> None:
     for name, nearest in Settings.unknown().items():
         log_.warning("settings.unknown", variable=name, nearest=nearest)
     whole, ready = _made(args.service, settings, args)
+    if settings.health_port:
+        # First, and so stopped last: it tells what a start or an end waits for.
+        whole.parts.insert(0, _health_port(whole, settings))
     try:
         import uvloop
 
@@ -47,6 +52,12 @@ def serve(args: argparse.Namespace) -> None:
     # A thread that computes hands over after 1 ms, not 5: firings and requests share one interpreter.
     sys.setswitchinterval(0.001)
     runner(run(whole, ready))
+
+
+def _health_port(whole: Whole, settings: Settings) -> Part:
+    """Where the process tells of itself, whatever service it is."""
+    chosen_by = "CRONLEDGER_HOST and CRONLEDGER_HEALTH_PORT"
+    return GatewayServer(Probes([whole]), settings.host, settings.health_port, "health", chosen_by)
 
 
 def _made(service: str, settings: Settings, args: argparse.Namespace) -> tuple[Whole, Callable[[], str]]:

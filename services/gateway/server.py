@@ -11,14 +11,11 @@ import uvicorn
 
 from services.kit.lifecycle import Part, ended
 from services.kit.mendable import Mendable
+from services.kit.settings import local_url
 
 GRACE_S = 3
 """How long a request may still take when the server stops."""
 TICK_S = 1.0
-LOOPBACK = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
-"""Where this machine reaches a server that listens on all of its addresses."""
-
-
 UNFINISHED = "ASGI callable returned without completing response."
 
 
@@ -37,11 +34,13 @@ class AddressTaken(Mendable):
 class GatewayServer:
     """Serves an ASGI application: a part. `port` is known after `start`."""
 
-    name, failing = "gateway", ""
+    failing = ""
     parts: Sequence[Part] = ()
 
-    def __init__(self, app: Any, host: str, port: int) -> None:
-        self._app, self._host = app, host
+    def __init__(
+        self, app: Any, host: str, port: int, name: str = "gateway", chosen_by: str = "--host and --port"
+    ) -> None:
+        self._app, self._host, self.name, self._chosen_by = app, host, name, chosen_by
         self.port = port
         self._server: _Server | None = None
         self._task: asyncio.Task[None] | None = None
@@ -50,8 +49,7 @@ class GatewayServer:
     @property
     def url(self) -> str:
         """Where processes of this machine reach it; known after `bind`."""
-        host = LOOPBACK.get(self._host, self._host)
-        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+        return local_url(self._host, self.port)
 
     @property
     def started(self) -> bool:
@@ -74,7 +72,7 @@ class GatewayServer:
         except OSError as exc:
             taken.close()
             raise AddressTaken(
-                f"{self._host}:{self.port}: {exc.strerror}; choose others by --host and --port"
+                f"{self._host}:{self.port}: {exc.strerror}; choose others by {self._chosen_by}"
             ) from None
         taken.setblocking(False)
         self._socket, self.port = taken, taken.getsockname()[1]

@@ -17,6 +17,14 @@ SECRET = ("DATABASE_URL", "GRAPHS_URL", "NATS_URL", "NATS_CREDS", "NATS_KEY", "W
 """Ours alone: what opens a door, or says where the key lies."""
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
+LOOPBACK = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
+"""Where this machine reaches what listens on all of its addresses."""
+
+
+def local_url(host: str, port: int) -> str:
+    """Where this machine reaches what listens there."""
+    host = LOOPBACK.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def for_users(environment: Mapping[str, str]) -> dict[str, str]:
@@ -60,6 +68,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     catch_up_spread_s: Annotated[float, msgspec.Meta(ge=0)] = 60.0
     catch_up_window_s: Annotated[int, msgspec.Meta(ge=0)] = 86_400
     graph_python: str = ""
+    health_port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0
     nats_url: str = ""
     nats_creds: str = ""
     nats_ca: str = ""

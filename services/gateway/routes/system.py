@@ -11,6 +11,7 @@ from contracts.answers.system import Alive, Health, Liveness, ServerInfo
 from contracts.asyncapi import asyncapi_document
 from services.gateway.handlers import Parts, reads
 from services.gateway.openapi import document, merged
+from services.kit.probes import told
 
 CheckDb = Annotated[str | None, Parameter(description="anything: ask the log too")]
 UNWELL = {
@@ -39,10 +40,8 @@ class ProbeController(Controller):
     @reads(["/health", "/ready"], summary="Whether every part is well", responses=UNWELL)
     async def health(self, parts: Parts) -> Response[Health]:
         """503 when one is not, or not ready yet. A notice, that a node blocks its process say, makes nobody unhealthy."""
-        failing, noted = parts.health(), parts.notices()
-        well = not any(failing.values())
-        told = {name: why or noted.get(name, "ok") for name, why in failing.items()}
-        return Response(Health("healthy" if well else "unhealthy", told), status_code=200 if well else 503)
+        status, body = told(parts.health(), parts.notices())
+        return Response(body, status_code=status)
 
 
 class DescriptionController(Controller):
