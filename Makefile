@@ -25,6 +25,7 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/mypy
+	$(BIN)/hadolint deploy/Dockerfile deploy/sample/Dockerfile
 
 # Three files side by side, all of them, on two cores as well: half of the time of those that take longest is spent
 # waiting. They begin (tests/conftest.py).

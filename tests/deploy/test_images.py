@@ -1,0 +1,133 @@
+"""The images: their steps are run in folders that begin empty, and what comes of it is run as it would be."""
+
+import importlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from services.worker.child.__main__ import NEEDED
+from tests.conftest import REPOSITORY
+from tests.images import KNOWN, Image, build, instructions
+from tests.nats import NatsNode, free_port
+from tests.postgres import Postgres
+
+DEPLOY = REPOSITORY / "deploy"
+DOCKERFILES = (DEPLOY / "Dockerfile", DEPLOY / "sample" / "Dockerfile")
+SERVER = "cronledger:0.1.0"
+
+
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: str(path.relative_to(DEPLOY)))
+def test_every_instruction_is_one_that_is_run_here(path: Path) -> None:
+    words = [word for word, _ in instructions(path.read_text())]
+    assert set(words) <= {*KNOWN, "WORKDIR"}
+    assert words.count("FROM") == 2
+
+
+def test_an_interpreter_for_graphs_gets_all_that_the_child_asks_for() -> None:
+    lines = (DEPLOY / "graph-requirements.txt").read_text().splitlines()
+    assert set(NEEDED.values()) <= set(lines)
+    assert {"langgraph-checkpoint-postgres", "psycopg[binary]"} <= set(lines)
+    for module in NEEDED:
+        importlib.import_module(module)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> tuple[Image, Image]:
+    """The server's, and that of the sample project."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount the folders of an image")
+    folder = tmp_path_factory.mktemp("images")
+    server = build(DOCKERFILES[0], REPOSITORY, {}, folder / "server")
+    return server, build(DOCKERFILES[1], DEPLOY / "sample", {SERVER: server}, folder / "agents")
+
+
+class Container:
+    """A process in an image whose files can't be written."""
+
+    def __init__(self, image: Image, *arguments: str, **environment: str) -> None:
+        self.health_port = free_port()
+        given = {"CRONLEDGER_HEALTH_PORT": str(self.health_port), "CRONLEDGER_LOG_LEVEL": "warning"}
+        command = image.command(arguments, writable=["/tmp", "/data"], **{**given, **environment})
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    def ready(self) -> "Container":
+        until = time.monotonic() + 60
+        while time.monotonic() < until and self._process.poll() is None:
+            try:
+                if httpx.get(f"http://127.0.0.1:{self.health_port}/ready").status_code == 200:
+                    return self
+            except httpx.TransportError:
+                pass
+            time.sleep(0.2)
+        self._process.kill()
+        raise AssertionError(self._process.communicate()[0])
+
+    def stop(self) -> None:
+        self._process.send_signal(signal.SIGTERM)
+        said, _ = self._process.communicate(timeout=30)
+        assert self._process.returncode == 0, said
+
+
+def said(image: Image, *arguments: str, **environment: str) -> str:
+    command = image.command(arguments, writable=["/tmp", "/data"], **environment)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return done.stdout + done.stderr
+
+
+def greeted(url: str) -> str:
+    body = {"assistant_id": "greeter", "input": {"name": "Ada"}}
+    return str(httpx.post(f"{url}/runs/wait", json=body, timeout=60).json()["greetings"])
+
+
+@pytest.mark.long
+def test_the_image_has_the_server_and_nothing_that_can_be_written(images: tuple[Image, Image]) -> None:
+    server, _ = images
+    assert said(server, "cronledger", "--version") == "cronledger 0.1.0\n"
+    assert said(server, "id", "-u") == "10001\n"
+    assert "Read-only" in said(server, "sh", "-c", "touch /opt/cronledger/x")
+    assert "No such file" in said(server, "ls", "/src")
+    assert "No module named pip" in said(server, "python", "-m", "pip")
+    assert "CRONLEDGER_DATABASE_URL is not set" in said(server, "cronledger", "migrate")
+
+
+@pytest.mark.long
+def test_a_project_on_top_is_served_by_one_process(images: tuple[Image, Image]) -> None:
+    port = free_port()
+    container = Container(images[1], "cronledger", "up", CRONLEDGER_PORT=str(port)).ready()
+    assert "Good day, Ada" in greeted(f"http://127.0.0.1:{port}")
+    health = said(images[1], "cronledger", "health", CRONLEDGER_HEALTH_PORT=str(container.health_port))
+    assert health == "healthy\n"
+    container.stop()
+
+
+@pytest.fixture
+def edges(tmp_path: Path, postgres: Postgres) -> Iterator[dict[str, str]]:
+    """PostgreSQL and NATS as the settings name them, by TCP: an image has no socket of this machine."""
+    nats = NatsNode(tmp_path / "nats").start()
+    database = postgres.tcp_url.rsplit("/", 1)[0] + "/" + postgres.database()
+    yield {"CRONLEDGER_DATABASE_URL": database, "CRONLEDGER_NATS_URL": nats.url}
+    nats.kill()
+
+
+@pytest.mark.long
+def test_each_service_runs_from_it(images: tuple[Image, Image], edges: dict[str, str]) -> None:
+    server, agents = images
+    assert "up to date" in said(server, "cronledger", "migrate", **edges)
+    port = free_port()
+    containers = [
+        Container(
+            agents if name == "worker" else server, "cronledger", name, CRONLEDGER_PORT=str(port), **edges
+        )
+        for name in ("projector", "relay", "scheduler", "worker", "sender", "gateway")
+    ]
+    for container in containers:
+        container.ready()
+    assert "Good day, Ada" in greeted(f"http://127.0.0.1:{port}")
+    for container in reversed(containers):
+        container.stop()
