@@ -26,6 +26,8 @@ lint: $(READY)
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/mypy
 	$(BIN)/hadolint deploy/Dockerfile deploy/sample/Dockerfile
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec deploy/compose/*.yaml
+	$(BIN)/python deploy/manifests.py
 
 # Three files side by side, all of them, on two cores as well: half of the time of those that take longest is spent
 # waiting. They begin (tests/conftest.py).
