@@ -4,6 +4,7 @@ One database holds a schema for each of our stores. Nothing but this module know
 a store keeps, and how it reads it, stands with the store.
 """
 
+import select
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -59,7 +60,7 @@ class Sessions:
     def mine(self) -> tuple[bool, Connection]:
         """Whether it was opened just now, and the connection of this thread. Raises psycopg.Error."""
         mine: Connection | None = getattr(self._local, "connection", None)
-        if mine is not None and not mine.closed:
+        if mine is not None and not mine.closed and not is_hung_up(mine):
             return False, mine
         made = psycopg.connect(self._conninfo, autocommit=True, **self._given)
         with self._guard:
@@ -102,6 +103,23 @@ class Sessions:
                     connection.close()
                 finally:
                     connection.lock.release()
+
+
+def is_hung_up(connection: Connection) -> bool:
+    """Whether the server has closed it since it was last used, as one that was started again has.
+
+    A statement on it would fail, and of one that writes nobody could say whether it was carried out.
+    """
+    try:
+        looked = select.poll()
+        looked.register(connection.fileno(), select.POLLIN)
+        for _ in range(2):  # a goodbye, and then the end
+            if not looked.poll(0):
+                break
+            connection.pgconn.consume_input()
+    except psycopg.Error:
+        return True
+    return False
 
 
 class Schema(msgspec.Struct, frozen=True):
