@@ -57,7 +57,9 @@ class Reach:
         self._signal.advance(int(msg.data))
 
     async def _poll(self) -> None:
-        # Of no one who waits nothing is asked: an idle gateway reads nothing.
-        if self._signal.is_waited_for:
+        # Of no one who waits nothing is asked: an idle gateway reads nothing, but to find that it is well again.
+        was_failing = bool(self._polling.failing)
+        if was_failing or self._signal.is_waited_for:
             self._signal.advance(await read(self._store, self._look))
-        await self._signal.wanted(POLL_S)
+        if not was_failing:
+            await self._signal.wanted(POLL_S)

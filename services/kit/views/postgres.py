@@ -19,6 +19,13 @@ SESSION = (
     # A plan for any values would walk an index for what only a few rows have.
     "plan_cache_mode=force_custom_plan",
 )
+AWAY = (
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+    # Somebody dropped them; `cronledger migrate` and the projector make them again.
+    psycopg.errors.UndefinedTable,
+    psycopg.errors.UndefinedFunction,
+)
 HINT = re.compile(r'(?<=[\s(])\+(?=[A-Za-z"])')
 NUL, REPLACED = "\0", "\ufffd"
 
@@ -82,7 +89,7 @@ class PostgresViews:
     def _read(self, query: str, params: Sequence[Any], read: Callable[[psycopg.Cursor[Any]], T]) -> T:
         try:
             return self._tried(query, params, read)
-        except (psycopg.OperationalError, psycopg.InterfaceError) as exc:
+        except AWAY as exc:
             raise ViewsUnavailable(f"the database of the read models: {exc}") from exc
 
     def _tried(self, query: str, params: Sequence[Any], read: Callable[[psycopg.Cursor[Any]], T]) -> T:
