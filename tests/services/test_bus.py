@@ -20,7 +20,7 @@ from services.kit.bus.embedded import EmbeddedNats, runtime_endpoint
 from services.kit.bus.nats import NatsBus
 from services.kit.bus.ordered import OrderedPublisher
 from services.kit.bus.streams import StreamDiffers, Streams, ensure_streams
-from services.kit.bus.work import PullLoop, WorkQueue, void_deliveries
+from services.kit.bus.work import EXPIRES_S, LEAST_EXPIRES_S, PullLoop, WorkQueue, void_deliveries
 
 
 def messages(first: int, last: int) -> list[Outgoing]:
@@ -328,6 +328,29 @@ async def test_work_is_pulled_by_slots_and_resumes_after_a_kill(nats: EmbeddedNa
     assert delivery.data == b"4"
     await delivery.ack()
     await loop.stop()
+
+
+async def test_who_stands_still_asks_for_no_longer_than_a_message_waits(
+    bus: NatsBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise what comes back from one that is stopped would go to it again, until its request is over."""
+    asked: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+    publish = bus.publish
+
+    async def overheard(subject: str, data: bytes, *args: Any, **given: Any) -> None:
+        if ".MSG.NEXT." in subject:
+            asked.put_nowait(json.loads(data))
+        await publish(subject, data, *args, **given)
+
+    monkeypatch.setattr(bus, "publish", overheard)
+    for ack_wait_s, expires_s in ((1, LEAST_EXPIRES_S), (10, 10), (3600, EXPIRES_S)):
+        loop = pull_loop(bus, ack_wait_s=ack_wait_s)
+        await loop.start()
+        async with asyncio.timeout(30):
+            assert (await asked.get())["expires"] == expires_s * 1e9
+        await loop.stop()
+        while not asked.empty():
+            asked.get_nowait()
 
 
 async def test_what_is_no_work_takes_no_slot(bus: NatsBus) -> None:

@@ -14,6 +14,8 @@ from services.kit.lifecycle import Supervised
 
 HEARTBEAT_S = 2.0
 EXPIRES_S = 30.0
+LEAST_EXPIRES_S = 5.0
+"""A request lives at least two of its heartbeats, or it is refused."""
 AGAIN_S = 1.0
 MOST_WAITING = 4096
 """Workers that may wait for work of one pool at a time; the next one is refused, and asks again and again."""
@@ -219,7 +221,8 @@ class PullLoop(Supervised):
         self._heard = time.monotonic()
         body = {
             "batch": self._wanted,
-            "expires": int(EXPIRES_S * 1e9),
+            # No longer than a message waits for its end: to one that stands still it is handed once, and not again.
+            "expires": int(min(EXPIRES_S, max(LEAST_EXPIRES_S, self._ack_wait_s)) * 1e9),
             "idle_heartbeat": int(HEARTBEAT_S * 1e9),
         }
         ask = f"$JS.API.CONSUMER.MSG.NEXT.{self.bus.js_stream(self._stream)}.{self._durable}"
