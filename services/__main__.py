@@ -2,11 +2,12 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 from functools import partial
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 
-from services.commandline import audit, crons, deliveries, health, migrate, replay
 from services.kit.process import command
 from services.kit.settings import Settings
 
@@ -19,13 +20,16 @@ SERVICES = {
     "worker": "run graphs, beside a server",
     "sender": "stand by to send webhooks, beside a server",
 }
+COMMANDS = ("crons", "deliveries", "audit", "migrate", "replay", "health")
+"""Each a module of `services.commandline`."""
 WITH_PROJECT = ("up", "gateway", "worker", "sender")
 LISTENING = ("up", "gateway")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; the process's exit code: that of `process.command`, or `process.HUNG`."""
-    args = _parser().parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    args = _parser(arguments).parse_args(arguments)
     return command(partial(_carried_out, args))
 
 
@@ -42,7 +46,17 @@ def _serve(args: argparse.Namespace) -> None:
     serve(args)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _needed(first: Sequence[str]) -> Sequence[str]:
+    """The commands to be known: that one, none for a service, all of them for whoever errs or asks for help.
+
+    A command loads what it needs, and a health check is made every few seconds.
+    """
+    if {*first} & {*SERVICES}:
+        return ()
+    return first if {*first} & {*COMMANDS} else COMMANDS
+
+
+def _parser(asked: Sequence[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="cronledger", description="Scheduled LangGraph agents, with a ledger."
     )
@@ -61,8 +75,8 @@ def _parser() -> argparse.ArgumentParser:
             told = "port to listen on; 2026 by default, 0 = any free one"
             parser_of.add_argument("--port", type=int, help=told)
         parser_of.set_defaults(command=_serve, service=service)
-    for module in (crons, deliveries, audit, migrate, replay, health):
-        module.add(commands)
+    for name in _needed(asked[:1]):
+        import_module(f"services.commandline.{name}").add(commands)
     return parser
 
 
