@@ -24,7 +24,7 @@ class Serving:
     """
 
     def __init__(self, ground: Ground, project: Project, whole: Sequence[Part]) -> None:
-        registered = RegisteredGraphs(ground.log, ground.views, tuple(project.graphs))
+        registered = RegisteredGraphs(ground.log, ground.views, ground.clock, tuple(project.graphs))
         self.parts: list[Part] = [registered]
         self._host, self._prefix = ground.settings.host, project.http.mount_prefix
         custom = None

@@ -1,32 +1,25 @@
 """The graphs that can be asked for: those of the gateway's own project, and those that workers have registered."""
 
-import asyncio
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 
+from contracts.ledger import Recorded
+from services.kit.clock import Clock
 from services.kit.eventlog import EventLog
-from services.kit.lifecycle import Part, Supervised
+from services.kit.follower import Follower, Tail
+from services.kit.lifecycle import Whole
 from services.kit.reads import read
 from services.kit.views import Views
 from services.registered import Graphs
 
-PAGE = 500
-POLL_S = 1.0
-"""A commit wakes it, but one that nobody has told of."""
 
-
-class RegisteredGraphs(Collection[str]):
+class RegisteredGraphs(Whole, Collection[str]):
     """Their names, kept up with the log: a part. Those of `own` are there whether or not a worker is."""
 
-    name = "gateway.graphs"
-
-    def __init__(self, log: EventLog, views: Views, own: Collection[str]) -> None:
-        self._log, self._views, self._own = log, views, own
-        self._graphs = Graphs(log, views)
-        self._position: int | None = None
-        self._news = asyncio.Event()
-        self._loop = Supervised("gateway.graphs.follow", self._step)
-        self.parts: Sequence[Part] = (self._loop,)
-        self._leave: Callable[[], None] = lambda: None
+    def __init__(self, log: EventLog, views: Views, clock: Clock, own: Collection[str]) -> None:
+        self._stores, self._own = (log, views), own
+        self._graphs, self._tail = Graphs(log, views), Tail(log, "assistant.")
+        self._loop = Follower("gateway.graphs.follow", log, clock, self._step)
+        super().__init__("gateway.graphs", (self._loop,))
 
     def __contains__(self, name: object) -> bool:
         return name in self._own or name in self._graphs.names
@@ -41,42 +34,20 @@ class RegisteredGraphs(Collection[str]):
         """Whose workers have the graph."""
         return self._graphs.pool_of(graph_id)
 
-    @property
-    def started(self) -> bool:
-        """True while it follows."""
-        return self._loop.started
-
-    @property
-    def failing(self) -> str:
-        """'' : its loop says so itself."""
-        return ""
-
     async def start(self) -> None:
         """Read them; raises what reading raises. Twice is harmless."""
         if not self.started:
             await self._follow()
-            self._leave = self._log.on_commit(lambda _: self._news.set())
-            await self._loop.start()
-
-    async def stop(self) -> None:
-        """Follow no more; safe twice and unstarted."""
-        self._leave()
-        await self._loop.stop()
+        await super().start()
 
     async def _step(self) -> None:
-        self._news.clear()
         await self._follow()
-        try:
-            async with asyncio.timeout(POLL_S):
-                await self._news.wait()
-        except TimeoutError:
-            pass
+        await self._loop.rest()
 
     async def _follow(self) -> None:
-        if self._position is None:
-            self._position = await read((self._log, self._views), self._graphs.load)
-        head = await read(self._log, self._log.head)
-        while (after := self._position) < head:
-            events = await read(self._log, lambda: self._log.read_topics("assistant.", after, head, PAGE))
-            self._graphs.take(events)
-            self._position = events[-1].position if len(events) == PAGE else head
+        if self._tail.position is None:
+            self._tail.position = await read(self._stores, self._graphs.load)
+        await self._tail.follow(self._take)
+
+    async def _take(self, events: list[Recorded]) -> None:
+        self._graphs.take(events)

@@ -79,28 +79,29 @@ class Follower(Supervised):
 
 
 class Tail:
-    """What the log says of some topics behind the place where a read model was taken over."""
+    """What the log says of some topics behind the place where something was taken over from a read model."""
 
-    def __init__(self, log: EventLog, views: Views, model: str, topics: str) -> None:
+    def __init__(self, log: EventLog, topics: str) -> None:
         """`topics` is what those begin with."""
-        self._log, self._views, self._model, self._topics = log, views, model, topics
-        self._position: int | None = None
+        self._log, self._topics = log, topics
+        self.position: int | None = None
+        """That place, then how far it has come; before there is one, nothing is followed."""
 
-    async def reached(self) -> None:
+    async def reached(self, views: Views, model: str) -> None:
         """Return when the read model has come to where the log was at the first call. Raises NotYet before."""
-        if self._position is None:
-            self._position = await read(self._log, self._log.head)
-        if await read(self._views, lambda: self._views.position(self._model)) < self._position:
-            raise NotYet(f"{self._model}: waiting for position {self._position}")
+        if self.position is None:
+            self.position = await read(self._log, self._log.head)
+        if await read(views, lambda: views.position(model)) < self.position:
+            raise NotYet(f"{model}: waiting for position {self.position}")
 
     async def follow(self, take: Callable[[list[Recorded]], Awaitable[None]]) -> None:
         """Let it take what has come since, by pages. Those of which it raises, and all behind, come again."""
         head = await read(self._log, self._log.head)
-        while (after := self._position) is not None and after < head:
+        while (after := self.position) is not None and after < head:
             events = await read(self._log, lambda: self._log.read_topics(self._topics, after, head, PAGE))
             if events:
                 await take(events)
-            self._position = events[-1].position if len(events) == PAGE else head
+            self.position = events[-1].position if len(events) == PAGE else head
 
 
 def each(items: Iterable[S], of: Callable[[S], T]) -> Iterator[T]:

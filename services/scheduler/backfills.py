@@ -70,7 +70,7 @@ class Backfills:
         self._log, self._views, self._clock, self._timer = log, views, clock, timer
         self._stores, self._held = (log, views), held
         self._open: dict[UUID, Open] = {}
-        self._tail = Tail(log, views, "backfills", "backfill.")
+        self._tail = Tail(log, "backfill.")
         self._is_loaded = False
         self._never = asyncio.Event()
         self._loop = Supervised("scheduler.backfills", self._step, 1.0)
@@ -105,7 +105,7 @@ class Backfills:
 
     async def _load(self) -> None:
         """Take over what goes on from the read model; twice is harmless."""
-        await self._tail.reached()
+        await self._tail.reached(self._views, "backfills")
         last = b""
         while rows := await read(self._views, lambda: self._views.all(SQL["backfills"], (last, PAGE))):  # noqa: B023
             for row in rows:

@@ -66,7 +66,7 @@ class Sender(Whole):
         grown = wait_exponential(multiplier=first_s / 3, exp_base=3, max=MOST_PAUSE_S)
         self._pause = wait_combine(grown, wait_random(0, first_s / 5))
         self._queue = SendQueue()
-        self._tail = Tail(log, views, "deliveries", "delivery.")
+        self._tail = Tail(log, "delivery.")
         self._is_loaded = False
         self._tenure = Tenure(log, clock, LEASE, settings.lease_s)
         self._loop = Follower("webhooks.sender", log, clock, self._step, most_s=AGAIN_S)
@@ -93,7 +93,7 @@ class Sender(Whole):
 
     async def _load(self) -> None:
         """Take over what is pending from the read model; twice is harmless."""
-        await self._tail.reached()
+        await self._tail.reached(self._views, "deliveries")
         last: tuple[int, bytes] = (0, b"")
         while rows := await read(self._views, lambda: self._views.all(SQL["pending"], (*last, PAGE))):  # noqa: B023
             for row in rows:

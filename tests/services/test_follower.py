@@ -29,7 +29,7 @@ class House:
         self.log = SqliteLog(folder / "ledger.db", EventCodec())
         self.views = SqliteViews(folder / "views.db")
         self.projector = Projector(self.log, folder / "views.db")
-        self.tail = Tail(self.log, self.views, "threads", "thread.deleted.")
+        self.tail = Tail(self.log, "thread.deleted.")
         self.taken: list[int] = []
         self.refused = 0
 
@@ -62,7 +62,7 @@ async def test_what_a_read_model_has_is_not_told_again(house: House) -> None:
         while house.views.position("threads") < 4:  # noqa: ASYNC110 - nothing else tells it
             await asyncio.sleep(0.01)
     await house.tail.follow(house.take)  # nothing, as long as nobody has looked at the read model
-    await house.tail.reached()
+    await house.tail.reached(house.views, "threads")
     await house.deleted(PAGE + 1)
     await house.tail.follow(house.take)
     assert house.taken == list(range(6, 6 + 2 * (PAGE + 1), 2))
@@ -70,7 +70,7 @@ async def test_what_a_read_model_has_is_not_told_again(house: House) -> None:
 
 async def test_what_raises_comes_again(house: House) -> None:
     await house.projector.start()
-    await house.tail.reached()
+    await house.tail.reached(house.views, "threads")
     await house.deleted(PAGE + 1)
     house.refused = 1
     with pytest.raises(OSError, match="as the test says"):
@@ -88,7 +88,7 @@ async def test_to_wait_for_a_read_model_is_no_error(house: House, caplog: pytest
     done = asyncio.Event()
 
     async def work() -> None:
-        await house.tail.reached()
+        await house.tail.reached(house.views, "threads")
         done.set()
         await follower.rest()
 
