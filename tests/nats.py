@@ -24,7 +24,7 @@ log_file: "{folder}/log"
 jetstream {{ store_dir: "{folder}/js", max_file_store: 16GB, max_memory_store: 256MB }}
 {more}
 """
-ROUTES = 'cluster {{ name: tests, listen: "127.0.0.1:{port}", routes: [{routes}] }}'
+ROUTES = 'cluster {{ name: tests, listen: "127.0.0.1:{port}", routes: [{routes}]{more} }}'
 
 
 class NatsNode:
@@ -87,10 +87,13 @@ class NatsNode:
 class NatsCluster:
     """Three servers that know each other, each of the bundled version or of a binary of its own."""
 
-    def __init__(self, folder: Path, binaries: Sequence[Path | None] = (None, None, None)) -> None:
+    def __init__(
+        self, folder: Path, binaries: Sequence[Path | None] = (None, None, None), *, is_told: bool = True
+    ) -> None:
+        """Clients are told of the other servers, unless they are to keep to the addresses that they were given."""
         ports = [free_port() for _ in binaries]
         self.nodes = [
-            NatsNode(folder / f"n{n}", routes(port, ports), name=f"n{n}", binary=binary)
+            NatsNode(folder / f"n{n}", routes(port, ports, is_told=is_told), name=f"n{n}", binary=binary)
             for n, (port, binary) in enumerate(zip(ports, binaries, strict=True))
         ]
 
@@ -119,10 +122,10 @@ class NatsCluster:
         return next(node for node in self.nodes if node.name == name)
 
 
-def routes(port: int, ports: Sequence[int]) -> str:
+def routes(port: int, ports: Sequence[int], *, is_told: bool) -> str:
     """To the others: one that stands there itself counts as a server more, and two of three would elect nobody."""
     others = ", ".join(f'"nats://127.0.0.1:{other}"' for other in ports if other != port)
-    return ROUTES.format(port=port, routes=others)
+    return ROUTES.format(port=port, routes=others, more="" if is_told else ", no_advertise: true")
 
 
 def binary_of(version: str, kept: Path) -> Path:

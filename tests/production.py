@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from textwrap import dedent
 
@@ -16,10 +17,14 @@ SERVICES = {"projector": 2, "relay": 2, "scheduler": 2, "worker": 3, "gateway": 
 class Production:
     """Started by the command line, as the README says; each process can be killed and started again."""
 
-    def __init__(self, folder: Path, postgres: Postgres, nats_url: str, **environment: str) -> None:
-        self.folder, self.database_url = folder, postgres.url_of(postgres.database())
+    def __init__(
+        self, folder: Path, postgres: Postgres, nats_url: str, services_url: str = "", **environment: str
+    ) -> None:
+        """`services_url` is where the services reach the server, `{database}` in it: another way, say."""
+        self.folder, self.database = folder, postgres.database()
+        self.database_url = postgres.url_of(self.database)
         self._environment = {
-            "CRONLEDGER_DATABASE_URL": self.database_url,
+            "CRONLEDGER_DATABASE_URL": services_url.format(database=self.database) or self.database_url,
             "CRONLEDGER_NATS_URL": nats_url,
             "CRONLEDGER_SECONDS": "first",
             "CRONLEDGER_LOG_LEVEL": "warning",
@@ -52,7 +57,8 @@ class Production:
         """Start these; `wait` says when they are ready."""
         for name in names:
             service = name.rstrip("0123456789")
-            command = [sys.executable, "-m", "services", service, "--data", str(self.folder / name)]
+            command = [sys.executable, "-m", "tests.faults.skewed", str(self.clock_of(name))]
+            command += [service, "--data", str(self.folder / name)]
             if service == "worker":
                 project = self.folder / self.projects.get(name, "project")
                 command += ["--config", str(project / "langgraph.json")]
@@ -79,13 +85,36 @@ class Production:
             if name.startswith("gateway"):
                 self.urls[name] = said.rsplit(" ", 1)[1].strip()
 
+    def clock_of(self, name: str) -> Path:
+        """The file that says by how many seconds its wall clock is ahead."""
+        return self.folder / f"{name}.clock"
+
+    def is_running(self, name: str) -> bool:
+        """Whether it was started and has not ended, by itself or by us."""
+        return name in self._running and self._running[name].poll() is None
+
+    def signal(self, name: str, number: signal.Signals) -> None:
+        """Send it to the process and its graph children."""
+        os.killpg(self._running[name].pid, number)
+
     def kill(self, name: str) -> None:
         """SIGKILL of the process and of its graph children."""
         process = self._running.pop(name)
-        os.killpg(process.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         assert process.stdout is not None
         process.stdout.close()
+
+    def end(self, name: str, within_s: float) -> None:
+        """SIGTERM, and SIGKILL when it has not ended by then: what it needs to end in order may be away."""
+        process = self._running[name]
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(within_s)
+        except subprocess.TimeoutExpired:
+            pass
+        self.kill(name)
 
     def stop(self, name: str) -> int:
         """SIGTERM; its exit code."""
