@@ -79,7 +79,7 @@ class Load:
     # --- commands -----------------------------------------------------------------------------------
 
     async def _make_thread(self) -> None:
-        made = await self._do(lambda client: client.threads.create(metadata={"load": True}))
+        made = await self._do(lambda client: client.threads.create(graph_id="counter"))
         if made is not None:
             self._note(made["thread_id"], "thread.created")
             self._threads.append(made["thread_id"])
