@@ -45,9 +45,10 @@ class Load:
                 group.create_task(self._work(stop))
 
     async def end(self) -> None:
-        """Let nothing come after: delete the crons."""
-        while self._crons:
-            await self._delete_cron(self._crons[0])
+        """Let nothing come after: delete the crons, also those of which nobody heard that they were made."""
+        while found := await self._do(lambda client: client.crons.search(limit=100)):
+            for cron in found:
+                await self._delete_cron(cron["cron_id"])
 
     def unkept(self, recorded: list[Recorded]) -> list[str]:
         """What was acknowledged and is not in the ledger."""
