@@ -62,8 +62,10 @@ CODES: dict[type[Exception], str] = {
 def problem(request: Request[Any, Any, Any], exc: Exception) -> Response[bytes]:
     """The answer for anything that was raised."""
     status, code, detail = _invalid(request, exc) if isinstance(exc, ValidationException) else _told(exc)
-    if status >= 500:
+    if status == 500:
         log_.error("gateway.failed", exc, method=request.method, path=request.url.path)
+    elif status > 500:  # what the answer says is all that is to be known, for as many requests as come
+        log_.warning("gateway.unavailable", method=request.method, path=request.url.path, error=exc)
     body = msgspec.json.encode(Problem(detail, code, detail))
     return Response(body, status_code=status, media_type="application/json")
 

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from random import Random
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import httpx
 from langgraph_sdk.errors import APIConnectionError, APIStatusError
@@ -66,7 +66,7 @@ class Load:
             await chance.choices(
                 (
                     lambda: self._make_run(thread_id),  # noqa: B023
-                    lambda: self._watch(thread_id),  # noqa: B023
+                    self._watch,
                     lambda: self._make_cron(chance.random() < 0.5),
                     self._edit_cron,
                     self._make_thread,
@@ -143,20 +143,19 @@ class Load:
 
     # --- streams ------------------------------------------------------------------------------------
 
-    async def _watch(self, thread_id: str) -> None:
+    async def _watch(self) -> None:
         """A run's stream, joined again where it broke off: each id comes once, and they grow."""
-        given = {"input": {"count": 1, "wait_s": 0.2}}
-        made = await self._do(
-            lambda client: client.runs.create(thread_id, "counter", stream_resumable=True, **given)
-        )
+        given = {"input": {"count": 1, "wait_s": 0.2}, "if_not_exists": "create", "stream_resumable": True}
+        thread_id = str(uuid4())
+        made = await self._do(lambda client: client.runs.create(thread_id, "counter", **given))
         if made is None:
             return
         self._note(made["run_id"], "run.requested")
         seen: list[str] = []
 
         async def join(client: Any) -> bool:
-            last = {"last_event_id": seen[-1]} if seen else {}
-            async for part in client.runs.join_stream(thread_id, made["run_id"], **last):
+            last = seen[-1] if seen else "-"
+            async for part in client.runs.join_stream(thread_id, made["run_id"], last_event_id=last):
                 # The end has no id of its own: the client shows the one before.
                 seen.extend([part.id] if part.id is not None and part.event != "end" else [])
             return True

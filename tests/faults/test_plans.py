@@ -65,8 +65,9 @@ async def test_all_that_was_promised_holds(hazards: Hazards, seed: int, length_s
             await hazards.carry_out(plan)
         finally:
             stop.set()
-        await working
-        await load.end()
+            await asyncio.wait({working})
+            await load.end()  # the next plan is to find nothing of it
+        working.result()
     recorded = await settled(log, start)
     assert load.faults == []
     assert load.unkept(recorded) == []
