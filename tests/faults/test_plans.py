@@ -86,7 +86,12 @@ async def settled(log: PostgresLog, start: int) -> list[Recorded]:
     """The events since the start, when every run has ended."""
     until = time.monotonic() + SETTLED_S
     while left := unsettled(recorded := log.read(start, 1_000_000)):
-        assert time.monotonic() < until, (len(left), left[:5], len(recorded), [str(e.topic) for e in recorded[-5:]])
+        assert time.monotonic() < until, (
+            len(left),
+            left[:5],
+            len(recorded),
+            [str(e.topic) for e in recorded[-5:]],
+        )
         await asyncio.sleep(0.5)
     return recorded
 
