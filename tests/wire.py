@@ -1,7 +1,9 @@
 """A way to a server that can be slow, or cut: a proxy of TCP."""
 
 import asyncio
-from contextlib import suppress
+
+Line = asyncio.Queue[tuple[float, bytes]]
+"""What is on its way, and when it arrives; nothing at the end."""
 
 
 class Wire:
@@ -51,15 +53,28 @@ class Wire:
             return
         self._open |= {writer, back}
         for source, sink in ((reader, back), (there, writer)):
-            task = asyncio.create_task(self._pass(source, sink))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            line: Line = asyncio.Queue()
+            for passing in (self._take(source, line), self._give(line, sink)):
+                task = asyncio.create_task(passing)
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
 
-    async def _pass(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-        loop = asyncio.get_running_loop()
-        with suppress(OSError):
-            while data := await source.read(1 << 16):
-                # Later, not one after the other: a line that is long is not one that is narrow.
-                loop.call_later(self.delay_s, sink.write, data)
-        loop.call_later(self.delay_s, sink.close)
+    async def _take(self, source: asyncio.StreamReader, line: Line) -> None:
+        loop, data = asyncio.get_running_loop(), b"."
+        while data:
+            try:
+                data = await source.read(1 << 16)
+            except OSError:
+                data = b""
+            # Later, not one after the other: a line that is long is not one that is narrow.
+            line.put_nowait((loop.time() + self.delay_s, data))
+
+    async def _give(self, line: Line, sink: asyncio.StreamWriter) -> None:
+        loop, data = asyncio.get_running_loop(), b"."
+        while data:
+            # In their order, though the line became shorter meanwhile.
+            at_s, data = await line.get()
+            await asyncio.sleep(at_s - loop.time())
+            sink.write(data)
+        sink.close()
         self._open.discard(sink)
