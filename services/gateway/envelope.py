@@ -1,5 +1,6 @@
 """What every request and answer has around it: an id that can be followed, and a query as clients mean it."""
 
+import asyncio
 import re
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
@@ -14,6 +15,7 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from contracts.ledger import Meta
 from domain.errors import InvalidField
 from services.gateway.parts import GatewayParts
+from services.kit.asgi import refuse
 from services.kit.ids import parse_uuid
 
 REQUEST_ID = re.compile(r"[\w.:-]{1,128}")
@@ -73,7 +75,7 @@ def is_welcome(connection: ASGIConnection[Any, Any, Any, Any]) -> bool:
 
 
 class RequestEnvelope:
-    """Gives each request its id, which the answer carries too, and brings the query into one form.
+    """Gives each request its id, which the answer carries too, and an end, and brings the query into one form.
 
     An empty value of a query is as good as absent, and a flag may be `yes`: clients send both.
     """
@@ -93,12 +95,22 @@ class RequestEnvelope:
         if scope["query_string"]:
             scope["query_string"] = plain(scope["query_string"])
 
+        is_answered = False
+
         async def send_with_id(message: Message) -> None:
+            nonlocal is_answered
             if message["type"] == "http.response.start":
+                is_answered = True
                 message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
             await send(message)
 
-        await self.app(scope, receive, send_with_id)
+        try:
+            await self.app(scope, receive, send_with_id)
+        except asyncio.CancelledError:
+            # A server that stops waits for no request for long; its own answer would be a 500.
+            if is_answered:
+                raise
+            await refuse(send_with_id, 503, "unavailable", "This server is stopping; try again.")
 
 
 def plain(query: bytes) -> bytes:

@@ -156,8 +156,9 @@ class Load:
         async def join(client: Any) -> bool:
             last = seen[-1] if seen else "-"
             async for part in client.runs.join_stream(thread_id, made["run_id"], last_event_id=last):
-                # The end has no id of its own: the client shows the one before.
-                seen.extend([part.id] if part.id is not None and part.event != "end" else [])
+                # Those have no id of their own: the client shows the one before.
+                is_told = part.id is not None and part.event not in ("end", "gap", "error")
+                seen.extend([part.id] if is_told else [])
             return True
 
         await self._do(join, within_s=120)
