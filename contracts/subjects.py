@@ -82,8 +82,8 @@ def ledger_subject(aggregate: str, event: str, stream_id: str) -> str:
 
 
 def run_queue_subject(pool: str, class_: str, item: UUID | None = None) -> str:
-    """Where work for a pool of workers waits: a run, or a thread for a chore; without an id, any of them."""
-    return f"runq.{token(pool)}.{token(class_)}.{item or '*'}"
+    """Where work for a pool of workers (`*`: any) waits: a run, or a thread for a chore; without an id, any of them."""
+    return f"runq.{pool if pool == '*' else token(pool)}.{token(class_)}.{item or '*'}"
 
 
 def run_events_subject(run_id: UUID) -> str:

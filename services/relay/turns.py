@@ -2,7 +2,7 @@
 
 import asyncio
 import heapq
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from datetime import datetime
 from functools import partial
 from itertools import chain, islice
@@ -46,6 +46,8 @@ from services.registered import Graphs
 T = TypeVar("T")
 PAGE = 500
 AT_ONCE = 64
+SWEEP_S = 30.0
+"""How often it is looked for what waits and is not on the queue."""
 SURE_S = 0.001
 """So much later, lest rounding makes an instant look as if it had come."""
 SQL = named(Path(__file__).with_name("queries.sql"))
@@ -104,6 +106,7 @@ class Turns:
         self._delayed = Delayed()
         self._position: int | None = None
         self._is_sure = False  # that every head up to the position is on the queue
+        self._swept_s = 0.0
         listen = partial(bus.on_reconnect, self._doubt)
         self.part = Follower("relay.runs", log, clock, self._follow, listen)
 
@@ -114,6 +117,8 @@ class Turns:
     async def _follow(self) -> None:
         if not self._is_sure:
             await self._put_all()
+        elif self._clock.monotonic_s() - self._swept_s >= SWEEP_S:
+            await self._put_lost()
         assert self._position is not None
         await self._put_delayed()
         position = self._position
@@ -138,14 +143,30 @@ class Turns:
             position = await self.part.cursor() if self._position is None else self._position
             seen, temporary, owners = await read(self._views, self._waiting)
             self._position = min(seen, position, await read((self._log, self._views), self._graphs.load))
-            await self._offer(
-                Turn(_seconds(row["not_before"]), UUID(bytes=row["run_id"])) for row in temporary
-            )
-            for some in _parts(map(lane_id_of, owners), PAGE):
-                await self._offer(await read(self._log, partial(self._heads, some)))
+            await self._offer_waiting(temporary, owners)
+            self._swept_s = self._clock.monotonic_s()
         except BaseException:
             self._is_sure = False
             raise
+
+    async def _put_lost(self) -> None:
+        """Put what waits and is not on the queue: a cluster whose servers die one after the other may lose what it has
+        acknowledged, and what was lost after the last look nobody else would ever miss.
+        """
+        _, temporary, owners = await read(self._views, self._waiting)
+        if temporary or owners:
+            queued = await self._queue.items(run_queue_subject("*", NORMAL))
+            await self._offer_waiting(temporary, owners, but=queued)
+        self._swept_s = self._clock.monotonic_s()
+
+    async def _offer_waiting(
+        self, temporary: Iterable[Row], owners: Iterable[UUID], but: Collection[str] = ()
+    ) -> None:
+        turns = [Turn(_seconds(row["not_before"]), UUID(bytes=row["run_id"])) for row in temporary]
+        await self._offer(turn for turn in turns if str(turn.run_id) not in but)
+        for some in _parts(map(lane_id_of, owners), PAGE):
+            heads = await read(self._log, partial(self._heads, some))
+            await self._offer(turn for turn in heads if str(turn.run_id) not in but)
 
     def _waiting(self) -> tuple[int, list[Row], list[UUID]]:
         """How far the read model is, the runs without a lane that it shows, and whose lanes there are. The position

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from contracts.events import LaneChanged, RunRequested, ThreadCreated, ThreadDeleted
 from contracts.ledger import Append, Recorded, StoredAppend, StoredTransaction
-from contracts.subjects import LEDGER, RUNS, STREAMS
+from contracts.subjects import CHORES, LEDGER, NORMAL, RUNS, STREAMS, run_queue_subject
 from domain import decisions
 from domain.lane import Lane, lane_id_of
 from services.kit.bus.embedded import EmbeddedNats
@@ -25,6 +25,7 @@ from services.kit.bus.work import WorkQueue
 from services.kit.eventlog import LogUnavailable
 from services.kit.ids import uuid7
 from services.kit.lifecycle import Whole, health
+from services.relay import turns as turns_module
 from services.repository import Aggregates
 from services.worker.claims import OTHERS_DELAY_S, Claims
 from services.worker.job import Done, Elsewhere, Job, Later
@@ -425,6 +426,57 @@ async def test_a_relay_that_dies_between_two_steps_forgets_nobody(
     monkeypatch.setattr(WorkQueue, "put", put)
     await bench.relay()
     await bench.until_queued(len(runs) + 1)  # and the chore
+
+
+async def test_what_the_queue_has_lost_is_missed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though no connection was: a cluster may forget what it has acknowledged. What is in hand is left in peace."""
+    monkeypatch.setattr(turns_module, "SWEEP_S", 5.0)
+    await bench.relay()
+    await bench.relay()
+    thread_id = uuid7()
+    for _ in range(3):
+        await bench.ask(thread_id)
+    await bench.ask(uuid7(), after_s=20)
+    in_hand = await bench.ask_alone()
+    await bench.ask_alone()
+    await bench.until_queued(3)
+    pull = await bench.pull()
+    held = {}
+    for _ in range(3):
+        delivery = await pull.next()
+        held[UUID(msg_of(delivery))] = delivery
+    lost = [delivery for run_id, delivery in held.items() if run_id != in_hand]
+    for delivery in lost:
+        await delivery.ack()  # as if it had never been
+    await bench.until_queued(1)
+    await bench.settled()
+    assert await bench.queued() == 1
+    failures = [ConnectionError("away")]
+    items = WorkQueue.items
+
+    async def failing(queue: WorkQueue, subject: str) -> set[str]:
+        if failures:
+            raise failures.pop()
+        return await items(queue, subject)
+
+    monkeypatch.setattr(WorkQueue, "items", failing)
+    bench.move(6)
+    await bench.until_queued(3)
+    await bench.settled()
+    assert await bench.queued() == 3
+    assert held[in_hand].num_delivered == 1
+
+
+async def test_many_are_missed_by_pages(bench: Bench, bus: NatsBus, monkeypatch: pytest.MonkeyPatch) -> None:
+    queue = WorkQueue(bus, RUNS.name)
+    await ensure_streams(bus, STREAMS)
+    ids = [uuid7() for _ in range(30)]
+    for run_id in ids:
+        await queue.put(run_queue_subject("default", NORMAL, run_id), b"{}")
+    await queue.put(run_queue_subject("other", NORMAL, uuid7()), b"{}")
+    await queue.put(run_queue_subject("default", CHORES, uuid7()), b"{}")
+    assert len(await queue.items(run_queue_subject("*", NORMAL))) == 31
+    assert await queue.items(run_queue_subject("default", NORMAL)) == {str(run_id) for run_id in ids}
 
 
 async def test_a_queue_that_is_lost_is_made_again(bench: Bench, nats: EmbeddedNats) -> None:

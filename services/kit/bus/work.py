@@ -46,6 +46,22 @@ class WorkQueue:
             return False
         raise ConnectionError(f"{subject}: {error.get('description')}")
 
+    async def items(self, subject: str) -> set[str]:
+        """The last tokens of the subjects like this on which there is work, also such as somebody has.
+
+        Raises ConnectionError when the stream does not say, RequestTimeout.
+        """
+        found: set[str] = set()
+        while True:
+            asked = {"subjects_filter": self._bus.subject(subject), "offset": len(found)}
+            told = await self._bus.api(f"STREAM.INFO.{self._bus.js_stream(self._stream)}", asked)
+            if (error := told.get("error")) is not None:
+                raise ConnectionError(f"{self._stream}: {error.get('description')}")
+            some = told["state"].get("subjects") or {}
+            found |= {name.rpartition(".")[2] for name in some}
+            if not some or len(found) >= told.get("total", 0):
+                return found
+
 
 async def void_deliveries(bus: NatsBus, stream: str) -> None:
     """Let what was delivered and not acknowledged come again at once. Raises ConnectionError.
